@@ -1,0 +1,57 @@
+"""SIGN for PyTorch Lightning: generalised zero-shot semantic segmentation.
+
+Names are imported when they are first used, so that ``import sign_zs3`` costs little more than torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sign_zs3._version import __version__
+
+if TYPE_CHECKING:
+    from sign_zs3.data.datamodules import ShapesDataModule, VOCDataModule, ZeroShotDataModule
+    from sign_zs3.data.protocol import Protocol
+    from sign_zs3.embeddings import ClassTable
+    from sign_zs3.errors import UserError
+    from sign_zs3.metrics import GZSLMeanIoU
+    from sign_zs3.models import Segmenter
+    from sign_zs3.tasks import SIGNModule, ZeroShotTask
+
+_HOMES = {
+    "ClassTable": "embeddings",
+    "GZSLMeanIoU": "metrics",
+    "Protocol": "data.protocol",
+    "SIGNModule": "tasks",
+    "Segmenter": "models",
+    "ShapesDataModule": "data.datamodules",
+    "UserError": "errors",
+    "VOCDataModule": "data.datamodules",
+    "ZeroShotDataModule": "data.datamodules",
+    "ZeroShotTask": "tasks",
+}
+
+__all__ = [
+    "ClassTable",
+    "GZSLMeanIoU",
+    "Protocol",
+    "SIGNModule",
+    "Segmenter",
+    "ShapesDataModule",
+    "UserError",
+    "VOCDataModule",
+    "ZeroShotDataModule",
+    "ZeroShotTask",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sign_zs3' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sign_zs3.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,123 @@
+"""The progress bar: phase, iteration, losses."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm import tqdm
+
+from sign_zs3.tasks import ZeroShotTask
+
+SHOWN_EVERY = 10
+
+
+class ScheduleProgressBar(ProgressBar):
+    """One bar over the iterations of all phases, and one over the images of an evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+        self._evaluation: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Show nothing (ranks other than 0)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bars."""
+        self._enabled = True
+
+    def _open(self, total: float | None, description: str, initial: int = 0) -> tqdm[Any]:
+        return tqdm(
+            total=None if total in (None, float("inf")) else total, desc=description, initial=initial,
+            disable=not self._enabled, file=sys.stderr, dynamic_ncols=True, leave=True, mininterval=0.5,
+        )  # fmt: skip
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar where the schedule stands."""
+        assert isinstance(pl_module, ZeroShotTask)
+        schedule = pl_module.schedule
+        self._bar = self._open(schedule.total, schedule.phase.name, schedule.iteration)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance; losses are read from the device every few iterations only."""
+        assert isinstance(pl_module, ZeroShotTask) and self._bar is not None
+        schedule = pl_module.schedule
+        if schedule.micro:
+            return
+        index, done = schedule.locate()
+        self._bar.update(schedule.iteration - self._bar.n)
+        if done % SHOWN_EVERY == 0:
+            phase = schedule.phases[index]
+            self._bar.set_description(f"{phase.name} {done}/{phase.iterations}", refresh=False)
+            losses = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in pl_module.losses.items()}
+            self._bar.set_postfix(losses, refresh=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bars, so that the error's line stands alone."""
+        self._close()
+        self._close_evaluation()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _start_evaluation(self, total: float | int, description: str) -> None:
+        self._evaluation = self._open(total, description)
+
+    def _advance_evaluation(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.update()
+
+    def _close_evaluation(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the validation's bar."""
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._start_evaluation(sum(batches), "check of the validation" if trainer.sanity_checking else "validation")
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Advance the validation's bar."""
+        self._advance_evaluation()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the validation's bar."""
+        self._close_evaluation()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the test's bar."""
+        self._start_evaluation(sum(trainer.num_test_batches), "test")
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Advance the test's bar."""
+        self._advance_evaluation()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the test's bar."""
+        self._close_evaluation()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the prediction's bar."""
+        self._start_evaluation(sum(trainer.num_predict_batches), "predict")
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Advance the prediction's bar."""
+        self._advance_evaluation()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the prediction's bar."""
+        self._close_evaluation()

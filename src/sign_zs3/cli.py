@@ -1,0 +1,187 @@
+"""The program: LightningCLI with short YAML, one line for bad input, and the GZSL table at the end of `fit`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
+from sign_zs3.data.datamodules import ZeroShotDataModule
+from sign_zs3.errors import UserError
+from sign_zs3.results import as_results, print_table, write_results
+from sign_zs3.tasks import SIGNModule
+from sign_zs3.tasks.base import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "Generalised zero-shot semantic segmentation: fit, validate, test, predict. --debug shows tracebacks."
+# What a checkpoint leaves open: these change how it is read, not what it is.
+INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
+
+
+class ZeroShotCLI(LightningCLI):
+    """LightningCLI with the library's trainer defaults, checkpoints and closing table."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.arguments = args
+        super().__init__(
+            SIGNModule,
+            ZeroShotDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"max_epochs": -1, "accelerator": "auto", "check_val_every_n_epoch": None},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"description": DESCRIPTION},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the checkpoint options, and one seed for model and data."""
+        parser.add_lightning_class_args(ScheduleCheckpoint, "checkpoint")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's hyperparameters from the checkpoint, and say so where the command line says otherwise."""
+        subcommand = self.config.get("subcommand")
+        config = self.config[subcommand] if subcommand else {}
+        path = config.get("ckpt_path")
+        if not path:
+            return
+        if path == "last":
+            path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
+        hparams = dict(read_checkpoint(Path(path))["hyper_parameters"])
+        given = _given_model_options(self.arguments)
+        for name in sorted(given & set(hparams)):
+            found, stored = config["model"][name], hparams[name]
+            if name in INFERENCE_OPTIONS and subcommand != "fit":
+                hparams[name] = found
+            elif found != stored:
+                raise UserError(
+                    f"--model.{name}: found {found}, but the checkpoint {path} was trained with {stored}: leave the "
+                    "option out, or start a new run from its weights with --model.init_from"
+                )
+        if subcommand != "fit":
+            for name in INFERENCE_OPTIONS:
+                hparams[name] = config["model"][name]
+        for name, value in hparams.items():
+            if name in config["model"]:
+                config["model"][name] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the progress bar and the prediction writer."""
+        trainer = super().instantiate_trainer(**kwargs)
+        bars = [c for c in trainer.callbacks if isinstance(c, ScheduleProgressBar)]  # type: ignore[attr-defined]
+        if trainer.progress_bar_callback is not None and not bars:
+            trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+            trainer.callbacks.insert(0, ScheduleProgressBar())  # type: ignore[attr-defined]
+        trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        return trainer
+
+    # -- the ends of the subcommands ---------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Test the model of each phase, and write table, ``results.json`` and pictures."""
+        model, trainer = self.model, self.trainer
+        checkpoint = next(c for c in trainer.callbacks if isinstance(c, ScheduleCheckpoint))  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        schedule = model.schedule
+        if not schedule.done:
+            log.info(
+                "stopped in phase %s after %d of %d iterations; go on with --ckpt_path %s",
+                schedule.phase.name, schedule.iteration, schedule.total, folder / "checkpoints" / "last.ckpt",
+            )  # fmt: skip
+            return
+        scores = {}
+        for name, path in checkpoint.phase_files.items():
+            if not Path(path).is_file():
+                log.warning("%s is gone: phase %s is left out of the table", path, name)
+                continue
+            trainer.test(model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+            scores[name] = model.scores
+        self._report(folder, scores)
+
+    def after_test(self) -> None:
+        """Print the table, and write ``results.json`` and pictures."""
+        phase = self.model.schedule.just_finished() or self.model.schedule.phase
+        self._report(Path(self.trainer.log_dir or self.trainer.default_root_dir), {phase.name: self.model.scores})
+
+    def _report(self, folder: Path, scores: dict[str, Any]) -> None:
+        if not scores or not self.trainer.is_global_zero:
+            return
+        from sign_zs3.plotting import save_panel
+
+        model = self.model
+        method = type(model).__name__.removesuffix("Module")
+        results = as_results(model.protocol, method, model.hparams["seed"], scores)
+        write_results(folder / "results.json", results)
+        save_panel(folder / "panel.png", model, self.datamodule.test_set)
+        print_table(model.protocol, scores)
+        print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
+
+
+def _given_model_options(args: list[str]) -> set[str]:
+    prefix = "--model."
+    return {arg[len(prefix) :].split("=", 1)[0] for arg in args if arg.startswith(prefix)}
+
+
+def _last_checkpoint(root: Path) -> str:
+    files = sorted(root.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UserError(
+            f"--ckpt_path last: found no checkpoints/last.ckpt below {root}: give the file, or the folder of the runs "
+            "with --trainer.default_root_dir"
+        )
+    log.info("resuming from %s", files[-1])
+    return str(files[-1])
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        args: Command line without the program's name; None takes the process's.
+
+    Returns:
+        0, or 1 after one line on what was wrong with the input; usage errors exit with 2.
+    """
+    # albumentations asks a server for updates when it is imported.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    given = [arg for arg in given if arg != "--debug"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("sign_zs3").setLevel(logging.INFO)
+    try:
+        ZeroShotCLI(given)
+    except SIGTERMException:
+        print(
+            "stopped by SIGTERM; checkpoints/last.ckpt of the run's folder is saved: go on with --ckpt_path",
+            file=sys.stderr,
+        )
+        return 143
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(_one_line(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(line.strip() for line in str(error).strip().splitlines() if line.strip())
+    if isinstance(error, UserError):
+        return f"error: {text}"
+    return f"error: {type(error).__name__}: {text or 'no message'} (--debug shows the traceback)"

@@ -1,0 +1,246 @@
+"""What every data module shares: the class split, the cut for validation, dropped images and the loaders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import default_collate
+
+from sign_zs3.data.datasets.base import Sample, SegmentationDataset
+from sign_zs3.data.protocol import Protocol
+from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
+from sign_zs3.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class ZeroShotDataModule(LightningDataModule, ABC):
+    """Base of the data modules. Subclasses say which classes there are and how a split is read.
+
+    Training masks hide unseen classes, test masks show them. Validation images are a seeded cut of the
+    training list (or a split of their own, see `own_validation`) and hide unseen classes too, since nobody
+    may use those labels; under `development` the classes that play the unseen ones are truly seen, so
+    validation shows them.
+
+    Args:
+        batch_size: Training samples per process and step.
+        eval_batch_size: Evaluation samples per batch; more than 1 needs images of one size.
+        num_workers: Worker processes per loader.
+        seed: Decides the cut, the order, the augmentation and the `development` draw; at least 0.
+        unseen: Names of the unseen classes; None takes the data set's default split.
+        unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out
+            every image that holds one, until self-training reads it with all pixels unlabelled.
+        development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
+        val_fraction: Share of the training list that is cut off for validation; 0 for no validation.
+
+    Attributes:
+        protocol: The class split, there before any file is read.
+
+    Raises:
+        UserError: An option is out of range or names no class.
+    """
+
+    # an unpadded shard may be empty on some ranks
+    allow_zero_length_dataloader_with_multiple_devices = True
+    own_validation: ClassVar[bool] = False
+    """True where `make_dataset` knows a split ``"val"`` apart from the training list: then nothing is cut."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        seed: int = 0,
+        unseen: Sequence[str] | None = None,
+        unseen_pixels: Literal["ignore", "drop"] = "ignore",
+        development: int = 0,
+        val_fraction: float = 0.05,
+    ) -> None:
+        super().__init__()
+        _at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        _at_least(0, num_workers=num_workers, seed=seed, development=development)
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"val_fraction: found {val_fraction}, expected at least 0 and below 1; correct it")
+        if unseen_pixels not in ("ignore", "drop"):
+            raise UserError(f"unseen_pixels: found {unseen_pixels!r}, expected 'ignore' or 'drop'; correct it")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.unseen_pixels = unseen_pixels
+        self.development = development
+        self.val_fraction = val_fraction
+        self.protocol = self.make_protocol(unseen)
+        if development:
+            self.protocol = self.protocol.development(development, seed)
+        self.train_set: SegmentationDataset | None = None
+        self.val_set: SegmentationDataset | None = None
+        self.test_set: SegmentationDataset | None = None
+        self.train_indices: tuple[int, ...] = ()
+        self.dropped_indices: tuple[int, ...] = ()
+        self.val_indices: tuple[int, ...] = ()
+
+    @abstractmethod
+    def make_protocol(self, unseen: Sequence[str] | None) -> Protocol:
+        """Returns the class split; called by ``__init__``, so it reads no file and no later attribute."""
+
+    @abstractmethod
+    def make_dataset(
+        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
+    ) -> SegmentationDataset:
+        """Returns a split under `protocol`; checks lists and files first.
+
+        Args:
+            split: ``"val"`` is asked for only where `own_validation` is True.
+            hide_unseen: Turn unseen classes into 255.
+            augment: Use the training transform, else the evaluation transform.
+
+        Raises:
+            UserError: A root, list, image or mask is missing.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads lists and checks that every file is there, before any training.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.
+
+        Raises:
+            UserError: A root, list, image or mask is missing, or no image is left to train on.
+        """
+        if self.test_set is None:
+            # checked by `fit` too, which ends with the test scores
+            self.test_set = self.make_dataset("test", hide_unseen=False, augment=False)
+            log.info("test images: %d", len(self.test_set))
+        if stage in ("test", "predict") or self.train_set is not None:
+            return
+        self.train_set = self.make_dataset("train", hide_unseen=True, augment=True)
+        self.val_set = self.make_dataset(
+            "val" if self.own_validation else "train", hide_unseen=self.development == 0, augment=False
+        )
+        everything = range(len(self.train_set))
+        if self.own_validation:
+            self.train_indices, self.val_indices = tuple(everything), tuple(range(len(self.val_set)))
+        else:
+            self.train_indices, self.val_indices = self._cut(len(everything))
+        log.info("training images: %d, validation images: %d", len(self.train_indices), len(self.val_indices))
+        if self.unseen_pixels == "drop":
+            self._drop()
+
+    def train_dataloader(self) -> StreamLoader:
+        """Returns the training loader, which carries its position in a ``state_dict``.
+
+        A task that counts its own batches is asked for three numbers: ``total_batches`` (one pass is the whole
+        schedule, so that no epoch ends within it), ``batches_done`` (where a resumed run goes on) and
+        ``unlabelled_from`` (the batch at which dropped images join).
+        """
+        rank, world_size = self._place()
+        module = getattr(self.trainer, "lightning_module", None)
+        batch = getattr(module, "unlabelled_from", None)
+        stream = Stream(
+            _ready(self.train_set),
+            self.train_indices,
+            self.seed,
+            extra=self.dropped_indices,
+            extra_from=None if batch is None else batch * self.batch_size * world_size,
+        )
+        loader = StreamLoader(
+            stream,
+            self.batch_size,
+            rank,
+            world_size,
+            num_workers=self.num_workers,
+            batches_per_epoch=getattr(module, "total_batches", None),
+        )
+        loader.load_state_dict({"position": getattr(module, "batches_done", 0)})
+        return loader
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Returns the loader of the validation images; an empty list where there are none."""
+        if not self.val_indices:
+            return []
+        return self._evaluation(_ready(self.val_set), self.val_indices)
+
+    def test_dataloader(self) -> Loader:
+        """Returns the loader of the test images, unseen classes shown."""
+        test_set = _ready(self.test_set)
+        return self._evaluation(test_set, range(len(test_set)))
+
+    def predict_dataloader(self) -> Loader:
+        """Returns the loader of the test images."""
+        return self.test_dataloader()
+
+    def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
+        rank, world_size = self._place()
+        return Loader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            sampler=ShardSampler(indices, rank, world_size),
+            collate_fn=_collate,
+            **worker_options(self.num_workers),
+        )
+
+    def _place(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _cut(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Cuts the training list into (training, validation), both sorted."""
+        count = max(1, round(length * self.val_fraction)) if self.val_fraction > 0 else 0
+        if count >= length:
+            raise UserError(
+                f"val_fraction: found {self.val_fraction} of {length} training images, which leaves none to "
+                "train on; lower it or add images"
+            )
+        order = np.random.default_rng([self.seed, length]).permutation(length).tolist()
+        return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
+
+    def _drop(self) -> None:
+        dataset = _ready(self.train_set)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            held = list(pool.map(dataset.holds_unseen, self.train_indices))
+        pairs = list(zip(self.train_indices, held, strict=True))
+        self.train_indices = tuple(index for index, unseen in pairs if not unseen)
+        self.dropped_indices = tuple(index for index, unseen in pairs if unseen)
+        log.info(
+            "unseen_pixels=drop: %d of %d training images hold an unseen class and are left out",
+            len(self.dropped_indices),
+            len(held),
+        )
+        if not self.train_indices:
+            raise UserError(
+                f"unseen_pixels: found 'drop', but all {len(held)} training images hold an unseen class; use "
+                "'ignore' or name other unseen classes"
+            )
+
+
+def _collate(samples: list[Sample]) -> Any:
+    shapes = {sample["id"]: tuple(sample["image"].shape[1:]) for sample in samples}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {height} x {width}" for name, (height, width) in shapes.items())
+        raise UserError(
+            f"eval_batch_size: found {len(samples)} with images of different sizes ({found}), which cannot "
+            "be stacked; set eval_batch_size to 1 or give an evaluation size"
+        )
+    return default_collate(samples)
+
+
+def _at_least(least: int, **options: int) -> None:
+    for name, value in options.items():
+        if value < least:
+            raise UserError(f"{name}: found {value}, expected at least {least}; raise it")
+
+
+def _ready(dataset: SegmentationDataset | None) -> SegmentationDataset:
+    if dataset is None:
+        raise RuntimeError("call setup() before asking for a loader")
+    return dataset

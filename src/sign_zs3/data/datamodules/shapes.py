@@ -1,0 +1,89 @@
+"""The built-in scenes for a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.data.datasets.base import Image, Valid
+from sign_zs3.data.datasets.shapes import ShapesDataset, shapes_protocol
+from sign_zs3.data.protocol import Protocol
+
+
+class ShapesDataModule(ZeroShotDataModule):
+    """Drawn scenes of coloured shapes (see `sign_zs3.data.datasets.shapes`); nothing to download.
+
+    Args:
+        train_size: Training scenes.
+        val_size: Validation scenes, a stream of their own.
+        test_size: Test scenes.
+        scene_size: Height and width of a scene in pixels.
+        scene_seed: Seed of the scenes themselves; training, validation and test scenes are apart for every seed.
+        batch_size: Training samples per process and step.
+        eval_batch_size: Evaluation samples per batch.
+        num_workers: Worker processes per loader.
+        seed: Decides the order, the mirroring and the `development` draw.
+        unseen: Names of the unseen classes; None: red square, green triangle, blue star, yellow circle.
+        unseen_pixels: ``"ignore"`` or ``"drop"``, as in `ZeroShotDataModule`.
+        development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
+
+    Raises:
+        UserError: An option is out of range or names no class.
+    """
+
+    own_validation = True
+
+    def __init__(
+        self,
+        train_size: int = 4000,
+        val_size: int = 200,
+        test_size: int = 500,
+        scene_size: int = 64,
+        scene_seed: int = 0,
+        batch_size: int = 32,
+        eval_batch_size: int = 50,
+        num_workers: int = 0,
+        seed: int = 0,
+        unseen: list[str] | None = None,
+        unseen_pixels: Literal["ignore", "drop"] = "ignore",
+        development: int = 0,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            unseen=unseen,
+            unseen_pixels=unseen_pixels,
+            development=development,
+        )
+        self.lengths = {"train": train_size, "val": val_size, "test": test_size}
+        self.scene_size = scene_size
+        self.scene_seed = scene_seed
+
+    def make_protocol(self, unseen: Sequence[str] | None) -> Protocol:
+        """Returns `shapes_protocol`."""
+        return shapes_protocol(unseen)
+
+    def make_dataset(
+        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
+    ) -> ShapesDataset:
+        """Returns the scenes of a split, mirrored at random when `augment` is set."""
+        return ShapesDataset(
+            split,
+            self.lengths[split],
+            self.scene_seed,
+            self.scene_size,
+            self.protocol,
+            hide_unseen=hide_unseen,
+            transform=_mirror if augment else None,
+        )
+
+
+def _mirror(image: Image, mask: Image, valid: Valid, seed: int) -> tuple[Image, Image, Valid]:
+    if np.random.default_rng(seed).random() < 0.5:
+        return image, mask, valid
+    return image[:, ::-1], mask[:, ::-1], valid[:, ::-1]

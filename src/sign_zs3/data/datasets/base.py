@@ -1,0 +1,188 @@
+"""What every data set of images and masks shares: id mapping, hidden unseen classes, checks, pictures."""
+
+from __future__ import annotations
+
+import colorsys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Sample: TypeAlias = dict[str, Any]
+Image: TypeAlias = NDArray[np.uint8]
+Valid: TypeAlias = NDArray[np.bool_]
+Transform: TypeAlias = Callable[[Image, Image, Valid, int], tuple[Image, Image, Valid]]
+"""(image (H, W, 3) uint8 RGB, mask (H, W) uint8 contiguous, valid (H, W) bool, seed) -> the same three."""
+
+
+class SegmentationDataset(Dataset[Sample], ABC):
+    """Images with masks under a class split; subclasses say how many, their names and how to read one.
+
+    Args:
+        protocol: The class split.
+        hide_unseen: Turn unseen classes into 255 in the masks, as training must.
+        transform: Augmentation, a function of its arguments alone (see `Transform`); None for none.
+    """
+
+    def __init__(self, protocol: Protocol, hide_unseen: bool = False, transform: Transform | None = None) -> None:
+        self.protocol = protocol
+        self.hide_unseen = hide_unseen
+        self.transform = transform
+        self._table = protocol.lookup().astype(np.int16)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by contiguous id, seen ones first."""
+        return self.protocol.classes
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Returns the name of an image, unique in the data set and fit for a file name."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Image, NDArray[Any]]:
+        """Reads an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of the data set's own ids."""
+
+    def read_mask(self, index: int) -> NDArray[Any]:
+        """Reads a mask alone, (H, W) of own ids; worth overriding where that saves decoding the image."""
+        return self.read(index)[1]
+
+    def mask_source(self, index: int) -> str:
+        """Returns what an error about a mask should name: its file, or else the image's name."""
+        return self.name(index)
+
+    def sample(self, index: int, seed: int) -> Sample:
+        """Reads and augments one image.
+
+        Args:
+            index: Which image, 0..len-1.
+            seed: Decides the augmentation.
+
+        Returns:
+            ``image`` uint8 (3, H, W); ``mask`` int64 (H, W) of contiguous ids with 255; ``valid`` bool (H,
+            W), False on padding; ``hidden`` int64 scalar, the number of pixels of the crop whose label was
+            hidden because its class is unseen (for diagnosis only: no loss may read it); ``id`` the name.
+
+        Raises:
+            UserError: The mask has another size than the image or an id that is no class and not ignored.
+        """
+        image, raw = self.read(index)
+        if raw.shape != image.shape[:2]:
+            raise UserError(
+                f"{self.mask_source(index)}: found a mask of {_size(raw)} for an image of {_size(image)} "
+                "(height x width), expected the same size; replace the one that is wrong"
+            )
+        mask = self._contiguous(index, raw)
+        valid: Valid = np.ones(mask.shape, np.bool_)
+        if self.transform is not None:
+            image, mask, valid = self.transform(image, mask, valid, seed)
+        hidden = 0
+        if self.hide_unseen:
+            unseen = self._is_unseen(mask)
+            hidden = int(np.count_nonzero(unseen))
+            mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
+        return {
+            "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
+            "mask": torch.from_numpy(mask.astype(np.int64)),
+            "valid": torch.from_numpy(np.array(valid, order="C")),
+            "hidden": torch.tensor(hidden),
+            "id": self.name(index),
+        }
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns ``sample(index, seed=index)``."""
+        return self.sample(index, seed=index)
+
+    def holds_unseen(self, index: int) -> bool:
+        """Says whether an image holds a pixel of an unseen class (read from its mask).
+
+        Raises:
+            UserError: The mask holds an id that is no class and not ignored.
+        """
+        return bool(self._is_unseen(self._contiguous(index, self.read_mask(index))).any())
+
+    def plot(self, sample: Sample) -> Figure:
+        """Draws a sample: the image beside its mask, with a legend that marks unseen classes.
+
+        Args:
+            sample: What `sample` or ``dataset[i]`` returned.
+
+        Returns:
+            A figure that belongs to no window; save it with ``figure.savefig``.
+        """
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        mask = sample["mask"].numpy()
+        colours = np.full((256, 3), 0.85)
+        # the golden ratio spreads hues evenly for any number of classes
+        colours[: len(self.classes)] = [
+            colorsys.hsv_to_rgb(i * 0.618034 % 1, (0.9, 0.55)[i % 2], (0.95, 0.7)[i // 2 % 2])
+            for i in range(len(self.classes))
+        ]
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(sample["image"].permute(1, 2, 0).numpy())
+        left.set_title(sample["id"])
+        right.imshow(colours[mask])
+        present = [i for i in np.unique(mask).tolist() if i != IGNORE_INDEX]
+        names = [self.classes[i] + (" (unseen)" if i in self.protocol.unseen else "") for i in present]
+        patches = [Patch(color=colours[i], label=name) for i, name in zip(present, names, strict=True)]
+        patches.append(Patch(color=colours[IGNORE_INDEX], label="ignored"))
+        right.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small")
+        for axes in (left, right):
+            axes.set_axis_off()
+        return figure
+
+    def _contiguous(self, index: int, raw: NDArray[Any]) -> Image:
+        if raw.dtype != np.uint8:
+            outside = (raw < 0) | (raw > 255)
+            if outside.any():
+                self._refuse_id(index, int(raw[outside].flat[0]))
+            raw = raw.astype(np.uint8)
+        mask = self._table[raw]
+        if mask.size and mask.min() < 0:
+            self._refuse_id(index, int(raw[mask < 0].flat[0]))
+        contiguous: Image = mask.astype(np.uint8)
+        return contiguous
+
+    def _is_unseen(self, mask: Image) -> NDArray[np.bool_]:
+        unseen: NDArray[np.bool_] = (mask >= self.protocol.num_seen) & (mask != IGNORE_INDEX)
+        return unseen
+
+    def _refuse_id(self, index: int, found: int) -> None:
+        protocol = self.protocol
+        raise UserError(
+            f"{self.mask_source(index)}: found the id {found}, expected a class of {protocol.dataset} "
+            f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask "
+            "or the list of classes"
+        )
+
+
+def _size(array: NDArray[Any]) -> str:
+    return " x ".join(map(str, array.shape[:2]))
+
+
+def _ranges(ids: tuple[int, ...]) -> str:
+    """Writes ids as short ranges, e.g. ``1-20, 255``."""
+    parts: list[list[int]] = []
+    for i in sorted(ids):
+        if parts and parts[-1][1] == i - 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts) or "none"

@@ -1,0 +1,183 @@
+"""Class splits of generalised zero-shot segmentation, as data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.errors import UserError
+
+IGNORE_INDEX = 255
+
+_T = TypeVar("_T", str, int)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which classes a data set has, which of them are seen, and how its own ids map to contiguous ones.
+
+    Contiguous ids count the seen classes first (0..S-1), then the unseen ones (S..C-1); 255 is ignored. Plain
+    lists are accepted for the tuples, so that ``Protocol(**dataclasses.asdict(protocol))`` survives a
+    checkpoint or JSON.
+
+    Args:
+        dataset: Name of the data set, e.g. ``"voc"``.
+        split: Name of the class split, e.g. ``"default"``.
+        classes: C class names, seen ones first.
+        ids: The data set's own ids (0..254) of `classes`, in the same order.
+        num_seen: S, the number of seen classes.
+        ignored_ids: Own ids (0..255) that mean "no label".
+
+    Raises:
+        UserError: Lengths differ, names or ids repeat, an id is out of range or both a class and ignored, or
+            no class is seen.
+    """
+
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    ids: tuple[int, ...]
+    num_seen: int
+    ignored_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "ids", "ignored_ids"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        where = f"class split {self.dataset}/{self.split}"
+        if len(self.classes) != len(self.ids):
+            raise UserError(
+                f"{where}: found {len(self.classes)} class names and {len(self.ids)} ids, expected one id "
+                "per name; complete the list"
+            )
+        if names := _repeated(self.classes):
+            raise UserError(f"{where}: found the class {names[0]!r} twice, expected it once; remove one")
+        if ids := _repeated(self.ids):
+            raise UserError(f"{where}: found the id {ids[0]} twice, expected it once; remove one")
+        if wrong := [i for i in self.ids if not 0 <= i < IGNORE_INDEX]:
+            raise UserError(f"{where}: found the class id {wrong[0]}, expected 0 to 254; renumber the masks")
+        if wrong := [i for i in self.ignored_ids if not 0 <= i <= IGNORE_INDEX]:
+            raise UserError(f"{where}: found the ignored id {wrong[0]}, expected 0 to 255; renumber the masks")
+        if both := sorted(set(self.ids) & set(self.ignored_ids)):
+            raise UserError(
+                f"{where}: found the id {both[0]} among the classes and among the ignored ids, expected it "
+                "in one of them; remove it from the other"
+            )
+        if not 1 <= self.num_seen <= len(self.classes):
+            raise UserError(
+                f"{where}: found {self.num_seen} seen of {len(self.classes)} classes, expected at least one "
+                "seen class; shorten the list of unseen classes"
+            )
+
+    @classmethod
+    def build(
+        cls,
+        dataset: str,
+        split: str,
+        names: Mapping[int, str],
+        unseen: Sequence[str],
+        ignored_ids: Collection[int] = (IGNORE_INDEX,),
+    ) -> Protocol:
+        """Splits the classes of a data set by name; both halves are ordered by the data set's own id.
+
+        Args:
+            dataset: Name of the data set.
+            split: Name of the class split.
+            names: Own id -> class name.
+            unseen: Names of the unseen classes, in any order.
+            ignored_ids: Own ids that mean "no label".
+
+        Raises:
+            UserError: An unseen name is no class (close matches are proposed) or is given twice, or no class
+                is left to be seen.
+        """
+        for name in unseen:
+            if name not in names.values():
+                close = difflib.get_close_matches(name, names.values(), n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "correct the name"
+                known = ", ".join(names[i] for i in sorted(names))
+                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}); {hint}")
+        if twice := _repeated(unseen):
+            raise UserError(f"unseen: found {twice[0]!r} twice, expected each name once; remove one")
+        ordered = sorted(names, key=lambda i: (names[i] in unseen, i))
+        return cls(
+            dataset=dataset,
+            split=split,
+            classes=tuple(names[i] for i in ordered),
+            ids=tuple(ordered),
+            num_seen=len(ordered) - len(unseen),
+            ignored_ids=tuple(sorted(ignored_ids)),
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes, seen and unseen."""
+        return len(self.classes)
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Contiguous ids of the seen classes: 0..S-1."""
+        return tuple(range(self.num_seen))
+
+    @property
+    def unseen(self) -> tuple[int, ...]:
+        """Contiguous ids of the unseen classes: S..C-1."""
+        return tuple(range(self.num_seen, self.num_classes))
+
+    def lookup(self, hide_unseen: bool = False) -> NDArray[np.int64]:
+        """Returns the table from own ids to contiguous ones.
+
+        Args:
+            hide_unseen: Send the unseen classes to 255, as training must.
+
+        Returns:
+            int64 (256,): contiguous id, or 255 for an ignored id, or -1 for an id that is neither.
+        """
+        table = np.full(256, -1, np.int64)
+        table[list(self.ignored_ids)] = IGNORE_INDEX
+        shown = self.num_seen if hide_unseen else self.num_classes
+        table[list(self.ids)] = [i if i < shown else IGNORE_INDEX for i in range(self.num_classes)]
+        return table
+
+    def to_ids(self) -> NDArray[np.uint8]:
+        """Returns the table from contiguous ids to own ids, uint8 (256,); 255 and unused entries give 255."""
+        table = np.full(256, IGNORE_INDEX, np.uint8)
+        table[: self.num_classes] = self.ids
+        return table
+
+    def development(self, count: int, seed: int = 0) -> Protocol:
+        """Makes a split for choosing hyperparameters without looking at the true unseen classes.
+
+        Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and
+        their pixels are ignored everywhere.
+
+        Args:
+            count: How many seen classes become unseen, 1..S-1.
+            seed: Seed of the draw, at least 0.
+
+        Raises:
+            UserError: `count` leaves no class seen or is below 1.
+        """
+        if not 1 <= count < self.num_seen:
+            raise UserError(
+                f"development: found {count}, expected 1 to {self.num_seen - 1} of the {self.num_seen} seen "
+                "classes; lower it"
+            )
+        drawn = set(np.random.default_rng([seed, count]).permutation(self.num_seen)[:count].tolist())
+        ordered = sorted(self.seen, key=lambda i: (i in drawn, i))
+        return Protocol(
+            dataset=self.dataset,
+            split=f"{self.split}-development{count}-{seed}",
+            classes=tuple(self.classes[i] for i in ordered),
+            ids=tuple(self.ids[i] for i in ordered),
+            num_seen=self.num_seen - count,
+            ignored_ids=tuple(sorted({*self.ignored_ids, *self.ids[self.num_seen :]})),
+        )
+
+
+def _repeated(values: Sequence[_T]) -> list[_T]:
+    return [value for number, value in enumerate(values) if value in values[:number]]

@@ -1,0 +1,139 @@
+"""From the class names of data sets to the entries of word lists, which spell them differently."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["Vocabulary", "canonical", "words_of"]
+
+# Spellings of one thing, in the order in which they are tried.
+_SPELLINGS: tuple[tuple[str, ...], ...] = (
+    ("airplane", "aeroplane"),
+    ("motorcycle", "motorbike"),
+    ("tv", "tvmonitor", "tv monitor", "television"),
+    ("dining table", "diningtable"),
+    ("potted plant", "pottedplant"),
+    ("playing field", "playingfield"),
+    ("water drops", "waterdrops"),
+    ("bedclothes", "bedcloth", "bed clothes"),
+    ("eyeglasses", "eye glasses"),
+    ("dryer", "drier"),
+    ("doughnut", "donut"),
+    ("cassette", "casette"),
+    ("crab stick", "crabstick"),
+    ("hydro valve", "hydrovalve"),
+    ("gray", "grey"),
+)
+_OTHERS: dict[str, tuple[str, ...]] = {
+    spelling: tuple(other for other in group if other != spelling) for group in _SPELLINGS for spelling in group
+}
+
+
+def canonical(name: str) -> str:
+    """Lower case, `_` and `-` as spaces, single spaces.
+
+    Args:
+        name: A class name.
+
+    Returns:
+        Its canonical form.
+    """
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def words_of(names: Iterable[str]) -> list[str]:
+    """Every entry under which these names could be looked up: what to read from a large word list.
+
+    Args:
+        names: Class names.
+
+    Returns:
+        Names, their canonical forms, other spellings and all their words, sorted.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        form = canonical(name)
+        spellings = {form, *_OTHERS.get(form, ())}
+        for word in form.split():
+            spellings.update((word, *_OTHERS.get(word, ())))
+        wanted.add(name)
+        wanted.update(spellings)
+        wanted.update(word for spelling in spellings for word in spelling.split())
+    return sorted(wanted)
+
+
+class Vocabulary:
+    """The entries of a table of vectors, found by class name.
+
+    Args:
+        entries: Class names or single words, all different.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        """Index the entries by their canonical form."""
+        self._entries = list(entries)
+        self._exact = set(self._entries)
+        self._by_form: dict[str, str] = {}
+        for entry in self._entries:
+            form = canonical(entry)
+            if entry == form or form not in self._by_form:
+                self._by_form[form] = entry
+
+    def find(self, name: str) -> list[str] | None:
+        """The entries whose mean vector stands for a class name.
+
+        Args:
+            name: A class name.
+
+        Returns:
+            The exact name; else its canonical form or another spelling; else an entry or more per word; None
+            where a word is missing.
+        """
+        if name in self._exact:
+            return [name]
+        form = canonical(name)
+        whole = self._spelt(form)
+        if whole is not None:
+            return [whole]
+        for spelling in (form, *_OTHERS.get(form, ())):
+            entries = self._words(spelling)
+            if entries:
+                return entries
+        return None
+
+    def hint(self, name: str) -> str:
+        """What to say about a name that was not found.
+
+        Args:
+            name: A class name.
+
+        Returns:
+            The name, its unknown words if it has several, and entries that look alike.
+        """
+        words = canonical(name).split()
+        unknown = [word for word in words if self._spelt(word) is None]
+        near = difflib.get_close_matches(canonical(name), self._by_form, n=3)
+        for word in unknown:
+            near += [n for n in difflib.get_close_matches(word, self._by_form, n=2) if n not in near]
+        lacking = f" (no {', '.join(unknown)})" if len(words) > 1 else ""
+        return f"'{name}'{lacking}" + (f", close: {', '.join(near[:4])}" if near else ", nothing close")
+
+    def _spelt(self, form: str) -> str | None:
+        return next((self._by_form[s] for s in (form, *_OTHERS.get(form, ())) if s in self._by_form), None)
+
+    def _words(self, form: str) -> list[str]:
+        """An entry or more per word; empty where one is missing."""
+        entries: list[str] = []
+        for word in form.split():
+            entry = self._spelt(word)
+            if entry is not None:
+                entries.append(entry)
+                continue
+            # "pottedplant other": a word whose other spelling is several words.
+            parts = [[self._spelt(part) for part in other.split()] for other in _OTHERS.get(word, ())]
+            known = next(([p for p in group if p is not None] for group in parts if None not in group), [])
+            if not known:
+                return []
+            entries += known
+        return entries

@@ -1,0 +1,27 @@
+"""The paper's equations as pure functions on tensors, each with its number, shapes and errors."""
+
+from sign_zs3.functional.adversarial import discriminator_loss, generator_loss
+from sign_zs3.functional.divergence import class_mmd, gaussian_kl, mmd
+from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
+from sign_zs3.functional.positional import (
+    absolute_positional_encoding,
+    interpolated_positional_encoding,
+    relative_positional_encoding,
+)
+from sign_zs3.functional.self_training import annealed_weights, confident_fraction
+
+__all__ = [
+    "absolute_positional_encoding",
+    "annealed_weights",
+    "class_mmd",
+    "confident_fraction",
+    "confusion_matrix",
+    "discriminator_loss",
+    "gaussian_kl",
+    "generator_loss",
+    "gzsl_scores",
+    "interpolated_positional_encoding",
+    "mmd",
+    "per_class_iou",
+    "relative_positional_encoding",
+]

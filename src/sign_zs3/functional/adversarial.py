@@ -1,0 +1,67 @@
+"""The adversarial loss between generator and discriminator (eq. 7), on raw logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["discriminator_loss", "generator_loss"]
+
+AdversarialMode = Literal["non_saturating", "saturating", "l1"]
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: AdversarialMode = "non_saturating") -> Tensor:
+    """What the discriminator D minimises: the negative of eq. 7, -E log D(f) - E log(1 - D(f^)).
+
+    Args:
+        real_logits: D's raw output on real features, any shape; the probability is its sigmoid.
+        fake_logits: D's raw output on synthetic features.
+        mode: `non_saturating` and `saturating` share eq. 7 here; `l1`: the released code's
+            E |1 - D(f)| + E |D(f^)|.
+
+    Returns:
+        A float32 scalar; an empty side adds 0.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    _check(mode)
+    if mode == "l1":
+        return _mean((-_float(real_logits)).sigmoid()) + _mean(_float(fake_logits).sigmoid())
+    return _mean(F.softplus(-_float(real_logits))) + _mean(F.softplus(_float(fake_logits)))
+
+
+def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating") -> Tensor:
+    """What the generator minimises.
+
+    Args:
+        fake_logits: D's raw output on synthetic features, any shape.
+        mode: `non_saturating`: -E log D(f^), whose gradient does not vanish while D still wins; `saturating`:
+            eq. 7 to the letter, E log(1 - D(f^)); `l1`: the released code's E |1 - D(f^)|.
+
+    Returns:
+        A float32 scalar; 0 for no logits.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    _check(mode)
+    logits = _float(fake_logits)
+    if mode == "l1":
+        return _mean((-logits).sigmoid())
+    return -_mean(F.softplus(logits)) if mode == "saturating" else _mean(F.softplus(-logits))
+
+
+def _check(mode: str) -> None:
+    if mode not in ("non_saturating", "saturating", "l1"):
+        raise ValueError(f"unknown adversarial mode {mode!r}: expected non_saturating, saturating or l1")
+
+
+def _float(logits: Tensor) -> Tensor:
+    return logits if logits.is_floating_point() and logits.element_size() >= 4 else logits.float()
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.sum() / max(values.numel(), 1)

@@ -1,0 +1,195 @@
+"""Divergences: the KL term of the latent code (eq. 2) and the maximum mean discrepancy (eq. 5 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["class_mmd", "gaussian_kl", "mmd"]
+
+BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
+
+
+def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, 1)), eq. 2, as a mean over elements: -(1 + logvar - mu^2 - e^logvar) / 2.
+
+    Computed in float32 for lower precisions, under autocast too.
+
+    Args:
+        mu: (N, D, h, w) means of the latent code.
+        logvar: Logarithms of its variances, the shape of `mu`.
+        mask: (N, 1, h, w) or (N, h, w), True where a pixel counts; None: all do.
+
+    Returns:
+        A scalar; 0, with a gradient path, where the mask is empty.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    if mu.shape != logvar.shape:
+        raise ValueError(f"mu and logvar differ in shape: {tuple(mu.shape)} and {tuple(logvar.shape)}")
+    mu, logvar = _at_least_float32(mu), _at_least_float32(logvar)
+    if mask is None:
+        count: Tensor | int = mu.numel()
+    else:
+        if mask.dim() == mu.dim() - 1:
+            mask = mask.unsqueeze(1)
+        if mask.shape != (mu.shape[0], 1, *mu.shape[2:]):
+            raise ValueError(
+                f"mask of shape {tuple(mask.shape)} does not fit mu of shape {tuple(mu.shape)}: "
+                "expected (N, 1, h, w) or (N, h, w)"
+            )
+        mask = mask.bool()
+        count = mask.sum() * mu.shape[1]
+        # At mu = logvar = 0 an element adds exactly 0, even where the latent outside of the mask overflows.
+        mu, logvar = mu.masked_fill(~mask, 0), logvar.masked_fill(~mask, 0)
+    total = (torch.expm1(logvar) - logvar + mu.square()).sum() / 2
+    return total / (max(count, 1) if isinstance(count, int) else count.clamp(min=1))
+
+
+def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sqrt: bool = True) -> Tensor:
+    """Maximum mean discrepancy between two sets of features, the biased estimate with means.
+
+    mean k(real, real) + mean k(fake, fake) - 2 mean k(real, fake), where the kernel k is the sum over b of
+    exp(-|x - y|^2 / (2 b)). Eq. 6 prints sums, which grow with the number of pixels; eq. 6 with means is
+    `bandwidths=(1,), sqrt=False`. The released code's root equals this one divided by the square root of 2,
+    so that its weight of 50 corresponds to about 35 here. Computed in float32 for lower precisions, under
+    autocast too.
+
+    Args:
+        real: (n, D) features.
+        fake: (m, D) features.
+        bandwidths: Variances b of the Gaussian kernels that are summed.
+        sqrt: Return the root, MMD, instead of its square.
+
+    Returns:
+        A scalar >= 0. The root's gradient is 0, not infinite, where both sets agree to within rounding.
+
+    Raises:
+        ValueError: Widths differ, a set is empty, or a bandwidth is not positive.
+    """
+    _check_features(real, fake, bandwidths)
+    if len(real) == 0 or len(fake) == 0:
+        raise ValueError(f"mmd needs at least one feature on each side, got {len(real)} real and {len(fake)} fake")
+    real, fake = _at_least_float32(real), _at_least_float32(fake)
+    with torch.autocast(real.device.type, enabled=False):
+        # The kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise.
+        center = ((real.mean(dim=0) + fake.mean(dim=0)) / 2).detach()
+        real, fake = real - center, fake - center
+        squared = (
+            _mean_kernel(real, real, bandwidths)
+            + _mean_kernel(fake, fake, bandwidths)
+            - 2 * _mean_kernel(real, fake, bandwidths)
+        )
+        if not sqrt:
+            return squared
+        # Below this it is rounding of means as large as len(bandwidths); its root looks like a distance.
+        positive = squared > torch.finfo(squared.dtype).eps * len(bandwidths)
+        return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0)
+
+
+def class_mmd(
+    real: Tensor,
+    fake: Tensor,
+    labels_real: Tensor,
+    labels_fake: Tensor | None = None,
+    bandwidths: Sequence[float] = BANDWIDTHS,
+    sqrt: bool = True,
+    ignore_index: int = 255,
+) -> Tensor:
+    """The mean over classes of `mmd` between a class's real and synthetic features (eq. 5).
+
+    Eq. 5 sums over the classes of one image. This is their mean, so that the weight does not depend on how
+    many classes an image shows: call it once per image, the caller averages over images. Every pixel takes
+    part; the largest matrix has the size of the largest class.
+
+    Args:
+        real: (n, D) features of one image.
+        fake: (m, D) synthetic features.
+        labels_real: (n,) classes, integers.
+        labels_fake: (m,) classes; None: those of `labels_real` (then n = m).
+        bandwidths: As in `mmd`.
+        sqrt: As in `mmd`.
+        ignore_index: Features with this label are left out.
+
+    Returns:
+        A scalar >= 0; 0, with a gradient path, where no class has both real and synthetic features.
+
+    Raises:
+        ValueError: Shapes do not fit or a bandwidth is not positive.
+    """
+    _check_features(real, fake, bandwidths)
+    if labels_fake is None:
+        labels_fake = labels_real
+    for name, features, labels in (("real", real, labels_real), ("fake", fake, labels_fake)):
+        if labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"labels_{name} must have one label per feature: expected shape {tuple(features.shape[:1])}, "
+                f"got {tuple(labels.shape)}"
+            )
+    real_by_class = _split_by_class(real, labels_real)
+    fake_by_class = _split_by_class(fake, labels_fake)
+    shared = [c for c in real_by_class if c in fake_by_class and c != ignore_index]
+    if not shared:
+        return _at_least_float32(real)[:0].sum() + _at_least_float32(fake)[:0].sum()
+    return torch.stack([mmd(real_by_class[c], fake_by_class[c], bandwidths, sqrt) for c in shared]).mean()
+
+
+def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> None:
+    if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"expected real (n, D) and fake (m, D), got shapes {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    if not bandwidths or not all(b > 0 for b in bandwidths):
+        raise ValueError(f"bandwidths must be positive and at least one, got {tuple(bandwidths)}")
+
+
+def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
+    order = torch.argsort(labels, stable=True)
+    classes, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    blocks = torch.split(features[order], counts.tolist())
+    return dict(zip(classes.tolist(), blocks, strict=True))
+
+
+class _MeanKernel(torch.autograd.Function):
+    """Mean over all pairs of the summed Gaussian kernels.
+
+    Written out because plain autograd keeps three (n, m) matrices per bandwidth; this keeps one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
+        squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)[None, :]
+        distances = torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)  # (n, m), squared
+        slope = torch.zeros_like(distances)  # minus the kernel's derivative by the squared distance
+        total = distances.new_zeros(())
+        for bandwidth in bandwidths:
+            kernel = distances.div(-2 * bandwidth).exp_()
+            total = total + kernel.sum()
+            slope.add_(kernel, alpha=1 / (2 * bandwidth))
+        ctx.save_for_backward(x, y, slope)
+        return total / distances.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, y, slope = ctx.saved_tensors
+        # Manual optimisation calls backward inside the autocast region.
+        with torch.autocast(x.device.type, enabled=False):
+            factor = -2 * gradient / slope.numel()
+            to_x = factor * (slope.sum(dim=1)[:, None] * x - slope @ y) if ctx.needs_input_grad[0] else None
+            to_y = factor * (slope.sum(dim=0)[:, None] * y - slope.T @ x) if ctx.needs_input_grad[1] else None
+        return to_x, to_y, None
+
+
+def _mean_kernel(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    result: Tensor = _MeanKernel.apply(x, y, bandwidths)
+    return result
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,150 @@
+"""Scores of generalised zero-shot segmentation, all from one confusion matrix over all test pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["confusion_matrix", "gzsl_scores", "per_class_iou"]
+
+Absent = Literal["skip", "zero"]
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Counts of pixels by true and predicted class.
+
+    Args:
+        prediction: Predicted classes, integers of any shape.
+        target: True classes, integers, the shape of `prediction`.
+        num_classes: C.
+        ignore_index: Pixels with this target are not counted, whatever is predicted there.
+
+    Returns:
+        (C, C) int64, rows are the truth and columns the prediction.
+
+    Raises:
+        ValueError: Shapes differ, a tensor holds no integers, or a counted pixel has a class outside 0..C-1;
+            the message names the class.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction and target differ in shape: {tuple(prediction.shape)} and {tuple(target.shape)}")
+    for name, tensor in (("prediction", prediction), ("target", target)):
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise ValueError(f"{name} must hold integer classes, got {tensor.dtype}")
+    # uint8 must widen before the comparison: an ignore_index such as -1 does not fit into it.
+    target, prediction = target.long(), prediction.long()
+    counted = target != ignore_index
+    target, prediction = target[counted], prediction[counted]
+    for name, values in (("target", target), ("prediction", prediction)):
+        outside = values[(values < 0) | (values >= num_classes)]
+        if outside.numel():
+            found = ", ".join(str(v) for v in sorted(set(outside.tolist()))[:5])
+            raise ValueError(
+                f"{name} holds class {found}: expected 0..{num_classes - 1}"
+                + (f" or {ignore_index} (ignored)" if name == "target" else " on the pixels that count")
+            )
+    return torch.bincount(target * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
+    """Intersection over union of each class.
+
+    Args:
+        confusion: (C, C) counts, rows are the truth.
+        absent: What a class that occurs in neither truth nor prediction gets: `skip` NaN, `zero` 0.
+
+    Returns:
+        (C,) float64 on the CPU, fractions.
+
+    Raises:
+        ValueError: The matrix is not square, or `absent` is neither word.
+    """
+    counts = _check(confusion, absent)
+    union = counts.sum(dim=0) + counts.sum(dim=1) - counts.diagonal()
+    return _divide(counts.diagonal(), union, absent)
+
+
+def gzsl_scores(
+    confusion: Tensor, seen: Sequence[int], unseen: Sequence[int], absent: Absent = "skip"
+) -> dict[str, float]:
+    """Means over seen, unseen and all classes, and harmonic means of the two sides.
+
+    `miou`: mean IoU. `pixel_accuracy`: share of pixels that are right. `mean_accuracy`: mean recall per
+    class. `frequency_weighted_iou`: IoU weighted by the class's share of the true pixels. No prefix: all
+    classes of the matrix. `seen_` and `unseen_`: the pixels whose *truth* lies on that side (frequencies as
+    shares of that side's pixels), every prediction competing. `harmonic_`: 2ab / (a + b) of the two.
+
+    Args:
+        confusion: (C, C) counts, rows are the truth.
+        seen: Ids of the seen classes.
+        unseen: Ids of the unseen classes.
+        absent: `skip` leaves a class with neither label nor prediction out of the mean IoU, and one without
+            label out of the mean accuracy (SPNet, CaGNet, SIGN); `zero` counts them 0 (ZS3).
+
+    Returns:
+        Fractions in [0, 1] under `seen_miou`, `unseen_miou`, `harmonic_miou`, `miou`, and so for
+        `pixel_accuracy`, `mean_accuracy` and `frequency_weighted_iou`. A side with nothing to average is NaN;
+        a harmonic mean with a zero or missing side is 0.
+
+    Raises:
+        ValueError: The matrix is not square, an id lies outside of it, twice in the lists or on both sides,
+            or `absent` is neither word.
+    """
+    counts = _check(confusion, absent)
+    _check_sides(seen, unseen, len(counts))
+    hits, truth = counts.diagonal(), counts.sum(dim=1)
+    iou = per_class_iou(confusion, absent)
+    recall = _divide(hits, truth, absent)
+    # 0 * NaN would spoil the sum; an absent class has no weight either way.
+    weighted = truth * iou.nan_to_num(0.0)
+
+    def side(ids: Sequence[int]) -> dict[str, float]:
+        index = torch.as_tensor(list(ids), dtype=torch.long)
+        pixels = truth[index].sum()
+        return {
+            "miou": float(iou[index].nanmean()),
+            "pixel_accuracy": float(hits[index].sum() / pixels),
+            "mean_accuracy": float(recall[index].nanmean()),
+            "frequency_weighted_iou": float(weighted[index].sum() / pixels),
+        }
+
+    all_scores, seen_scores, unseen_scores = side(range(len(counts))), side(seen), side(unseen)
+    scores: dict[str, float] = {}
+    for name, value in all_scores.items():
+        scores[f"seen_{name}"] = seen_scores[name]
+        scores[f"unseen_{name}"] = unseen_scores[name]
+        scores[f"harmonic_{name}"] = _harmonic(seen_scores[name], unseen_scores[name])
+        scores[name] = value
+    return scores
+
+
+def _check(confusion: Tensor, absent: str) -> Tensor:
+    if absent not in ("skip", "zero"):
+        raise ValueError(f"absent must be 'skip' or 'zero', got {absent!r}")
+    if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"expected a square (C, C) confusion matrix, got shape {tuple(confusion.shape)}")
+    return confusion.detach().cpu().double()
+
+
+def _check_sides(seen: Sequence[int], unseen: Sequence[int], num_classes: int) -> None:
+    ids = [*seen, *unseen]
+    outside = sorted({i for i in ids if not 0 <= i < num_classes})
+    if outside:
+        raise ValueError(f"seen and unseen hold ids {outside}: expected 0..{num_classes - 1}")
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise ValueError(f"ids {twice} occur twice in seen and unseen: each class lies on one side, once")
+
+
+def _divide(part: Tensor, whole: Tensor, absent: str) -> Tensor:
+    return torch.where(whole > 0, part / whole.clamp(min=1), math.nan if absent == "skip" else 0.0)
+
+
+def _harmonic(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a > 0 and b > 0 else 0.0

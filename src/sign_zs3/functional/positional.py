@@ -1,0 +1,171 @@
+"""Positional encodings of feature maps: relative (eq. 11-16), absolute, and absolute with interpolation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["absolute_positional_encoding", "interpolated_positional_encoding", "relative_positional_encoding"]
+
+
+def relative_positional_encoding(
+    height: int,
+    width: int,
+    dim: int = 600,
+    scale: float = 512.0,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    full_size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Relative positional encoding (RPE), eq. 11-16: positions are fractions of the map's size.
+
+    Channels 0..dim/2-1 encode the column u at `scale * u / W`, the rest the row v at `scale * v / H`; within
+    each half channel 2d is sin(pos / 10000^(2d / (dim / 2))) and channel 2d + 1 the cosine.
+
+    Args:
+        height: Rows of the map, or of the window.
+        width: Columns of the map, or of the window.
+        dim: Channels, a multiple of 4.
+        scale: The constant c of eq. 15 and 16.
+        origin: (row, column) of the window's first pixel in the full map.
+        full_size: (H, W) of the full map of which this is a window; None: the map is whole.
+        device: Where to build it.
+        dtype: Of the result; the values are computed in at least float32.
+
+    Returns:
+        (dim, height, width), in [-1, 1]. A window equals the crop of the full map's encoding.
+
+    Raises:
+        ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+    """
+    full_height, full_width = _check(height, width, dim, origin, full_size)
+    columns = scale * _positions(origin[1], width, device) / full_width
+    rows = scale * _positions(origin[0], height, device) / full_height
+    return _spread(_sinusoids(columns, dim // 2), _sinusoids(rows, dim // 2)).to(dtype)
+
+
+def absolute_positional_encoding(
+    height: int,
+    width: int,
+    dim: int = 600,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    full_size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Absolute positional encoding (APE): eq. 11-14 at the pixel indices u and v themselves (Section 4.4).
+
+    Args:
+        height: Rows of the map, or of the window.
+        width: Columns of the map, or of the window.
+        dim: Channels, a multiple of 4.
+        origin: (row, column) of the window's first pixel in the full map.
+        full_size: (H, W) of the full map; only checked, since the values do not depend on it. None: any.
+        device: Where to build it.
+        dtype: Of the result; the values are computed in at least float32.
+
+    Returns:
+        (dim, height, width), in [-1, 1].
+
+    Raises:
+        ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+    """
+    _check(height, width, dim, origin, full_size or (origin[0] + height, origin[1] + width))
+    columns = _positions(origin[1], width, device)
+    rows = _positions(origin[0], height, device)
+    return _spread(_sinusoids(columns, dim // 2), _sinusoids(rows, dim // 2)).to(dtype)
+
+
+def interpolated_positional_encoding(
+    height: int,
+    width: int,
+    train_size: int | tuple[int, int],
+    dim: int = 600,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    full_size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Absolute encoding at the training size, resized bilinearly to the map (Section 4.4).
+
+    The resize is that of `align_corners=False`.
+
+    Args:
+        height: Rows of the map, or of the window.
+        width: Columns of the map, or of the window.
+        train_size: Size of the feature map in training, (height, width) or one number for both.
+        dim: Channels, a multiple of 4.
+        origin: (row, column) of the window's first pixel in the full map.
+        full_size: (H, W) of the full map of which this is a window; None: the map is whole.
+        device: Where to build it.
+        dtype: Of the result; the values are computed in at least float32.
+
+    Returns:
+        (dim, height, width), in [-1, 1]: the resize to `full_size`, cropped to the window.
+
+    Raises:
+        ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+    """
+    train_height, train_width = (train_size, train_size) if isinstance(train_size, int) else train_size
+    if train_height < 1 or train_width < 1:
+        raise ValueError(f"train_size must be at least 1, got {train_size}")
+    full_height, full_width = _check(height, width, dim, origin, full_size)
+    columns = _sinusoids(_positions(0, train_width, device), dim // 2)
+    rows = _sinusoids(_positions(0, train_height, device), dim // 2)
+    # Each half varies along one axis only, so the bilinear resize of the map is a linear resize of that axis.
+    columns = F.interpolate(columns[None], size=full_width, mode="linear", align_corners=False)[0]
+    rows = F.interpolate(rows[None], size=full_height, mode="linear", align_corners=False)[0]
+    columns = columns[:, origin[1] : origin[1] + width]
+    rows = rows[:, origin[0] : origin[0] + height]
+    return _spread(columns, rows).to(dtype)
+
+
+def _check(
+    height: int, width: int, dim: int, origin: tuple[int, int], full_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The full map's size, once everything is known to fit."""
+    if dim < 4 or dim % 4 != 0:
+        raise ValueError(f"dim must be a positive multiple of 4 (sine and cosine for two axes), got {dim}")
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be at least 1, got {height} x {width}")
+    if full_size is None:
+        if tuple(origin) != (0, 0):
+            raise ValueError(f"origin {tuple(origin)} needs full_size, the size of the map that the window lies in")
+        return height, width
+    full_height, full_width = full_size
+    row, column = origin
+    if row < 0 or column < 0 or row + height > full_height or column + width > full_width:
+        raise ValueError(
+            f"the window of {height} x {width} at {tuple(origin)} does not lie in a map of {full_height} x {full_width}"
+        )
+    return full_height, full_width
+
+
+def _positions(start: int, count: int, device: torch.device | str | None) -> Tensor:
+    # A float32 sine at position 512 is off by 3e-5; these vectors are short, so float64 costs nothing.
+    on_mps = device is not None and torch.device(device).type == "mps"
+    return torch.arange(start, start + count, device=device, dtype=torch.float32 if on_mps else torch.float64)
+
+
+def _sinusoids(positions: Tensor, channels: int) -> Tensor:
+    """(n,) positions -> (channels, n), sine and cosine interleaved (eq. 11-14)."""
+    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=positions.dtype) / channels
+    angles = positions[None, :] / torch.pow(10000.0, exponents)[:, None]
+    return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
+
+
+def _spread(columns: Tensor, rows: Tensor) -> Tensor:
+    """(c, width) and (c, height) -> (2c, height, width)."""
+    channels, width = columns.shape
+    height = rows.shape[1]
+    return torch.cat(
+        [
+            columns[:, None, :].expand(channels, height, width),
+            rows[:, :, None].expand(channels, height, width),
+        ]
+    )

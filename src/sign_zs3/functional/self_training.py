@@ -1,0 +1,67 @@
+"""Weights and choice of pseudo-labelled pixels in self-training (Section 3.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["annealed_weights", "confident_fraction"]
+
+
+def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> Tensor:
+    """Annealed self-training's loss weights, eq. 17 per image, in closed form: exp((p - max p) / T).
+
+    The softmax's sum and Z cancel, since Z makes the largest weight 1. T -> infinity weighs all alike; T -> 0
+    keeps only the most confident pixel.
+
+    Args:
+        confidence: (N, H, W) in [0, 1], the probability of the class chosen.
+        pseudo: (N, H, W), True on pseudo-labelled pixels; the maximum is taken over these, per image.
+        temperature: T > 0.
+
+    Returns:
+        (N, H, W) in [0, 1], float32 (float64 stays): 1 on pixels that are not pseudo-labelled.
+
+    Raises:
+        ValueError: T <= 0, or the shapes do not fit.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    confidence, pseudo = _check(confidence, pseudo)
+    best = confidence.masked_fill(~pseudo, -torch.inf).amax(dim=(1, 2), keepdim=True)
+    return torch.exp((confidence - best).masked_fill(~pseudo, 0) / temperature)
+
+
+def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> Tensor:
+    """The most confident fraction of each image's pseudo-labelled pixels: self-training with a threshold.
+
+    Args:
+        confidence: (N, H, W), the probability of the class chosen.
+        pseudo: (N, H, W), True on pseudo-labelled pixels.
+        fraction: In [0, 1]. An image with n pseudo-labelled pixels keeps round(fraction * n) of them.
+
+    Returns:
+        (N, H, W) bool, a subset of `pseudo`; of equal confidences the first in raster order are kept.
+
+    Raises:
+        ValueError: The fraction lies outside [0, 1], or the shapes do not fit.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
+    confidence, pseudo = _check(confidence, pseudo)
+    flat = pseudo.flatten(1)
+    keep = torch.round(flat.sum(dim=1) * fraction)
+    order = confidence.flatten(1).masked_fill(~flat, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    return ((rank < keep[:, None]) & flat).view_as(pseudo)
+
+
+def _check(confidence: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
+    if confidence.dim() != 3 or confidence.shape != pseudo.shape:
+        raise ValueError(
+            "expected confidence and pseudo of one shape (N, H, W), "
+            f"got {tuple(confidence.shape)} and {tuple(pseudo.shape)}"
+        )
+    return (confidence if confidence.dtype == torch.float64 else confidence.float()), pseudo.bool()

@@ -1,0 +1,128 @@
+"""The torchmetrics face of the scores in `sign_zs3.functional.gzsl`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["GZSLMeanIoU"]
+
+
+class GZSLMeanIoU(Metric):
+    """Mean IoU of seen and unseen classes and their harmonic mean, over all pixels of all updates.
+
+    The state is one confusion matrix, summed over processes, so the scores do not depend on how images are
+    batched or spread. `compute` returns a dict: log it with `log_dict` once its `per_class` is taken out.
+
+    Args:
+        classes: C class names, by contiguous id.
+        seen: Ids of the seen classes.
+        unseen: Ids of the unseen classes.
+        ignore_index: Pixels with this label do not count.
+        absent: What becomes of a class with neither label nor prediction: `skip` leaves it out of the means,
+            `zero` counts it 0.
+        **kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: Names are repeated, ids lie outside 0..C-1 or are repeated, or `absent` is neither word.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    confusion: Tensor
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        seen: Sequence[int],
+        unseen: Sequence[int],
+        ignore_index: int = 255,
+        absent: Literal["skip", "zero"] = "skip",
+        **kwargs: Any,
+    ) -> None:
+        """Check the class lists and start from zero counts."""
+        super().__init__(**kwargs)
+        if len(set(classes)) < len(classes):
+            twice = sorted({name for name in classes if list(classes).count(name) > 1})
+            raise ValueError(f"class names occur twice: {', '.join(twice)}")
+        self.classes = tuple(classes)
+        self.seen = tuple(int(i) for i in seen)
+        self.unseen = tuple(int(i) for i in unseen)
+        self.ignore_index = ignore_index
+        self.absent: Literal["skip", "zero"] = absent
+        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.long)
+        gzsl_scores(counts, self.seen, self.unseen, absent)  # its checks, before the first batch
+        self.add_state("confusion", default=counts, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            preds: (N, H, W) integer classes, or (N, C, H, W) logits, whose largest is taken.
+            target: (N, H, W) integer classes, or `ignore_index`.
+
+        Raises:
+            ValueError: Shapes do not fit, or a counted pixel has a class outside 0..C-1.
+        """
+        if preds.is_floating_point():
+            expected = (target.shape[0], len(self.classes), *target.shape[1:])
+            if preds.shape != expected:
+                raise ValueError(f"expected logits of shape {expected}, got {tuple(preds.shape)}")
+            preds = preds.argmax(dim=1)
+        self.confusion += confusion_matrix(preds, target, len(self.classes), self.ignore_index)
+
+    def compute(self) -> dict[str, Any]:
+        """All scores so far.
+
+        Returns:
+            The floats of `sign_zs3.functional.gzsl_scores`, and under `per_class` the IoU of each class by
+            name, NaN for a class with neither label nor prediction.
+        """
+        scores: dict[str, Any] = dict(gzsl_scores(self.confusion, self.seen, self.unseen, self.absent))
+        scores["per_class"] = dict(zip(self.classes, per_class_iou(self.confusion).tolist(), strict=True))
+        return scores
+
+    def plot(self, val: dict[str, Any] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
+        """Bars of the per-class IoU, seen and unseen in two colours, with the three means in the title.
+
+        Args:
+            val: What `compute` returned; None: compute now.
+            ax: Where to draw; None: a new figure.
+
+        Returns:
+            The figure and its axes.
+        """
+        scores = self.compute() if val is None else val
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(6.0, 1.5 + 0.22 * len(self.classes)), layout="constrained")
+            ax = figure.add_subplot()
+        else:
+            figure = cast("Figure", ax.figure)
+        for ids, label, colour in ((self.seen, "seen", "tab:blue"), (self.unseen, "unseen", "tab:orange")):
+            values = [scores["per_class"][self.classes[i]] for i in ids]
+            bars = ax.barh(list(ids), [0.0 if v != v else v for v in values], color=colour, label=label)
+            ax.bar_label(bars, ["absent" if v != v else f"{v:.2f}" for v in values], padding=2, fontsize=8)
+        ax.set_yticks(range(len(self.classes)), self.classes)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.1)
+        ax.set_xlabel("IoU")
+        ax.set_title(
+            f"seen {scores['seen_miou']:.3f}   unseen {scores['unseen_miou']:.3f}   "
+            f"harmonic {scores['harmonic_miou']:.3f}"
+        )
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return figure, ax

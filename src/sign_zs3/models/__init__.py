@@ -1,0 +1,19 @@
+"""Plain `nn.Module`s: the networks of SIGN with no training code in them."""
+
+from sign_zs3.models.classifier import Classifier
+from sign_zs3.models.discriminator import Discriminator
+from sign_zs3.models.encoder import Encoder, build_backbone
+from sign_zs3.models.generator import Generator
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule
+
+__all__ = [
+    "Classifier",
+    "Discriminator",
+    "Encoder",
+    "Generator",
+    "Segmenter",
+    "SpatialFeatures",
+    "SpatialInformationModule",
+    "build_backbone",
+]

@@ -1,0 +1,23 @@
+"""D: tells real features from synthetic ones (eq. 7)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """1x1 convolution to `hidden` channels, LeakyReLU, 1x1 convolution to one logit per pixel.
+
+    Args:
+        feature_dim: D, channels of F.
+        hidden: Width of the hidden layer.
+    """
+
+    def __init__(self, feature_dim: int = 600, hidden: int = 1024) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(feature_dim, hidden, 1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, D, h, w) to raw logits (N, 1, h, w); above 0 means real."""
+        logits: Tensor = self.layers(features)
+        return logits

@@ -1,0 +1,73 @@
+"""G: synthetic features from class vectors and a latent (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+PUBLISHED_WIDTHS = (1024, 960, 864, 784, 720)
+PUBLISHED_DROPOUT = (0.1, 0.1, 0.3, 0.5, 0.5)
+
+
+class Generator(nn.Module):
+    """A perceptron per pixel: class vector and latent in, feature out.
+
+    At D = 600 and 600-d class vectors this is the published 1200-1024-960-864-784-720-600 with 4.72 M
+    parameters. LeakyReLU 0.2 and dropout follow each hidden layer; a sigmoid ends it, because the real features
+    lie in (0, 1) too.
+
+    Args:
+        word_dim: W, length of a class vector.
+        latent_dim: Channels of z.
+        feature_dim: D, channels of the features to imitate.
+        hidden: Widths of the hidden layers; None scales the published ones by D / 600.
+        dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates
+            (only with five hidden layers).
+
+    Raises:
+        ValueError: A number of dropout rates that is not the number of hidden layers.
+    """
+
+    def __init__(
+        self,
+        word_dim: int = 600,
+        latent_dim: int = 600,
+        feature_dim: int = 600,
+        hidden: Sequence[int] | None = None,
+        dropout: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
+        if dropout is None:
+            rates = list(PUBLISHED_DROPOUT) if len(widths) == 5 else [0.0] * len(widths)
+        else:
+            rates = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
+        if len(rates) != len(widths):
+            raise ValueError(
+                f"dropout: found {len(rates)} rates for {len(widths)} hidden layers: give one rate, or one each"
+            )
+        layers: list[nn.Module] = []
+        previous = word_dim + latent_dim
+        for width, rate in zip(widths, rates, strict=True):
+            layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2)]
+            if rate:
+                layers.append(nn.Dropout(rate))
+            previous = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(previous, feature_dim, 1), nn.Sigmoid())
+        self.word_dim = word_dim
+        self.latent_dim = latent_dim
+
+    def forward(self, vectors: Tensor, latent: Tensor) -> Tensor:
+        """Generate features, F^ = G(e + z) with + the concatenation.
+
+        Args:
+            vectors: e, (N, W, h, w) class vector of each pixel's label.
+            latent: z, (N, Z, h, w).
+
+        Returns:
+            (N, D, h, w) in (0, 1).
+        """
+        features: Tensor = self.layers(torch.cat([vectors, latent], dim=1))
+        return features

@@ -1,0 +1,248 @@
+"""SIM: the Spatial Information Module (section 3.3; Table 2 and 3)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sign_zs3.functional import (
+    absolute_positional_encoding,
+    interpolated_positional_encoding,
+    relative_positional_encoding,
+)
+
+Encoding = Literal["multihead", "self_attention", "attention", "conv"]
+Position = Literal["relative", "absolute", "interpolated", "none"]
+
+
+class SpatialFeatures(NamedTuple):
+    """What SIM returns.
+
+    Attributes:
+        features: F, (N, D, h, w) in (0, 1).
+        latent: z, (N, D, h, w).
+        mu: Mean of z, (N, D, h, w).
+        logvar: Log-variance of z, (N, D, h, w).
+    """
+
+    features: Tensor
+    latent: Tensor
+    mu: Tensor
+    logvar: Tensor
+
+
+class _SelfAttention(nn.Module):
+    """Scaled dot-product attention among all pixels of one image (never across the images of a batch)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project_in = nn.Linear(width, 3 * width)
+        self.project_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        # (N, L, 3 * width) -> three of (N, heads, L, width / heads)
+        q, k, v = self.project_in(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.project_out(mixed.transpose(1, 2).reshape(n, tokens, width))
+        return out
+
+
+class _AttentionEncoding(nn.Module):
+    """1x1 down to `width`; three residual blocks of self-attention and a 1x1; 1x1 up to D.
+
+    Layer normalisation carries no parameters: Table 2's counts leave no room for any.
+    """
+
+    def __init__(self, dim_in: int, feature_dim: int, width: int, heads: int, projections: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim_in, width, bias=False)
+        self.attentions = nn.ModuleList(_SelfAttention(width, heads) for _ in range(3))
+        self.projections = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(projections))
+        self.last = nn.Linear(width, feature_dim, bias=False)
+        self.width = width
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        tokens = self.reduce(x.flatten(2).transpose(1, 2))  # (N, h * w, width)
+        for index, attention in enumerate(self.attentions):
+            tokens = tokens + attention(self._norm(tokens))
+            if index < len(self.projections):
+                tokens = tokens + F.relu(self.projections[index](self._norm(tokens)))
+        out: Tensor = self.last(self._norm(tokens))
+        return out.transpose(1, 2).reshape(n, -1, height, width)
+
+
+class _ConvolutionEncoding(nn.Module):
+    """1x1 to D; 3x3 to `width`; two residual pairs of 3x3; 3x3 up to D."""
+
+    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
+        self.down = nn.Conv2d(feature_dim, width, 3, padding=1, bias=False)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(3))
+        self.last = nn.Conv2d(width, feature_dim, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(F.relu(self.reduce(x))))
+        for block in self.blocks:
+            x = x + F.relu(block(x))
+        out: Tensor = self.last(x)
+        return out
+
+
+class _GatedEncoding(nn.Module):
+    """CaGNet's contextual module: three dilated scales, each weighed by its own attention map."""
+
+    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
+        self.scales = nn.ModuleList(
+            nn.Conv2d(feature_dim if d == 1 else width, width, 3, padding=d, dilation=d, bias=False) for d in (1, 2, 5)
+        )
+        self.gate = nn.Conv2d(3 * width, 3, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(3 * width, feature_dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.reduce(x))
+        maps: list[Tensor] = []
+        for scale in self.scales:
+            x = F.relu(scale(x))
+            maps.append(x)
+        gates = torch.split(torch.sigmoid(self.gate(torch.cat(maps, dim=1))), 1, dim=1)
+        out: Tensor = self.last(torch.cat([m * g for m, g in zip(maps, gates, strict=True)], dim=1))
+        return out
+
+
+class SpatialInformationModule(nn.Module):
+    """F, z = SIM(E(x) + PE) with + the concatenation (eq. 1).
+
+    A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar;
+    z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent gates the feature,
+    F = sigmoid(h + h * sigmoid(z)), so that features lie in (0, 1).
+
+    The paper's appendix with the layers is not to be had: the structures here are inferred from Table 2's
+    parameter counts of the encoding (D = 600: ``multihead`` 4.86 M, ``self_attention`` 4.60 M, ``conv`` 5.25 M,
+    ``attention`` 5.24 M with mu and logvar counted in), the gate and the last sigmoid from the released code.
+
+    Args:
+        feature_dim: D; a multiple of 4 unless `position` is "none".
+        encoding: A row of Table 2.
+        position: A row of Table 3: ``relative`` (eq. 11 to 16), ``absolute``, ``interpolated`` (absolute at
+            `train_size`, resized to the map) or ``none`` (zeros in its place, so that the counts are the same).
+        train_size: (height, width) of the feature map in training, for ``interpolated``.
+        width: Inner width; None scales the published one (512, 256 or 300) by D / 600.
+        heads: Heads of ``multihead``.
+
+    Raises:
+        ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, or ``interpolated``
+            with no `train_size`.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 600,
+        encoding: Encoding = "multihead",
+        position: Position = "relative",
+        train_size: tuple[int, int] | None = None,
+        width: int | None = None,
+        heads: int = 8,
+    ) -> None:
+        super().__init__()
+        if position not in ("relative", "absolute", "interpolated", "none"):
+            raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
+        if position == "interpolated" and train_size is None:
+            raise ValueError("position: interpolated needs train_size, the feature map's size in training")
+        if position != "none" and feature_dim % 4:
+            raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
+        self.position = position
+        self.train_size = train_size
+        self.feature_dim = feature_dim
+        dim_in = 2 * feature_dim
+        self.encoding: nn.Module
+        if encoding in ("multihead", "self_attention"):
+            heads = heads if encoding == "multihead" else 1
+            inner = _scaled(512, feature_dim, heads) if width is None else width
+            if inner % heads:
+                raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
+            projections = 3 if encoding == "multihead" else 2
+            self.encoding = _AttentionEncoding(dim_in, feature_dim, inner, heads, projections)
+        elif encoding == "conv":
+            self.encoding = _ConvolutionEncoding(dim_in, feature_dim, width or _scaled(256, feature_dim))
+        elif encoding == "attention":
+            self.encoding = _GatedEncoding(dim_in, feature_dim, width or _scaled(300, feature_dim))
+        else:
+            raise ValueError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
+        # Table 2's count of "attention" has no room for biases on mu and logvar.
+        self.mu = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
+        self.logvar = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
+        # z starts as N(0, 1): at the published alpha = 100 a random start of e^logvar diverges in two iterations.
+        for head in (self.mu, self.logvar):
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+
+    def position_map(
+        self,
+        height: int,
+        width: int,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Return PE, (D, height, width) float32, for a map or for a window of a larger one.
+
+        Args:
+            height: Rows.
+            width: Columns.
+            origin: (row, column) of the window in the whole map.
+            full_size: (height, width) of the whole map; None: the window is the map.
+        """
+        dim = self.feature_dim
+        if self.position == "relative":
+            return relative_positional_encoding(height, width, dim, origin=origin, full_size=full_size)
+        if self.position == "absolute":
+            return absolute_positional_encoding(height, width, dim, origin=origin, full_size=full_size)
+        if self.position == "interpolated":
+            assert self.train_size is not None
+            return interpolated_positional_encoding(
+                height, width, self.train_size, dim, origin=origin, full_size=full_size
+            )
+        return torch.zeros(dim, height, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> SpatialFeatures:
+        """Add position and context to a feature map.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z, or take its mean; None: draw in training mode.
+            origin: See `position_map`.
+            full_size: See `position_map`.
+
+        Returns:
+            F, z, mu and logvar.
+        """
+        n, _, height, width = x.shape
+        position = self.position_map(height, width, origin, full_size).to(x)
+        h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
+        mu, logvar = self.mu(h), self.logvar(h)
+        latent = mu
+        if self.training if sample is None else sample:
+            latent = mu + torch.randn_like(mu) * torch.exp(logvar / 2)
+        features = torch.sigmoid(h + h * torch.sigmoid(latent))
+        return SpatialFeatures(features, latent, mu, logvar)
+
+
+def _scaled(published: int, feature_dim: int, multiple: int = 1) -> int:
+    return max(1, round(published * feature_dim / 600 / multiple)) * multiple

@@ -1,0 +1,123 @@
+"""Pictures of predictions: image, truth, prediction and a legend in which unseen classes are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.protocol import Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sign_zs3.tasks import ZeroShotTask
+
+UNLABELLED = (0.15, 0.15, 0.15)
+EXAMINED = 60
+
+
+def choose_examples(dataset: SegmentationDataset, count: int = 6) -> list[int]:
+    """Choose test images to show, the same ones every time.
+
+    Args:
+        dataset: Test set, unseen classes labelled.
+        count: How many.
+
+    Returns:
+        Indices: among the first 60 images, those with the most different unseen classes first.
+    """
+    unseen = set(dataset.protocol.unseen)
+    ranked = []
+    for index in range(min(len(dataset), EXAMINED)):
+        labels = set(torch.unique(dataset[index]["mask"]).tolist())
+        ranked.append((-len(labels & unseen), index))
+    return sorted(index for _, index in sorted(ranked)[:count])
+
+
+def prediction_panel(
+    images: Sequence[Tensor], truths: Sequence[Tensor], predictions: Sequence[Tensor], protocol: Protocol,
+    title: str = "",
+) -> Figure:  # fmt: skip
+    """Draw a column per image: the image, its truth, the prediction; one legend below.
+
+    Args:
+        images: (3, H, W) uint8.
+        truths: (H, W) int64 class indices, 255 unlabelled (drawn black).
+        predictions: (H, W) int64 class indices.
+        protocol: The classes; unseen ones carry a star in the legend.
+        title: Of the figure.
+
+    Returns:
+        A Matplotlib figure that belongs to no global state.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    shown = sorted({int(c) for m in (*truths, *predictions) for c in torch.unique(m) if c != 255})
+    legend_rows = -(-len(shown) // 6)
+    columns = len(images)
+    figure = Figure(figsize=(1.7 * columns + 0.6, 5.4 + 0.24 * legend_rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, columns, squeeze=False)
+    for column, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
+        colours = class_colours(protocol.num_classes)
+        pictures = [image.permute(1, 2, 0).numpy(), colours[truth.numpy()], colours[prediction.numpy()]]
+        for row, picture in enumerate(pictures):
+            axes[row, column].imshow(picture, interpolation="nearest")
+            axes[row, column].set_xticks([])
+            axes[row, column].set_yticks([])
+    for row, label in enumerate(("image", "truth", "prediction")):
+        axes[row, 0].set_ylabel(label)
+    colours = class_colours(protocol.num_classes)
+    patches = [
+        Patch(color=colours[c].tolist(), label=protocol.classes[c] + (" ★" if c >= protocol.num_seen else ""))
+        for c in shown
+    ]
+    patches.append(Patch(color=UNLABELLED, label="unlabelled"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8,
+                  title="★ unseen in training", title_fontsize=8)  # fmt: skip
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def class_colours(num_classes: int) -> NDArray[np.float64]:
+    """Return (256, 3) RGB in [0, 1]: hues a golden angle apart, dark grey for all that is no class."""
+    from colorsys import hsv_to_rgb
+
+    colours = np.tile(np.array(UNLABELLED), (256, 1))
+    for index in range(num_classes):
+        hue = index * 0.618033988749895 % 1.0
+        colours[index] = hsv_to_rgb(hue, (0.95, 0.6, 0.8)[index % 3], (0.95, 0.95, 0.65)[index // 3 % 3])
+    return colours
+
+
+def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, count: int = 6) -> None:
+    """Label a few test images and write the panel as PNG, beside its place first.
+
+    Args:
+        path: The file.
+        model: A built task.
+        dataset: Test set.
+        count: How many images.
+    """
+    samples = [dataset[index] for index in choose_examples(dataset, count)]
+    penalty = model.hparams["seen_penalty"]
+    figure = prediction_panel(
+        [sample["image"] for sample in samples],
+        [sample["mask"] for sample in samples],
+        [model.segmenter.predict(sample["image"], penalty) for sample in samples],
+        dataset.protocol,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    figure.savefig(beside, format="png")
+    beside.replace(path)

@@ -1,0 +1,466 @@
+"""What every zero-shot task shares: set-up, the schedule, evaluation, checkpoints, optimiser plumbing."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sign_zs3.data.protocol import Protocol
+from sign_zs3.embeddings import ClassTable
+from sign_zs3.errors import UserError
+from sign_zs3.metrics import GZSLMeanIoU
+from sign_zs3.models.segmenter import Segmenter, resize_scores
+from sign_zs3.tasks.schedule import Phase, Schedule, counted_randomness
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_KEY = "sign_zs3"
+CHECKPOINT_FORMAT = 1
+FEATURE_RESOLUTION_SIZE = (513, 513)
+
+Batch = dict[str, Any]
+
+
+class ZeroShotTask(pl.LightningModule):
+    """Base of the methods.
+
+    A subclass saves its hyperparameters (plain scalars, strings and lists, among them those read here:
+    ``vectors center_vectors init_from seed accumulate clip_norm lr_power resolution flip scales seen_penalty``),
+    sets `schedule`, and implements `build_networks`, `parts`, `trainable`, `rate` and `optimise`.
+
+    Networks are built when the classes are known: in `setup`, from the trainer's data module, or in
+    `on_load_checkpoint`. The data are checked before that, so a missing file is named before any weights
+    are downloaded.
+
+    Attributes:
+        protocol: Classes and their split; None until built.
+        segmenter: E, SIM and C.
+        schedule: The phases and where the run stands.
+        skipped: Batches left out because they held no labelled pixel.
+        scores: What the last test computed: `GZSLMeanIoU.compute()`.
+    """
+
+    segmenter: Segmenter
+    class_vectors: Tensor
+    metric: GZSLMeanIoU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.protocol: Protocol | None = None
+        self.schedule: Schedule
+        self.skipped = 0
+        self.losses: dict[str, Tensor] = {}
+        self.scores: dict[str, Any] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._entered: str | None = None
+
+    # -- what a method brings ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+        """Make the networks as attributes, `segmenter` among them.
+
+        Args:
+            num_classes: C.
+            num_seen: S.
+            word_dim: W, length of a class vector.
+            pretrained: Load the backbone's weights (False when a checkpoint brings them).
+        """
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the trainable parts by name."""
+
+    @abstractmethod
+    def trainable(self, kind: str) -> frozenset[str]:
+        """Return the names of the parts that a kind of phase trains; all others are frozen bit by bit."""
+
+    @abstractmethod
+    def optimise(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        """Compute the phase's losses on a batch and `update` each optimiser; return the losses to log."""
+
+    @abstractmethod
+    def rate(self, group: Mapping[str, Any], kind: str) -> float:
+        """Return the base learning rate of a parameter group in a kind of phase, before the poly factor."""
+
+    def enter_phase(self, phase: Phase) -> None:
+        """Prepare for a phase that starts now (not called when one is resumed)."""
+
+    def shape_for(self, state: Mapping[str, Tensor]) -> None:
+        """Make whatever modules a checkpoint's state holds beyond those of `build_networks`."""
+
+    # -- set-up -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Build the networks for the data module's classes, or check that they are those already built for."""
+        data = getattr(self.trainer, "datamodule", None)
+        protocol = getattr(data, "protocol", None)
+        if not isinstance(protocol, Protocol):
+            raise UserError(
+                "data: found no data module with a class protocol: pass one, as in Trainer().fit(model, "
+                "VOCDataModule(...))"
+            )
+        if self.protocol is None:
+            self._build(protocol, self._read_vectors(protocol), pretrained=stage == "fit")
+            if stage == "fit" and self.hparams["init_from"]:
+                self._initialise_from(Path(self.hparams["init_from"]))
+        else:
+            self._check_classes(protocol, "the data")
+        if stage == "fit":
+            if self.trainer.precision in ("16-mixed", "16-true"):
+                raise UserError(
+                    f"precision: found {self.trainer.precision}, expected 32-true or bf16-mixed: one loss "
+                    "scale cannot serve three optimisers"
+                )
+            strategy = self.trainer.strategy
+            if isinstance(strategy, pl.strategies.DDPStrategy):
+                # Each phase leaves other parameters without gradients, which DDP must be told.
+                strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+    def _read_vectors(self, protocol: Protocol) -> Tensor:
+        source = self.hparams["vectors"]
+        if source == "bundled":
+            table = ClassTable.bundled()
+            log.info("class vectors: the bundled GloVe table (%s)", ", ".join(table.sources))
+        else:
+            table = ClassTable.load(source)
+        return table.vectors(protocol.classes, center=self.hparams["center_vectors"])
+
+    def _build(self, protocol: Protocol, vectors: Tensor, pretrained: bool) -> None:
+        if not protocol.unseen:
+            log.warning("no unseen classes: the unseen and harmonic scores will be 0")
+        self.protocol = protocol
+        self.register_buffer("class_vectors", vectors)
+        with counted_randomness(torch.device("cpu"), self.hparams["seed"], "initial weights"):
+            self.build_networks(protocol.num_classes, protocol.num_seen, vectors.shape[1], pretrained)
+        self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
+
+    def _check_classes(self, other: Protocol, where: str) -> None:
+        assert self.protocol is not None
+        mine = (self.protocol.classes, self.protocol.num_seen)
+        if mine != (other.classes, other.num_seen):
+            odd = sorted(set(mine[0]) ^ set(other.classes))
+            difference = (
+                f"classes in one alone: {', '.join(odd[:5])}" if odd else "the same names, split or ordered otherwise"
+            )
+            raise UserError(
+                f"classes: {where} has {other.num_seen} seen and {len(other.unseen)} unseen, the model {mine[1]} and "
+                f"{len(mine[0]) - mine[1]} ({difference}): use the data and split that the checkpoint was trained with"
+            )
+
+    def _initialise_from(self, path: Path) -> None:
+        checkpoint = read_checkpoint(path)
+        self._check_classes(_stored_protocol(checkpoint), f"the checkpoint {path}")
+        wanted = self.state_dict()
+        state = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
+        for key, value in wanted.items():
+            if key not in state or state[key].shape != value.shape:
+                found = tuple(state[key].shape) if key in state else "nothing"
+                raise UserError(
+                    f"init_from: {path} holds {found} for {key}, this model expects {tuple(value.shape)}: use the "
+                    "vectors, backbone and widths that it was trained with"
+                )
+        self.load_state_dict(state)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
+        assert self.protocol is not None
+        protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.protocol).items()}
+        partial = self.schedule.micro > 0
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "method": type(self).__name__,
+            "protocol": protocol,
+            "schedule": self.schedule.state_dict(),
+            "skipped": self.skipped,
+            "gradients": {n: p.grad for n, p in self.named_parameters() if partial and p.grad is not None},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build what the checkpoint holds, and take up its progress."""
+        stored = _stored(checkpoint, "the checkpoint")
+        protocol = _stored_protocol(checkpoint)
+        vectors = checkpoint["state_dict"]["class_vectors"]
+        if self.protocol is None:
+            self._build(protocol, torch.zeros_like(vectors), pretrained=False)
+        self._check_classes(protocol, "the checkpoint")
+        if self.class_vectors.shape != vectors.shape:
+            raise UserError(
+                f"vectors: the checkpoint's class vectors have {vectors.shape[1]} numbers, those given "
+                f"{self.class_vectors.shape[1]}: use the file that it was trained with"
+            )
+        self.shape_for(checkpoint["state_dict"])
+        self.schedule.load_state_dict(stored["schedule"])
+        self.skipped = int(stored["skipped"])
+        self._gradients = stored["gradients"]
+        self._entered = None
+
+    # -- training -------------------------------------------------------------------------------------------
+
+    @property
+    def total_batches(self) -> int:
+        """Batches of the whole schedule: the length that the data module gives its stream."""
+        return self.schedule.total_batches
+
+    @property
+    def batches_done(self) -> int:
+        """Batches done: where the data module's stream goes on."""
+        return self.schedule.batches
+
+    @property
+    def unlabelled_from(self) -> int | None:
+        """Number of the batch from which images without usable labels may join (self-training)."""
+        return self.schedule.first_batch("self_training")
+
+    def on_train_start(self) -> None:
+        """Put back a partly accumulated gradient."""
+        parameters = dict(self.named_parameters())
+        for name, gradient in self._gradients.items():
+            parameters[name].grad = gradient.to(parameters[name])
+        self._gradients = {}
+        if self.schedule.done:
+            self.trainer.should_stop = True
+            log.info("the schedule is complete: nothing left to train")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Run one batch of the phase at hand."""
+        schedule = self.schedule
+        if schedule.done:
+            return
+        phase = schedule.phase
+        self._freeze(phase)
+        self._set_rates(phase)
+        counters = (self.hparams["seed"], schedule.batches, self.global_rank)
+        if phase.kind != "self_training" and not self._any_labelled(batch):
+            self._skip()
+            log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
+        else:
+            with counted_randomness(self.device, *counters):
+                self.losses = {name: loss.detach() for name, loss in self.optimise(phase, batch).items()}
+            self._check_finite(phase)
+            self.log_dict({f"train/{name}": loss for name, loss in self.losses.items()}, batch_size=len(batch["id"]))
+        self.log("train/skipped", float(self.skipped), batch_size=1)
+        schedule.batches += 1
+        self.trainer.should_stop |= schedule.done
+
+    def _any_labelled(self, batch: Batch) -> bool:
+        labelled = (batch["mask"] != 255).any()
+        if self.trainer.world_size > 1:
+            # All ranks must take the same path, or the gradient exchange would wait for ever.
+            labelled = self.trainer.strategy.reduce(labelled.float(), reduce_op="sum") > 0
+        return bool(labelled)
+
+    def _freeze(self, phase: Phase) -> None:
+        """Freeze what the phase does not train: no gradient, and batch norm in evaluation."""
+        starts = self.schedule.at_phase_start
+        if starts:
+            self.enter_phase(phase)
+            # A new phase is a new problem: momentum of the last one would push its first steps.
+            for optimizer in self._optimizers().values():
+                if optimizer.param_groups[0]["momentary"]:
+                    optimizer.state.clear()
+        trained = self.trainable(phase.kind)
+        for name, part in self.parts().items():
+            if part.training != (name in trained):
+                part.train(name in trained)
+        if self._entered != phase.name:
+            for name, part in self.parts().items():
+                for parameter in _own_parameters(part):
+                    parameter.requires_grad_(name in trained)
+            log.info(
+                "phase %s: %d iterations, training %s",
+                phase.name,
+                phase.iterations,
+                ", ".join(sorted(trained)),
+            )
+            self._entered = phase.name
+
+    def _optimizers(self) -> dict[str, LightningOptimizer]:
+        optimizers = self.optimizers()
+        listed = optimizers if isinstance(optimizers, list) else [optimizers]
+        return {o.param_groups[0]["optimizer"]: o for o in listed}
+
+    def _set_rates(self, phase: Phase) -> None:
+        _, done = self.schedule.locate()
+        factor = (1 - done / phase.iterations) ** self.hparams["lr_power"]
+        rates = {}
+        for name, optimizer in self._optimizers().items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(group, phase.kind) * group["multiplier"] * (factor if group["poly"] else 1.0)
+            rates[f"lr/{name}"] = max(float(group["lr"]) for group in optimizer.param_groups)
+        self.log_dict(rates, batch_size=1)
+
+    def update(self, name: str, loss: Tensor) -> None:
+        """Backpropagate a loss, and step its optimiser where the batch completes an iteration.
+
+        Args:
+            name: The optimiser's name, as in its parameter groups.
+            loss: Scalar, the mean over the batch.
+        """
+        optimizer = self._optimizers()[name]
+        self.manual_backward(loss / self.schedule.accumulate)
+        if self.schedule.completes_iteration:
+            self._step(optimizer)
+
+    def _step(self, optimizer: LightningOptimizer) -> None:
+        if self.hparams["clip_norm"]:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.hparams["clip_norm"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _skip(self) -> None:
+        """Leave a batch out; what earlier batches of its iteration accumulated still counts."""
+        self.skipped += 1
+        if self.schedule.completes_iteration:
+            for optimizer in self._optimizers().values():
+                if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                    self._step(optimizer)
+
+    def _check_finite(self, phase: Phase) -> None:
+        values = torch.stack([loss.float() for loss in self.losses.values()])
+        if bool(torch.isfinite(values).all()):
+            return
+        bad = [f"{name} = {float(loss)}" for name, loss in self.losses.items() if not torch.isfinite(loss)]
+        raise UserError(
+            f"phase {phase.name}, iteration {self.schedule.locate()[1]}: {', '.join(bad)}: training diverged; the last "
+            "checkpoint is kept; resume from it with a smaller learning rate, or set clip_norm"
+        )
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep gradients: a validation may fall into a partly accumulated iteration."""
+
+    # -- evaluation -----------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, C, h, w) of images (N, 3, H, W) in [0, 255]."""
+        logits: Tensor = self.segmenter(images, self.hparams["seen_penalty"])
+        return logits
+
+    def _label(self, images: Tensor, size: tuple[int, int] | None) -> Tensor:
+        hp = self.hparams
+        if hp["resolution"] == "feature":
+            images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
+        scores = self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
+        if size is not None:
+            scores = resize_scores(scores, size)
+        return scores.argmax(dim=1)
+
+    def _evaluate(self, batch: Batch) -> None:
+        target = batch["mask"]
+        if self.hparams["resolution"] == "feature":
+            prediction = self._label(batch["image"], None)
+            target = shrink_mask(target, map_size(prediction))
+        else:
+            prediction = self._label(batch["image"], map_size(target))
+        self.metric.update(prediction, target)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch into the confusion matrix."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch into the confusion matrix."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/...``; unseen scores only where the validation set labels unseen classes."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/...`` and keep the scores."""
+        self.scores = self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> dict[str, Any]:
+        assert self.protocol is not None
+        scores: dict[str, Any] = self.metric.compute()
+        has_unseen = bool(self.metric.confusion[list(self.protocol.unseen)].sum()) if self.protocol.unseen else False
+        self.metric.reset()
+        self.log_dict(
+            {
+                f"{stage}/{name}": value
+                for name, value in scores.items()
+                if isinstance(value, float) and (has_unseen or stage == "test" or name.startswith("seen_"))
+            },
+        )
+        return scores
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Tensor]]:
+        """Return each image's id and its (H, W) uint8 map of the data set's own ids."""
+        assert self.protocol is not None
+        size = map_size(batch["image"])
+        labels = self._label(batch["image"], size)
+        own = torch.as_tensor(self.protocol.to_ids(), device=labels.device)[labels]
+        return list(zip(batch["id"], own.cpu(), strict=True))
+
+
+def _own_parameters(part: nn.Module) -> list[nn.Parameter]:
+    """Return a part's parameters but those of batch norm that the encoder keeps frozen for good."""
+    frozen: set[int] = set()
+    for module in part.modules():
+        if getattr(module, "freeze_batch_norm", False):
+            frozen |= {
+                id(p)
+                for m in module.modules()
+                if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                for p in m.parameters()
+            }
+    return [p for p in part.parameters() if id(p) not in frozen]
+
+
+def map_size(maps: Tensor) -> tuple[int, int]:
+    """Return the (height, width) of maps (..., height, width)."""
+    return maps.shape[-2], maps.shape[-1]
+
+
+def shrink_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a label map (N, H, W) int64 to `size` by nearest neighbour."""
+    return F.interpolate(mask.unsqueeze(1).float(), size, mode="nearest").squeeze(1).long()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this library, never running code in it.
+
+    Raises:
+        UserError: Not there, not readable as plain types and tensors, or not of this library.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint: {path} is not there: give the path of a .ckpt file that `fit` wrote")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
+    _stored(checkpoint, f"checkpoint: {path}")
+    return checkpoint
+
+
+def _stored(checkpoint: Any, what: str) -> dict[str, Any]:
+    stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(stored, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
+    if stored.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{what} has format {stored.get('format')}, this version reads {CHECKPOINT_FORMAT}: install the version "
+            "that wrote it"
+        )
+    return stored
+
+
+def _stored_protocol(checkpoint: dict[str, Any]) -> Protocol:
+    fields: Any = checkpoint[CHECKPOINT_KEY]["protocol"]
+    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Protocol(**plain)

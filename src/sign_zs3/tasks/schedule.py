@@ -1,0 +1,193 @@
+"""The schedule: phases counted in iterations, with a state that resumes in the middle of one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sign_zs3.errors import UserError
+
+KINDS = ("train", "generator", "transfer", "self_training")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    Attributes:
+        name: Unique; `kind`, with the round appended from the second round of self-training on.
+        kind: ``train``, ``generator``, ``transfer`` or ``self_training``.
+        iterations: Optimiser steps of each part that the phase trains.
+    """
+
+    name: str
+    kind: str
+    iterations: int
+
+
+class Schedule:
+    """Counts batches and iterations through a list of phases.
+
+    Args:
+        phases: In order.
+        accumulate: Batches whose gradients make one iteration.
+
+    Attributes:
+        batches: Batches done since the start; the one number that is the state.
+    """
+
+    def __init__(self, phases: Sequence[Phase], accumulate: int = 1) -> None:
+        self.phases = tuple(phases)
+        self.accumulate = accumulate
+        self.batches = 0
+
+    @classmethod
+    def build(
+        cls,
+        iterations: dict[str, int],
+        only: Sequence[str] | None = None,
+        rounds: int = 1,
+        accumulate: int = 1,
+    ) -> Schedule:
+        """Build the schedule of a task; phases of no iterations are left out.
+
+        Args:
+            iterations: Kind of phase -> iterations, in order.
+            only: Kinds to run; None runs all.
+            rounds: How often self-training is repeated with its teacher renewed.
+            accumulate: Batches per iteration.
+
+        Raises:
+            UserError: Unknown kinds, negative lengths, or nothing to run.
+        """
+        unknown = [kind for kind in only or () if kind not in iterations]
+        if unknown:
+            raise UserError(f"phases: found {unknown[0]!r}, expected a list of {', '.join(iterations)}")
+        for kind, count in iterations.items():
+            if count < 0:
+                raise UserError(f"{kind}_iterations: found {count}, expected 0 (leave the phase out) or more")
+        if rounds < 1 or accumulate < 1:
+            raise UserError(f"rounds and accumulate: found {rounds} and {accumulate}, expected at least 1 each")
+        phases = []
+        for kind, count in iterations.items():
+            if count == 0 or (only is not None and kind not in only):
+                continue
+            for turn in range(rounds if kind == "self_training" else 1):
+                phases.append(Phase(kind if turn == 0 else f"{kind}_{turn + 1}", kind, count))
+        if not phases:
+            raise UserError("phases: nothing to run, since every phase named has 0 iterations: set one of them above 0")
+        return cls(phases, accumulate)
+
+    @property
+    def iteration(self) -> int:
+        """Whole iterations done since the start."""
+        return self.batches // self.accumulate
+
+    @property
+    def micro(self) -> int:
+        """Batches done of an iteration that is not complete."""
+        return self.batches % self.accumulate
+
+    @property
+    def total(self) -> int:
+        """Iterations of all phases."""
+        return sum(phase.iterations for phase in self.phases)
+
+    @property
+    def total_batches(self) -> int:
+        """Batches of all phases."""
+        return self.total * self.accumulate
+
+    @property
+    def done(self) -> bool:
+        """Whether all phases are complete."""
+        return self.iteration >= self.total
+
+    def locate(self) -> tuple[int, int]:
+        """Return the index of the phase at hand and the iterations done in it (the last phase when done)."""
+        rest = self.iteration
+        for index, phase in enumerate(self.phases):
+            if rest < phase.iterations:
+                return index, rest
+            rest -= phase.iterations
+        return len(self.phases) - 1, self.phases[-1].iterations
+
+    @property
+    def phase(self) -> Phase:
+        """The phase at hand (the last one when done)."""
+        return self.phases[self.locate()[0]]
+
+    @property
+    def at_phase_start(self) -> bool:
+        """Whether the next batch is the first of a phase."""
+        return self.micro == 0 and self.locate()[1] == 0
+
+    @property
+    def completes_iteration(self) -> bool:
+        """Whether the batch at hand is the last of its iteration."""
+        return self.micro == self.accumulate - 1
+
+    def just_finished(self) -> Phase | None:
+        """Return the phase that the last batch completed, if it did."""
+        if self.micro or not self.batches:
+            return None
+        end = 0
+        for phase in self.phases:
+            end += phase.iterations
+            if self.iteration == end:
+                return phase
+        return None
+
+    def first_batch(self, kind: str) -> int | None:
+        """Return the number of the first batch of the first phase of a kind; None where there is none."""
+        start = 0
+        for phase in self.phases:
+            if phase.kind == kind:
+                return start * self.accumulate
+            start += phase.iterations
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain types."""
+        return {
+            "batches": self.batches,
+            "accumulate": self.accumulate,
+            "phases": [[phase.name, phase.kind, phase.iterations] for phase in self.phases],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state.
+
+        Raises:
+            UserError: The state belongs to other phases.
+        """
+        mine = self.state_dict()
+        for key in ("phases", "accumulate"):
+            if state[key] != mine[key]:
+                raise UserError(
+                    f"checkpoint: its {key} are {state[key]}, this run's are {mine[key]}: resume with the same "
+                    "schedule, or start a new run from its weights with init_from"
+                )
+        self.batches = int(state["batches"])
+
+
+@contextmanager
+def counted_randomness(device: torch.device, *counters: object) -> Iterator[None]:
+    """Draw random numbers as a function of counters alone, and leave the global generators as they were.
+
+    Nothing of a generator's state then needs to be stored for a resumed run to draw what a straight one draws.
+
+    Args:
+        device: Whose generator to seed beside the CPU's.
+        counters: What the numbers depend on, such as seed, iteration and rank.
+    """
+    digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+        yield

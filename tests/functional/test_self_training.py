@@ -1,0 +1,114 @@
+"""Annealed weights against eq. 17 as printed; the confident fraction against sorting."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sign_zs3.functional import annealed_weights, confident_fraction
+
+
+def example() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(3, 4, 5, generator=generator)
+    pseudo = torch.rand(3, 4, 5, generator=generator) > 0.4
+    return confidence, pseudo
+
+
+class TestAnnealedWeights:
+    @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+    def test_is_equation_17_computed_literally(self, temperature: float) -> None:
+        confidence, pseudo = example()
+        weights = annealed_weights(confidence, pseudo, temperature)
+        for image in range(3):
+            p = confidence[image][pseudo[image]].double()
+            softmax = (p / temperature).exp() / (p / temperature).exp().sum()
+            literal = softmax / softmax.max()  # Z makes the largest weight 1
+            torch.testing.assert_close(weights[image][pseudo[image]], literal.float())
+
+    def test_largest_weight_is_one_per_image(self) -> None:
+        confidence, pseudo = example()
+        weights = annealed_weights(confidence * torch.tensor([1.0, 0.5, 0.1]).view(3, 1, 1), pseudo, 0.1)
+        assert torch.equal(weights.masked_fill(~pseudo, 0).amax(dim=(1, 2)), torch.ones(3))
+        assert (weights > 0).all()
+
+    def test_labelled_pixels_weigh_one(self) -> None:
+        confidence, pseudo = example()
+        weights = annealed_weights(confidence, pseudo, 0.1)
+        assert (weights[~pseudo] == 1).all()
+        # Their confidence plays no part either.
+        other = confidence.masked_fill(~pseudo, 100.0)
+        assert torch.equal(annealed_weights(other, pseudo, 0.1), weights)
+
+    def test_images_do_not_see_each_other(self) -> None:
+        confidence, pseudo = example()
+        alone = torch.cat([annealed_weights(confidence[[i]], pseudo[[i]], 0.5) for i in range(3)])
+        assert torch.equal(annealed_weights(confidence, pseudo, 0.5), alone)
+
+    def test_infinite_temperature_weighs_all_alike(self) -> None:
+        confidence, pseudo = example()
+        assert torch.equal(annealed_weights(confidence, pseudo, math.inf), torch.ones(3, 4, 5))
+
+    def test_low_temperature_keeps_the_most_confident(self) -> None:
+        confidence, pseudo = example()
+        weights = annealed_weights(confidence, pseudo, 1e-6)
+        assert weights.masked_fill(~pseudo, 0).sum(dim=(1, 2)).tolist() == [1, 1, 1]
+
+    def test_weights_follow_confidence(self) -> None:
+        confidence, pseudo = torch.tensor([[[0.2, 0.5, 0.9]]]), torch.ones(1, 1, 3, dtype=torch.bool)
+        weights = annealed_weights(confidence, pseudo, 2.0)
+        torch.testing.assert_close(weights, torch.exp(torch.tensor([[[-0.35, -0.2, 0.0]]])))
+
+    def test_no_pseudo_pixel_gives_ones(self) -> None:
+        confidence, pseudo = example()
+        pseudo[1] = False
+        assert torch.equal(annealed_weights(confidence, pseudo, 0.5)[1], torch.ones(4, 5))
+
+    def test_half_precision(self) -> None:
+        confidence, pseudo = example()
+        weights = annealed_weights(confidence.half(), pseudo, 0.5)
+        assert weights.dtype == torch.float32
+
+    @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+    def test_temperature_must_be_positive(self, temperature: float) -> None:
+        with pytest.raises(ValueError, match="temperature"):
+            annealed_weights(*example(), temperature)
+
+    def test_shapes_must_fit(self) -> None:
+        with pytest.raises(ValueError, match="one shape"):
+            annealed_weights(torch.rand(1, 2, 2), torch.ones(1, 2, 3, dtype=torch.bool), 1.0)
+
+
+class TestConfidentFraction:
+    @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+    def test_takes_the_most_confident_of_each_image(self, fraction: float) -> None:
+        confidence, pseudo = example()
+        chosen = confident_fraction(confidence, pseudo, fraction)
+        assert chosen.dtype == torch.bool
+        assert not (chosen & ~pseudo).any()
+        for image in range(3):
+            values = sorted(confidence[image][pseudo[image]].tolist(), reverse=True)
+            assert int(chosen[image].sum()) == round(fraction * len(values))
+            kept = sorted(confidence[image][chosen[image]].tolist(), reverse=True)
+            assert kept == values[: len(kept)]
+
+    def test_ends(self) -> None:
+        confidence, pseudo = example()
+        assert torch.equal(confident_fraction(confidence, pseudo, 1.0), pseudo)
+        assert not confident_fraction(confidence, pseudo, 0.0).any()
+
+    def test_ties_are_broken_by_position(self) -> None:
+        pseudo = torch.tensor([[[False, True, True, True, True]]])
+        chosen = confident_fraction(torch.full((1, 1, 5), 0.5), pseudo, 0.5)
+        assert chosen.tolist() == [[[False, True, True, False, False]]]
+
+    def test_no_pseudo_pixel(self) -> None:
+        confidence, pseudo = example()
+        assert not confident_fraction(confidence, torch.zeros_like(pseudo), 0.75).any()
+
+    @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
+    def test_fraction_must_be_one(self, fraction: float) -> None:
+        with pytest.raises(ValueError, match="fraction"):
+            confident_fraction(*example(), fraction)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sign_zs3 import UserError
+from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, Segmenter, SpatialInformationModule
+from sign_zs3.models.segmenter import resize_scores
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    encoder = Encoder("small", feature_dim=16, dilations=(1, 2))
+    return Segmenter(encoder, SpatialInformationModule(16, heads=2), Classifier(16, 5), num_seen=3).eval()
+
+
+def test_published_generator() -> None:
+    generator = Generator()
+    assert sum(p.numel() for p in generator.parameters()) == 4_720_088
+    rates = [m.p for m in generator.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates == [0.1, 0.1, 0.3, 0.5, 0.5]
+
+
+def test_generator_treats_each_pixel_alone() -> None:
+    torch.manual_seed(0)
+    generator = Generator(6, 4, 8).eval()
+    vectors, latent = torch.randn(2, 6, 3, 5), torch.randn(2, 4, 3, 5)
+    out = generator(vectors, latent)
+    assert out.shape == (2, 8, 3, 5)
+    assert bool(((out > 0) & (out < 1)).all())
+    torch.testing.assert_close(out[1:, :, 2:, 3:4], generator(vectors[1:, :, 2:, 3:4], latent[1:, :, 2:, 3:4]))
+
+
+def test_generator_refuses_rates_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="2 rates for 1 hidden layers"):
+        Generator(6, 4, 8, hidden=[10], dropout=[0.1, 0.2])
+
+
+def test_discriminator_gives_one_logit_a_pixel() -> None:
+    assert Discriminator(8, 16)(torch.rand(2, 8, 3, 5)).shape == (2, 1, 3, 5)
+
+
+def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:
+    images = torch.randint(0, 256, (2, 3, 16, 20), dtype=torch.uint8)
+    logits = segmenter(images)
+    assert logits.shape == (2, 5, 4, 5)
+    assert bool((logits[:, 3:] == -math.inf).all())
+    resized = resize_scores(logits, (16, 20))
+    assert not bool(resized.isnan().any())
+    assert int(resized.argmax(1).max()) < 3
+    segmenter.known.fill_(True)
+    assert bool(segmenter(images).isfinite().all())
+
+
+def test_normalisation_is_that_of_torchvision(segmenter: Segmenter) -> None:
+    from torchvision.transforms.functional import normalize
+
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    want = normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(segmenter.normalise(images), want)
+
+
+def test_seen_penalty_moves_seen_logits_alone(segmenter: Segmenter) -> None:
+    segmenter.known.fill_(True)
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    difference = segmenter(images) - segmenter(images, seen_penalty=0.5)
+    torch.testing.assert_close(difference[:, :3], torch.full_like(difference[:, :3], 0.5))
+    torch.testing.assert_close(difference[:, 3:], torch.zeros_like(difference[:, 3:]))
+
+
+def test_flipped_scores_of_the_mirror_image_are_the_mirrored_scores(segmenter: Segmenter) -> None:
+    segmenter.known.fill_(True)
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    scores = segmenter.scores(images, flip=True)
+    torch.testing.assert_close(segmenter.scores(images.flip(-1), flip=True), scores.flip(-1))
+    torch.testing.assert_close(scores.sum(1), torch.ones(1, 4, 4))
+    scaled = segmenter.scores(images, scales=(1.0, 2.0))
+    want = segmenter(images).softmax(1)
+    assert scaled.shape == want.shape
+    assert not torch.allclose(scaled, want)
+
+
+def test_predict_takes_path_picture_array_and_tensor(segmenter: Segmenter, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (13, 18, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    segmenter.train()
+    maps = [
+        segmenter.predict(image)
+        for image in (str(tmp_path / "x.png"), Image.fromarray(array), array, torch.from_numpy(array).permute(2, 0, 1))
+    ]
+    assert segmenter.training
+    assert maps[0].shape == (13, 18)
+    assert all(torch.equal(m, maps[0]) for m in maps)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"bad\.png: cannot be read"):
+        segmenter.predict(tmp_path / "bad.png")
+    with pytest.raises(UserError, match=r"expected \(H, W, 3\) of uint8"):
+        segmenter.predict(array[..., 0])

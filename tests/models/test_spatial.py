@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+
+from sign_zs3.models import SpatialInformationModule
+from sign_zs3.models.spatial import Encoding, Position
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "published"),
+    [("conv", 5.25e6), ("attention", 5.24e6), ("self_attention", 4.60e6), ("multihead", 4.86e6)],
+)
+def test_parameter_counts_of_table_2(encoding: Encoding, published: float) -> None:
+    module = SpatialInformationModule(600, encoding)
+    own = count(module.encoding)
+    if encoding == "attention":
+        own += count(module.mu) + count(module.logvar)
+    assert own == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+@pytest.mark.parametrize("position", get_args(Position))
+@pytest.mark.parametrize("size", [(1, 1), (5, 9)])
+def test_any_size_and_range(encoding: Encoding, position: Position, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    module = SpatialInformationModule(24, encoding, position, train_size=(4, 4), heads=4)
+    out = module(torch.randn(2, 24, *size), sample=False)
+    assert all(x.shape == (2, 24, *size) for x in out)
+    assert bool(((out.features > 0) & (out.features < 1)).all())
+    torch.testing.assert_close(out.latent, out.mu)
+
+
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+def test_zeroed_last_projection_is_the_identity_branch(encoding: Encoding) -> None:
+    torch.manual_seed(0)
+    module = SpatialInformationModule(24, encoding, heads=4)
+    nn.init.zeros_(module.encoding.last.weight)  # type: ignore[union-attr, arg-type]
+    x = torch.randn(2, 24, 3, 4)
+    features = module(x, sample=False).features
+    # z = mu = 0 at the start, so the gate is sigmoid(0) = 1/2.
+    torch.testing.assert_close(features, torch.sigmoid(1.5 * x))
+
+
+@pytest.mark.parametrize("encoding", ["multihead", "self_attention"])
+def test_attention_stays_within_an_image(encoding: Encoding) -> None:
+    torch.manual_seed(0)
+    module = SpatialInformationModule(24, encoding, heads=4).eval()
+    x = torch.randn(3, 24, 4, 5)
+    torch.testing.assert_close(module(x).features[1:2], module(x[1:2]).features)
+    moved = x.clone()
+    moved[0] += 1
+    torch.testing.assert_close(module(moved).features[1:], module(x).features[1:])
+
+
+@pytest.mark.parametrize("encoding", ["multihead", "self_attention"])
+def test_attention_without_positions_permutes_with_its_pixels(encoding: Encoding) -> None:
+    torch.manual_seed(0)
+    bare = SpatialInformationModule(24, encoding, "none", heads=4).eval()
+    x = torch.randn(1, 24, 4, 4)
+    torch.testing.assert_close(bare(x.flip(-1)).features, bare(x).features.flip(-1))
+    placed = SpatialInformationModule(24, encoding, "relative", heads=4).eval()
+    assert not torch.allclose(placed(x.flip(-1)).features, placed(x).features.flip(-1))
+
+
+def test_heads_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    encoding: Any = SpatialInformationModule(24, "multihead", heads=4).encoding
+    attention = encoding.attentions[0]
+    width = attention.project_in.in_features
+    oracle = nn.MultiheadAttention(width, 4, batch_first=True)
+    oracle.in_proj_weight.data, oracle.in_proj_bias.data = attention.project_in.weight, attention.project_in.bias
+    oracle.out_proj.weight.data, oracle.out_proj.bias.data = attention.project_out.weight, attention.project_out.bias
+    x = torch.randn(2, 6, width)
+    torch.testing.assert_close(attention(x), oracle(x, x, x, need_weights=False)[0])
+
+
+def test_sampled_latent_has_the_mean_and_deviation_it_says() -> None:
+    torch.manual_seed(0)
+    module = SpatialInformationModule(8, "conv")
+    nn.init.constant_(module.mu.bias, 2.0)  # type: ignore[arg-type]
+    nn.init.constant_(module.logvar.bias, -1.0)  # type: ignore[arg-type]
+    latent = module(torch.randn(4, 8, 40, 40), sample=True).latent.detach()
+    assert float(latent.mean()) == pytest.approx(2.0, abs=0.02)
+    assert float(latent.std()) == pytest.approx(0.6065, abs=0.02)
+
+
+def test_window_sees_its_place_in_the_whole() -> None:
+    module = SpatialInformationModule(24, "conv")
+    whole = module.position_map(8, 10)
+    torch.testing.assert_close(module.position_map(3, 4, (2, 5), (8, 10)), whole[:, 2:5, 5:9])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoding": "dense"}, "expected multihead"),
+        ({"position": "polar"}, "expected relative"),
+        ({"position": "interpolated"}, "needs train_size"),
+        ({"feature_dim": 26}, "multiple of 4"),
+        ({"width": 30, "heads": 8}, "multiple of heads"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpatialInformationModule(**({"feature_dim": 24} | options))  # type: ignore[arg-type]

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_zs3 import SIGNModule, UserError
+from sign_zs3.callbacks import ScheduleCheckpoint
+from sign_zs3.data.datasets.shapes import ShapesDataset
+from sign_zs3.tasks import ZeroShotTask
+from tests.conftest import Fit, quiet_trainer, tiny_data, tiny_model
+
+State = dict[str, Tensor]
+
+
+def same(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def state_of(module: torch.nn.Module) -> State:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+class Watch(pl.Callback):
+    """Keep every part's state from before and after each phase."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, list[dict[str, State]]] = {}
+
+    def _note(self, model: ZeroShotTask, phase: str) -> None:
+        self.states.setdefault(phase, []).append({name: state_of(part) for name, part in model.parts().items()})
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if pl_module.schedule.at_phase_start:
+            self._note(pl_module, pl_module.schedule.phase.name)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if finished := pl_module.schedule.just_finished():
+            self._note(pl_module, finished.name)
+
+
+class StopAt(pl.Callback):
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        trainer.should_stop |= pl_module.schedule.batches == self.batches
+
+
+def test_frozen_parts_are_bit_equal_and_trained_ones_move(fit: Fit) -> None:
+    watch = Watch()
+    model = fit(watch)
+    assert list(watch.states) == ["train", "generator", "transfer", "self_training"]
+    for name, (before, after) in watch.states.items():
+        trained = model.trainable(name)
+        for part in model.parts():
+            assert same(before[part], after[part]) is (part not in trained), f"{part} in {name}"
+
+
+@pytest.mark.parametrize("pixels", ["ignore", "drop"])
+@pytest.mark.parametrize("change", ["permute", "erase"])
+def test_no_unseen_label_reaches_any_weight(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, change: str, pixels: str
+) -> None:
+    data = {"unseen_pixels": pixels, "train_size": 40}
+    straight = fit(data=data)
+    read = ShapesDataset.read
+    ids = [straight.protocol.ids[c] for c in straight.protocol.unseen]  # type: ignore[union-attr]
+
+    def altered(self: ShapesDataset, index: int) -> tuple[Any, Any]:
+        image, mask = read(self, index)
+        table = np.arange(256, dtype=np.uint8)
+        table[ids] = np.roll(ids, 1) if change == "permute" else 0
+        # Where images are dropped for holding unseen pixels, one such pixel must stay to say so.
+        changed = table[mask]
+        if pixels == "drop" and change == "erase" and np.isin(mask, ids).any():
+            changed[tuple(np.argwhere(np.isin(mask, ids))[0])] = ids[0]
+        return image, changed
+
+    monkeypatch.setattr(ShapesDataset, "read", altered)
+    assert same(state_of(fit(data=data)), state_of(straight))
+
+
+def test_same_seed_same_weights(fit: Fit) -> None:
+    first, second, other = fit(), fit(), fit(seed=1)
+    assert same(state_of(first), state_of(second))
+    assert not torch.equal(first.segmenter.classifier.projection.weight, other.segmenter.classifier.projection.weight)
+
+
+def test_workers_change_nothing(fit: Fit) -> None:
+    assert same(state_of(fit(data={"num_workers": 2})), state_of(fit()))
+
+
+@pytest.mark.parametrize(("stop", "accumulate"), [(1, 1), (3, 1), (4, 1), (6, 1), (8, 1), (10, 1), (3, 2), (17, 2)])
+def test_stopped_and_resumed_run_ends_in_the_same_weights(fit: Fit, tmp_path: Path, stop: int, accumulate: int) -> None:
+    options = {"accumulate": accumulate, "rounds": 1}
+    straight = fit(**options)
+    stopped = fit(ScheduleCheckpoint(), StopAt(stop), **options)
+    assert stopped.schedule.batches == stop
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    resumed = fit(ScheduleCheckpoint(), ckpt_path=path, **options)
+    assert resumed.schedule.done
+    assert same(state_of(resumed), state_of(straight))
+
+
+def test_validation_between_accumulated_batches_changes_nothing(fit: Fit) -> None:
+    straight = fit(accumulate=2)
+    checked = fit(
+        accumulate=2, trainer={"limit_val_batches": 1, "val_check_interval": 3, "check_val_every_n_epoch": None}
+    )
+    assert same(state_of(checked), state_of(straight))
+
+
+def test_accumulated_gradients_are_averaged(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slope(self: SIGNModule, phase: Any, batch: Any) -> dict[str, Tensor]:
+        with self.toggled_optimizer(self._optimizers()["segmenter"]):
+            loss = self.segmenter.classifier.projection.weight.sum() * (1.0 + self.schedule.batches)
+            self.update("segmenter", loss)
+        return {"loss": loss}
+
+    monkeypatch.setattr(SIGNModule, "optimise", slope)
+    options = {"phases": ["train"], "train_iterations": 1, "lr": 0.5, "weight_decay": 0.0}
+    start = built(tiny_model()).segmenter.classifier.projection.weight
+    moved = fit(accumulate=3, **options).segmenter.classifier.projection.weight
+    # slopes 1, 2 and 3; the classifier's rate is ten times lr
+    torch.testing.assert_close(moved, start - 10 * 0.5 * 2.0)
+
+
+def test_training_step_leaves_unseen_rows_to_weight_decay(fit: Fit) -> None:
+    model = fit(phases=["train"], weight_decay=0.0)
+    fresh = built(tiny_model(weight_decay=0.0))
+    rows = list(model.protocol.unseen)  # type: ignore[union-attr]
+    weight, start = (m.segmenter.classifier.projection.weight for m in (model, fresh))
+    assert torch.equal(weight[rows], start[rows])
+    assert not torch.equal(weight, start)
+    assert not bool(model.segmenter.known[rows].any())
+
+
+def test_transfer_teaches_unseen_classes(fit: Fit) -> None:
+    model = fit(phases=["train", "transfer"])
+    assert bool(model.segmenter.known.all())
+    start = built(tiny_model()).segmenter.classifier.projection.weight
+    rows = list(model.protocol.unseen)  # type: ignore[union-attr]
+    assert not torch.equal(model.segmenter.classifier.projection.weight[rows], start[rows])
+
+
+@pytest.mark.parametrize("options", [{"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"layout": "region"},
+                                     {"adversarial": "l1"}, {"clip_norm": 0.1}, {"rounds": 2}, {"center_vectors": True},
+                                     {"bandwidths": [1.0], "mmd_root": False}])  # fmt: skip
+def test_options_change_the_result_and_stay_finite(fit: Fit, options: dict[str, Any]) -> None:
+    model = fit(**options)
+    assert model.schedule.done
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values() if value.is_floating_point())
+    assert not same(state_of(model), state_of(fit()))
+
+
+def built(model: SIGNModule) -> SIGNModule:
+    data = tiny_data()
+    data.setup("fit")
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    model.trainer.datamodule = data  # type: ignore[attr-defined]
+    model.setup("validate")
+    return model
+
+
+def a_batch(start: int = 0) -> dict[str, Any]:
+    data = tiny_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    loader.load_state_dict({"position": start})
+    return next(iter(loader))
+
+
+def test_pseudo_labels_are_the_best_unseen_class_of_ignored_pixels() -> None:
+    model = built(tiny_model())
+    model.segmenter.known.fill_(True)
+    model._make_teacher()
+    batch = a_batch()
+    batch["valid"][:, :5] = False
+    labels, confidence, pseudo = model.pseudo_labels(batch)
+    logits = F.interpolate(model.teacher(batch["image"]), (32, 32), mode="bilinear", align_corners=False)  # type: ignore[misc]
+    first = model.protocol.num_seen  # type: ignore[union-attr]
+    assert torch.equal(labels, logits[:, first:].argmax(1) + first)
+    torch.testing.assert_close(confidence, logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1).detach())
+    assert torch.equal(pseudo, (batch["mask"] == 255) & batch["valid"])
+    everything = built(tiny_model(pseudo_classes="all"))
+    everything.segmenter.load_state_dict(model.segmenter.state_dict())
+    everything._make_teacher()
+    assert torch.equal(everything.pseudo_labels(batch)[0], logits.argmax(1))
+
+
+def test_weight_zero_on_pseudo_labels_is_supervised_training(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sign_zs3.tasks.sign as sign
+
+    monkeypatch.setattr(sign, "annealed_weights", lambda confidence, pseudo, temperature: (~pseudo).float())
+    plain = fit(rounds=1)
+    monkeypatch.setattr(SIGNModule, "pseudo_labels", lambda self, batch: (
+        batch["mask"], torch.zeros(batch["mask"].shape), torch.zeros_like(batch["valid"])))  # fmt: skip
+    assert same(state_of(plain.segmenter), state_of(fit(rounds=1).segmenter))
+
+
+def test_random_labels_follow_the_odds() -> None:
+    model = built(tiny_model(unseen_odds=10.0))
+    torch.manual_seed(0)
+    counts = torch.bincount(model.random_labels(20, 64, 64).flatten(), minlength=model.protocol.num_classes).double()  # type: ignore[union-attr]
+    seen = model.protocol.num_seen  # type: ignore[union-attr]
+    assert float(counts[seen:].mean() / counts[:seen].mean()) == pytest.approx(10, rel=0.05)
+    regions = built(tiny_model(layout="region")).random_labels(2, 32, 32)
+    blocks = regions.view(2, 8, 4, 8, 4)
+    assert bool((blocks == blocks[:, :, :1, :, :1]).all())
+
+
+def test_rates_follow_the_published_multipliers() -> None:
+    model = built(tiny_model(lr=1.0, lr_transfer=0.5))
+    sgd, discriminator, generator = model.configure_optimizers()
+    assert [g["multiplier"] for g in sgd.param_groups] == [1, 5, 10, 20]
+    assert [g["weight_decay"] for g in sgd.param_groups] == [5e-4, 5e-4, 5e-4, 0]
+    assert model.rate(sgd.param_groups[0], "train") == 1.0
+    assert model.rate(sgd.param_groups[0], "transfer") == 0.5
+    assert (model.rate(discriminator.param_groups[0], "train"), model.rate(generator.param_groups[0], "train")) == (
+        2.5e-4,
+        2e-4,
+    )
+    listed = [id(p) for o in (sgd, discriminator, generator) for g in o.param_groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+
+
+def test_checkpoint_alone_is_enough(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = ScheduleCheckpoint()
+    model = fit(checkpoint).eval()
+    assert list(checkpoint.phase_files) == ["train", "generator", "transfer", "self_training"]
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    torch.load(path, weights_only=True)
+    loaded = SIGNModule.load_from_checkpoint(path).eval()
+    assert loaded.protocol == model.protocol
+    image = torch.randint(0, 256, (3, 20, 31), dtype=torch.uint8)
+    assert torch.equal(loaded.segmenter.predict(image), model.segmenter.predict(image))
+    assert torch.equal(loaded.class_vectors, model.class_vectors)
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "generator.ckpt", "last.ckpt", "self_training.ckpt", "train.ckpt", "transfer.ckpt",
+    ]  # fmt: skip
+
+
+def test_later_phases_start_from_given_weights(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = ScheduleCheckpoint()
+    straight = fit(checkpoint, self_training="none")
+    alone = fit(phases=["self_training"], init_from=checkpoint.phase_files["transfer"])
+    assert alone.schedule.done
+    assert not same(state_of(alone.segmenter), state_of(straight.segmenter))
+    fresh = tiny_model(phases=["self_training"], init_from=checkpoint.phase_files["transfer"])
+    quiet_trainer(tmp_path, StopAt(0), limit_train_batches=0).fit(fresh, tiny_data())
+    assert same(state_of(fresh.segmenter), state_of(straight.segmenter))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = ScheduleCheckpoint()
+    fit(checkpoint, phases=["train"])
+    path = checkpoint.phase_files["train"]
+    with pytest.raises(UserError, match="never taught the unseen classes"):
+        fit(phases=["self_training"], init_from=path)
+    with pytest.raises(UserError, match="use the data and split that the checkpoint was trained with"):
+        fit(init_from=path, data={"unseen": ["red circle"]})
+    with pytest.raises(UserError, match="use the data and split that the checkpoint was trained with"):
+        fit(ckpt_path=path, phases=["train"], data={"unseen": ["red circle"]})
+    with pytest.raises(UserError, match="resume with the same schedule"):
+        fit(ckpt_path=path)
+    with pytest.raises(UserError, match=r"holds \(.*\) for .*, this model expects"):
+        fit(init_from=path, feature_dim=32)
+    with pytest.raises(UserError, match=r"none\.ckpt is not there"):
+        fit(init_from=str(tmp_path / "none.ckpt"))
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(UserError, match=r"text\.ckpt cannot be read"):
+        fit(init_from=str(tmp_path / "text.ckpt"))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"is not of sign-zs3"):
+        fit(init_from=str(tmp_path / "other.ckpt"))
+
+
+def test_vectors_of_another_width_are_refused(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = ScheduleCheckpoint()
+    model = fit(checkpoint, phases=["train"])
+    assert model.protocol is not None
+    names = np.array(model.protocol.classes)
+    np.savez(
+        tmp_path / "v.npz", names=names, source=np.random.default_rng(0).normal(size=(len(names), 7)).astype(np.float32)
+    )
+    for options in ({"init_from": checkpoint.phase_files["train"]}, {"ckpt_path": checkpoint.phase_files["train"]}):
+        with pytest.raises(UserError, match="vectors"):
+            fit(vectors=str(tmp_path / "v.npz"), phases=["train"], **options)
+
+
+def test_a_diverging_run_names_phase_iteration_and_loss(fit: Fit, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"phase train, iteration \d+: .*loss_\w+ = (nan|inf).*diverged"):
+        fit(ScheduleCheckpoint(every=1), lr=1e18, train_iterations=20)
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (
+        all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
+        or kept["sign_zs3"]["schedule"]["batches"] > 0
+    )
+
+
+def test_batches_without_labels_are_skipped_and_counted(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ShapesDataset.read
+
+    def unlabelled(self: ShapesDataset, index: int) -> tuple[Any, Any]:
+        image, mask = read(self, index)
+        return image, np.zeros_like(mask)
+
+    monkeypatch.setattr(ShapesDataset, "read", unlabelled)
+    model = fit(phases=["train"])
+    assert model.skipped == 3
+    assert same(state_of(model.segmenter), state_of(built(tiny_model()).segmenter))
+
+
+def test_needs_a_data_module_with_classes(tmp_path: Path) -> None:
+    loader: Any = torch.utils.data.DataLoader([0])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="found no data module"):
+        quiet_trainer(tmp_path).test(tiny_model(), loader)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("temperature", 0.0), ("top_fraction", 1.5), ("unseen_odds", -1.0), ("phases", ["x"])]
+)
+def test_bad_options_are_named(option: str, value: Any) -> None:
+    with pytest.raises(UserError, match=option):
+        tiny_model(**{option: value})
+
+
+def test_half_precision_needs_bfloat16(fit: Fit) -> None:
+    model = fit(trainer={"precision": "bf16-mixed"})
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(math.isfinite(float(loss)) for loss in model.losses.values())
+
+
+def evaluated(model: SIGNModule, tmp_path: Path, change: Callable[[SIGNModule], None] | None = None) -> dict[str, Any]:
+    model = copy.deepcopy(model)
+    if change:
+        change(model)
+    quiet_trainer(tmp_path).test(model, tiny_data(), verbose=False)
+    return model.scores
+
+
+def test_test_scores_are_those_of_the_predicted_maps(fit: Fit, tmp_path: Path) -> None:
+    model = fit()
+    scores = evaluated(model, tmp_path)
+    data = tiny_data()
+    data.setup("test")
+    assert data.test_set is not None
+    hits, union = np.zeros(22), np.zeros(22)
+    for index in range(len(data.test_set)):
+        sample = data.test_set[index]
+        target, got = sample["mask"].numpy(), model.segmenter.predict(sample["image"]).numpy()
+        counted = target != 255
+        for c in range(22):
+            a, b = (target == c) & counted, (got == c) & counted
+            hits[c] += (a & b).sum()
+            union[c] += (a | b).sum()
+    for name, hit, all_ in zip(model.protocol.classes, hits, union, strict=True):  # type: ignore[union-attr]
+        got_iou = scores["per_class"][name]
+        assert math.isnan(got_iou) if all_ == 0 else got_iou == pytest.approx(hit / all_)
+
+
+def test_evaluation_options(fit: Fit, tmp_path: Path) -> None:
+    model = fit()
+    plain = evaluated(model, tmp_path)
+
+    def set_options(**options: Any) -> Callable[[SIGNModule], None]:
+        return lambda m: m.hparams.update(options)
+
+    low, high = (evaluated(model, tmp_path, set_options(seen_penalty=p)) for p in (-100.0, 100.0))
+    assert low["unseen_miou"] == 0.0
+    assert high["seen_miou"] == 0.0
+    for options in ({"flip": True}, {"scales": [1.0, 1.5]}, {"resolution": "feature"}):
+        assert evaluated(model, tmp_path, set_options(**options))["per_class"] != plain["per_class"]
