@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
@@ -23,6 +25,13 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = "Generalised zero-shot semantic segmentation: fit, validate, test, predict. --debug shows tracebacks."
 # What a checkpoint leaves open: these change how it is read, not what it is.
+# One epoch is the whole schedule, so validation is by batches; the closing table tells more than a model summary.
+TRAINER_DEFAULTS = {
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
 
 
@@ -37,12 +46,15 @@ class ZeroShotCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"max_epochs": -1, "accelerator": "auto", "check_val_every_n_epoch": None},
+            trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"description": DESCRIPTION},
-            args=args,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments given to `main`, which may come from the process or from a caller."""
+        self.config = parser.parse_args(self.arguments)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint options, and one seed for model and data."""
@@ -78,7 +90,10 @@ class ZeroShotCLI(LightningCLI):
                 config["model"][name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the progress bar and the prediction writer."""
+        """Add the progress bar and the prediction writer; log to a CSV file unless told otherwise."""
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") is None and "logger" not in kwargs:
+            kwargs["logger"] = CSVLogger(config.get("default_root_dir") or "runs", name="")
         trainer = super().instantiate_trainer(**kwargs)
         bars = [c for c in trainer.callbacks if isinstance(c, ScheduleProgressBar)]  # type: ignore[attr-defined]
         if trainer.progress_bar_callback is not None and not bars:
@@ -156,11 +171,19 @@ def main(args: list[str] | None = None) -> int:
     """
     # albumentations asks a server for updates when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Lightning 2.6 calls jsonargparse 4.49 and later by old names; a user can do nothing about it.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [arg for arg in given if arg != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sign_zs3").setLevel(logging.INFO)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Hints on Lightning's own code and on speed, which a user of this program can do nothing about.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
     try:
         ZeroShotCLI(given)
     except SIGTERMException:

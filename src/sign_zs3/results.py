@@ -53,11 +53,11 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{protocol.dataset}, split {protocol.split}: IoU on test images, %")
-    table.add_column("class")
+    table = Table(title=f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %")
+    table.add_column("class", no_wrap=True)
     table.add_column("split")
     for name in phases:
-        table.add_column(f"after {name}", justify="right")
+        table.add_column(name, justify="right")
     for index, name in enumerate(protocol.classes):
         unseen = index >= protocol.num_seen
         values = [_percent(scores["per_class"][name]) for scores in phases.values()]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from sign_zs3.cli import main
+from tests.conftest import TINY
+
+DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    content = {
+        "trainer": {"default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu"},
+        "data": {"class_path": "ShapesDataModule", "init_args": DATA},
+        "model": TINY,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return str(tmp_path / "tiny.yaml")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_fit_ends_with_table_results_and_pictures(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", config, "--seed_everything", "3"]) == 0
+    run = tmp_path / "runs" / "version_0"
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.yaml", "hparams.yaml", "metrics.csv", "panel.png", "results.json",
+    ]  # fmt: skip
+    found = results(run)
+    assert (found["format"], found["dataset"], found["method"], found["seed"]) == (1, "shapes", "SIGN", 3)
+    assert list(found["phases"]) == ["train", "generator", "transfer", "self_training"]
+    assert found["final"] == "self_training"
+    assert found["test"] == found["phases"]["self_training"]
+    assert len(found["test"]["per_class"]) == 22
+    assert 0 <= found["test"]["harmonic_miou"] <= 1
+    out = capsys.readouterr().out
+    for text in ("red square", "unseen", "harmonic mIoU", "transfer", "panel.png"):
+        assert text in out
+    with Image.open(run / "panel.png") as panel:
+        assert panel.width > 500
+    hparams = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert hparams["seed"] == 3
+
+    # the same program reads its checkpoint back: same figures, no other option than the data
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert main(["test", "--config", config, "--ckpt_path", checkpoint]) == 0
+    assert results(tmp_path / "runs" / "version_1")["test"] == found["test"]
+    assert main(["validate", "--config", config, "--ckpt_path", checkpoint]) == 0
+    assert main(["predict", "--config", config, "--ckpt_path", checkpoint]) == 0
+    written = sorted((tmp_path / "runs" / "version_3" / "predictions").iterdir())
+    assert [path.name for path in written] == [f"test-0000{i}.png" for i in range(4)]
+    with Image.open(written[0]) as predicted:
+        assert predicted.size == (32, 32)
+        assert set(predicted.tobytes()) <= set(range(1, 23))
+
+
+def test_options_of_inference_are_open_and_others_are_not(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", config, "--model.phases", "[train]"]) == 0
+    checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "train.ckpt")
+    test = ["test", "--config", config, "--ckpt_path", checkpoint]
+    assert main([*test, "--model.flip", "true"]) == 0
+    assert main([*test, "--model.temperature", "1"]) == 1
+    error = last_line(capsys.readouterr().err)
+    assert re.search(r"--model.temperature: found 1.0, but the checkpoint .* was trained with 2.0", error)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.vectors", "none.npz"], "none.npz"),
+        (["--model.phases", "[polish]"], "phases: found 'polish'"),
+        (["--model.backbone", "resnet19"], "did you mean 'resnet1"),
+        (["--data.unseen", "[red squar]"], "red squar"),
+        (["--data.batch_size", "0"], "batch_size"),
+        (["--ckpt_path", "none.ckpt"], "none.ckpt is not there"),
+        (["--ckpt_path", "last"], "found no checkpoints/last.ckpt below"),
+        (["--model.lr", "1e18", "--model.train_iterations", "20"], "phase train, iteration"),
+        (["--model.lr", "1e18", "--model.init_from", "none.ckpt"], "none.ckpt is not there"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["fit", "--config", config, *options]) == 1
+    out, err = capsys.readouterr()
+    assert message in last_line(err)
+    assert last_line(err).startswith("error: ")
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.glob("**/results.json"))
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_missing_data_is_named_before_weights_are_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("weights were fetched"))
+    root = Path(__file__).parents[1]
+    arguments = ["--data.root", str(tmp_path / "nowhere"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", str(root / "experiments" / "voc.yaml"), *arguments]) == 1
+    assert "nowhere" in last_line(capsys.readouterr().err)
+
+
+def test_usage_errors_exit_with_2(config: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", config, "--model.no_such_option", "1"])
+    assert stopped.value.code == 2
+
+
+def test_debug_shows_the_traceback(config: str) -> None:
+    with pytest.raises(ValueError, match="polish"):
+        main(["fit", "--config", config, "--model.phases", "[polish]", "--debug"])
+
+
+def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sign_zs3", *arguments], text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
+    )  # fmt: skip
+
+
+def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(config: str, tmp_path: Path) -> None:
+    long = ["--model.transfer_iterations", "60"]
+    assert main(["fit", "--config", config, *long, "--trainer.default_root_dir", str(tmp_path / "straight")]) == 0
+    stopped = run("fit", "--config", config, *long)
+    log = tmp_path / "runs" / "version_0" / "checkpoints" / "generator.ckpt"
+    deadline = time.monotonic() + 120
+    while not log.exists() and stopped.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    _, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == 143, err
+    assert "go on with --ckpt_path" in last_line(err)
+    path = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["sign_zs3"]["schedule"]["batches"] < 3 + 2 + 60 + 3
+    assert main(["fit", "--config", config, *long, "--ckpt_path", "last"]) == 0
+    ends = [
+        torch.load(tmp_path / where / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for where in ("straight/version_0", "runs/version_1")
+    ]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_max_time_stops_and_says_how_to_go_on(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+    arguments = ["--model.lr", "1e-6", "--model.train_iterations", "100000", "--trainer.max_time", "00:00:00:01"]
+    assert main(["fit", "--config", config, *arguments]) == 0
+    state = torch.load(last, weights_only=True)["sign_zs3"]["schedule"]
+    assert 0 < state["batches"] < 100000
+    assert not (tmp_path / "runs" / "version_0" / "results.json").exists()
