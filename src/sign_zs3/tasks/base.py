@@ -253,8 +253,21 @@ class ZeroShotTask(pl.LightningModule):
             self._check_finite(phase)
             self.log_dict({f"train/{name}": loss for name, loss in self.losses.items()}, batch_size=len(batch["id"]))
         self.log("train/skipped", float(self.skipped), batch_size=1)
+        self._average_batch_norm()
         schedule.batches += 1
         self.trainer.should_stop |= schedule.done
+
+    def _average_batch_norm(self) -> None:
+        """Give all ranks the mean of their batch-norm statistics: each would else evaluate another model."""
+        if self.trainer.world_size == 1:
+            return
+        norms = [m for part in self.parts().values() for m in part.modules()
+                 if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]  # fmt: skip
+        statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+        if statistics:
+            flat = self.trainer.strategy.reduce(torch.cat([s.flatten() for s in statistics]), reduce_op="mean")
+            for statistic, mean in zip(statistics, torch.split(flat, [s.numel() for s in statistics]), strict=True):
+                statistic.copy_(mean.view_as(statistic))
 
     def _any_labelled(self, batch: Batch) -> bool:
         labelled = (batch["mask"] != 255).any()
@@ -395,6 +408,7 @@ class ZeroShotTask(pl.LightningModule):
                 for name, value in scores.items()
                 if isinstance(value, float) and (has_unseen or stage == "test" or name.startswith("seen_"))
             },
+            sync_dist=True,  # every rank holds the same numbers already
         )
         return scores
 
