@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from sign_zs3 import ClassTable, ZeroShotTask
 from sign_zs3.cli import main
 from tests.conftest import TINY, quiet_trainer, tiny_data, tiny_model
 
@@ -84,6 +85,8 @@ def test_options_of_inference_are_open_and_others_are_not(
     checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "train.ckpt")
     test = ["test", "--config", config, "--ckpt_path", checkpoint]
     assert main([*test, "--model.flip", "true"]) == 0
+    assert main(["test", "--config", config]) == 1
+    assert "--ckpt_path: found none" in last_line(capsys.readouterr().err)
     assert main([*test, "--model.temperature", "1"]) == 1
     error = last_line(capsys.readouterr().err)
     assert re.search(r"--model.temperature: found 1.0, but the checkpoint .* was trained with 2.0", error)
@@ -95,8 +98,11 @@ def test_options_of_inference_are_open_and_others_are_not(
         (["--model.vectors", "none.npz"], "none.npz"),
         (["--model.phases", "[polish]"], "phases: found 'polish'"),
         (["--model.backbone", "resnet19"], "did you mean 'resnet1"),
-        (["--data.unseen", "[red squar]"], "red squar"),
-        (["--data.batch_size", "0"], "batch_size"),
+        (["--data.unseen", "[red squar]"], "error: unseen: found 'red squar'"),
+        (["--data.unseen", "[]"], "error: unseen: found no unseen class"),
+        (["--data.batch_size", "0"], "error: batch_size: found 0, expected at least 1; raise it"),
+        (["--model.phases", "[train,self_training]"], "error: phases: self_training found a classifier"),
+        (["--model.dilations", "[]"], "error: dilations: found []"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt is not there"),
         (["--ckpt_path", "last"], "found no checkpoints/last.ckpt below"),
         (["--model.lr", "1e18", "--model.train_iterations", "20"], "phase train, iteration"),
@@ -113,6 +119,37 @@ def test_bad_input_gets_one_line(
     assert "Traceback" not in err + out
     assert not list(tmp_path.glob("**/results.json"))
     assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_a_checkpoint_needs_no_vectors_and_keeps_its_inference_options(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sign_zs3.cli as cli
+
+    table, moved = tmp_path / "table.safetensors", tmp_path / "moved.safetensors"
+    ClassTable.bundled().save(table)
+    options = ["--model.vectors", str(table), "--model.seen_penalty", "0.7", "--model.phases", "[train,transfer]"]
+    assert main(["fit", "--config", config, *options]) == 0
+    table.rename(moved)
+    built: list[ZeroShotTask] = []
+    monkeypatch.setattr(cli.ZeroShotCLI, "after_test", lambda self: built.append(self.model))
+    checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
+    assert main(["test", "--config", config, "--ckpt_path", checkpoint]) == 0
+    assert main(["test", "--config", config, "--ckpt_path", checkpoint, "--model.seen_penalty", "0"]) == 0
+    assert [model.hparams["seen_penalty"] for model in built] == [0.7, 0.0]
+    assert main(["fit", "--config", config, "--ckpt_path", checkpoint]) == 0  # complete: nothing left to train
+
+
+def test_sigterm_in_the_closing_tests_leaves_the_last_checkpoint(config: str, tmp_path: Path) -> None:
+    stopped = run("fit", "--config", config, "--data.test_size", "3000")
+    last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and stopped.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate(timeout=120)
+    assert torch.load(last, weights_only=True)["sign_zs3"]["schedule"]["batches"] == 11
 
 
 def test_missing_data_is_named_before_weights_are_fetched(
@@ -145,8 +182,11 @@ def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(config: str, tmp_path: Path) -> None:
     long = ["--model.transfer_iterations", "60"]
-    assert main(["fit", "--config", config, *long, "--trainer.default_root_dir", str(tmp_path / "straight")]) == 0
-    stopped = run("fit", "--config", config, *long)
+    seed = ["--seed_everything", "3"]  # the checkpoint remembers it
+    assert (
+        main(["fit", "--config", config, *long, *seed, "--trainer.default_root_dir", str(tmp_path / "straight")]) == 0
+    )
+    stopped = run("fit", "--config", config, *long, *seed)
     log = tmp_path / "runs" / "version_0" / "checkpoints" / "generator.ckpt"
     deadline = time.monotonic() + 120
     while not log.exists() and stopped.poll() is None and time.monotonic() < deadline:
@@ -154,7 +194,8 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(config: str,
     stopped.send_signal(signal.SIGTERM)
     _, err = stopped.communicate(timeout=120)
     assert stopped.returncode == 143, err
-    assert "go on with --ckpt_path" in last_line(err)
+    assert "saved; go on with --ckpt_path" in err
+    assert last_line(err) == "stopped by SIGTERM"
     path = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
     assert torch.load(path, weights_only=True)["sign_zs3"]["schedule"]["batches"] < 3 + 2 + 60 + 3
     assert main(["fit", "--config", config, *long, "--ckpt_path", "last"]) == 0
@@ -173,6 +214,10 @@ def test_max_time_stops_and_says_how_to_go_on(config: str, tmp_path: Path, capsy
     state = torch.load(last, weights_only=True)["sign_zs3"]["schedule"]
     assert 0 < state["batches"] < 100000
     assert not (tmp_path / "runs" / "version_0" / "results.json").exists()
+    # the next slot has its own second
+    assert main(["fit", "--config", config, *arguments, "--ckpt_path", "last"]) == 0
+    later = tmp_path / "runs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(later, weights_only=True)["sign_zs3"]["schedule"]["batches"] > state["batches"]
 
 
 def test_two_processes_agree_with_one(config: str, tmp_path: Path) -> None:

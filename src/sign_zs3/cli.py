@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import re
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -24,7 +28,6 @@ from sign_zs3.tasks.base import read_checkpoint
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "Generalised zero-shot semantic segmentation: fit, validate, test, predict. --debug shows tracebacks."
-# What a checkpoint leaves open: these change how it is read, not what it is.
 # One epoch is the whole schedule, so validation is by batches; the closing table tells more than a model summary.
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -32,7 +35,13 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 10,
 }
+# What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
+
+
+class _TimerOfThisRun(Timer):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget the time of the runs before."""
 
 
 class ZeroShotCLI(LightningCLI):
@@ -63,31 +72,52 @@ class ZeroShotCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's hyperparameters from the checkpoint, and say so where the command line says otherwise."""
+        """Take the model's hyperparameters and the seed from the checkpoint.
+
+        An option on the command line that says otherwise is an error, but for those of inference; a line of a
+        configuration file that says otherwise is named in the log.
+        """
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else {}
         path = config.get("ckpt_path")
         if not path:
+            if subcommand in ("validate", "test", "predict") and not config["model"]["init_from"]:
+                raise UserError(f"--ckpt_path: found none, expected the .ckpt file of a trained model to {subcommand}")
             return
         if path == "last":
             path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
         hparams = dict(read_checkpoint(Path(path))["hyper_parameters"])
         given = _given_model_options(self.arguments)
-        for name in sorted(given & set(hparams)):
-            found, stored = config["model"][name], hparams[name]
-            if name in INFERENCE_OPTIONS and subcommand != "fit":
-                hparams[name] = found
-            elif found != stored:
+        defaults = inspect.signature(SIGNModule).parameters
+        for name, stored in hparams.items():
+            if name not in config["model"]:
+                continue
+            found = config["model"][name]
+            if name in INFERENCE_OPTIONS and name in given and subcommand != "fit":
+                continue
+            if found != stored and name in given:
                 raise UserError(
                     f"--model.{name}: found {found}, but the checkpoint {path} was trained with {stored}: leave the "
                     "option out, or start a new run from its weights with --model.init_from"
                 )
-        if subcommand != "fit":
-            for name in INFERENCE_OPTIONS:
-                hparams[name] = config["model"][name]
-        for name, value in hparams.items():
-            if name in config["model"]:
-                config["model"][name] = value
+            if found not in (stored, defaults[name].default) and name != "seed":
+                log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
+            config["model"][name] = stored
+        if subcommand == "fit":
+            if "seed_everything" in _given(self.arguments, "--") and config["seed_everything"] != hparams["seed"]:
+                raise UserError(
+                    f"--seed_everything: found {config['seed_everything']}, but the checkpoint {path} was trained with "
+                    f"{hparams['seed']}: leave the option out"
+                )
+            # The seed also decides the order of the data and the validation cut.
+            config["seed_everything"] = hparams["seed"]
+            config["data"]["init_args"]["seed"] = hparams["seed"]
+
+    def after_instantiate_classes(self) -> None:
+        """Build the model from its checkpoint: neither the vectors' file nor pretrained weights are needed then."""
+        config = self.config[self.subcommand] if self.subcommand else {}
+        if path := config.get("ckpt_path"):
+            self.model.on_load_checkpoint(read_checkpoint(Path(path)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the progress bar and the prediction writer; log to a CSV file unless told otherwise."""
@@ -99,6 +129,10 @@ class ZeroShotCLI(LightningCLI):
         if trainer.progress_bar_callback is not None and not bars:
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             trainer.callbacks.insert(0, ScheduleProgressBar())  # type: ignore[attr-defined]
+        # Time is counted per run: Lightning's own timer would stop a resumed run at once.
+        for index, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
+            if type(callback) is Timer and callback._duration is not None:
+                trainer.callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))  # type: ignore[attr-defined]
         trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         return trainer
 
@@ -111,9 +145,10 @@ class ZeroShotCLI(LightningCLI):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         schedule = model.schedule
         if not schedule.done:
+            last = folder / "checkpoints" / "last.ckpt"
             log.info(
                 "stopped in phase %s after %d of %d iterations; go on with --ckpt_path %s",
-                schedule.phase.name, schedule.iteration, schedule.total, folder / "checkpoints" / "last.ckpt",
+                schedule.phase.name, schedule.iteration, schedule.total, last if last.exists() else "its last.ckpt",
             )  # fmt: skip
             return
         scores = {}
@@ -137,15 +172,20 @@ class ZeroShotCLI(LightningCLI):
 
         model = self.model
         method = type(model).__name__.removesuffix("Module")
-        results = as_results(model.protocol, method, model.hparams["seed"], scores)
+        ignored, unseen = (model.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))
+        share = unseen / ignored if ignored else None
+        results = as_results(model.protocol, method, model.hparams["seed"], scores, share)
         write_results(folder / "results.json", results)
         save_panel(folder / "panel.png", model, self.datamodule.test_set)
-        print_table(model.protocol, scores)
+        print_table(model.protocol, scores, share)
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
 
 
 def _given_model_options(args: list[str]) -> set[str]:
-    prefix = "--model."
+    return _given(args, "--model.")
+
+
+def _given(args: list[str], prefix: str) -> set[str]:
     return {arg[len(prefix) :].split("=", 1)[0] for arg in args if arg.startswith(prefix)}
 
 
@@ -187,10 +227,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         ZeroShotCLI(given)
     except SIGTERMException:
-        print(
-            "stopped by SIGTERM; checkpoints/last.ckpt of the run's folder is saved: go on with --ckpt_path",
-            file=sys.stderr,
-        )
+        print("stopped by SIGTERM", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -204,7 +241,13 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(line.strip() for line in str(error).strip().splitlines() if line.strip())
-    if isinstance(error, UserError):
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(cause or error).split())
+    if cause is not None:
         return f"error: {text}"
+    # jsonargparse keeps only the text of what a data module's constructor raised.
+    if wrapped := re.search(r"Errors: - (.*?)(?: Given value| - Expected|$)", text):
+        return f"error: {wrapped.group(1)}"
     return f"error: {type(error).__name__}: {text or 'no message'} (--debug shows the traceback)"

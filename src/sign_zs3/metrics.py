@@ -81,7 +81,7 @@ class GZSLMeanIoU(Metric):
             if preds.shape != expected:
                 raise ValueError(f"expected logits of shape {expected}, got {tuple(preds.shape)}")
             preds = preds.argmax(dim=1)
-        self.confusion += confusion_matrix(preds, target, len(self.classes), self.ignore_index)
+        self.confusion = self.confusion + confusion_matrix(preds, target, len(self.classes), self.ignore_index)
 
     def compute(self) -> dict[str, Any]:
         """All scores so far.

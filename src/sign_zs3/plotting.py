@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.datasets.base import UNLABELLED, SegmentationDataset, class_colours
 from sign_zs3.data.protocol import Protocol
+from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sign_zs3.tasks import ZeroShotTask
 
-UNLABELLED = (0.15, 0.15, 0.15)
 EXAMINED = 60
 
 
@@ -67,8 +65,8 @@ def prediction_panel(
     figure = Figure(figsize=(1.7 * columns + 0.6, 5.4 + 0.24 * legend_rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, columns, squeeze=False)
+    colours = class_colours(protocol.num_classes)
     for column, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
-        colours = class_colours(protocol.num_classes)
         pictures = [image.permute(1, 2, 0).numpy(), colours[truth.numpy()], colours[prediction.numpy()]]
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture, interpolation="nearest")
@@ -76,7 +74,6 @@ def prediction_panel(
             axes[row, column].set_yticks([])
     for row, label in enumerate(("image", "truth", "prediction")):
         axes[row, 0].set_ylabel(label)
-    colours = class_colours(protocol.num_classes)
     patches = [
         Patch(color=colours[c].tolist(), label=protocol.classes[c] + (" ★" if c >= protocol.num_seen else ""))
         for c in shown
@@ -89,17 +86,6 @@ def prediction_panel(
     return figure
 
 
-def class_colours(num_classes: int) -> NDArray[np.float64]:
-    """Return (256, 3) RGB in [0, 1]: hues a golden angle apart, dark grey for all that is no class."""
-    from colorsys import hsv_to_rgb
-
-    colours = np.tile(np.array(UNLABELLED), (256, 1))
-    for index in range(num_classes):
-        hue = index * 0.618033988749895 % 1.0
-        colours[index] = hsv_to_rgb(hue, (0.95, 0.6, 0.8)[index % 3], (0.95, 0.95, 0.65)[index // 3 % 3])
-    return colours
-
-
 def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, count: int = 6) -> None:
     """Label a few test images and write the panel as PNG, beside its place first.
 
@@ -110,14 +96,20 @@ def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, co
         count: How many images.
     """
     samples = [dataset[index] for index in choose_examples(dataset, count)]
-    penalty = model.hparams["seen_penalty"]
     figure = prediction_panel(
         [sample["image"] for sample in samples],
         [sample["mask"] for sample in samples],
-        [model.segmenter.predict(sample["image"], penalty) for sample in samples],
+        [_predict(model, sample["image"]) for sample in samples],
         dataset.protocol,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    figure.savefig(beside, format="png")
-    beside.replace(path)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+@torch.no_grad()
+def _predict(model: ZeroShotTask, image: Tensor) -> Tensor:
+    was_training = model.training
+    model.eval()
+    labels = model.label(image.unsqueeze(0).to(model.device), (image.shape[-2], image.shape[-1]))
+    model.train(was_training)
+    return labels[0].cpu()

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.data.protocol import Protocol
+from sign_zs3.files import replacing
 
 Scores = Mapping[str, Any]
 SUMMARY = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
 
 
-def as_results(protocol: Protocol, method: str, seed: int, phases: Mapping[str, Scores]) -> dict[str, Any]:
+def as_results(
+    protocol: Protocol, method: str, seed: int, phases: Mapping[str, Scores], unseen_share: float | None = None
+) -> dict[str, Any]:
     """Arrange the scores of a run.
 
     Args:
@@ -22,6 +25,7 @@ def as_results(protocol: Protocol, method: str, seed: int, phases: Mapping[str, 
         method: Such as ``SIGN``.
         seed: The run's seed.
         phases: Phase -> what `GZSLMeanIoU.compute` returned after it, in order; fractions in [0, 1].
+        unseen_share: Share of the pixels that self-training labelled that are truly of unseen classes.
 
     Returns:
         The content of ``results.json``, format 1; a class that is absent has null.
@@ -37,18 +41,17 @@ def as_results(protocol: Protocol, method: str, seed: int, phases: Mapping[str, 
         "phases": plain,
         "final": final,
         "test": plain[final],
+        "unseen_share": unseen_share,
     }
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write ``results.json`` beside its place and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def print_table(protocol: Protocol, phases: Mapping[str, Scores]) -> None:
+def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: float | None = None) -> None:
     """Print IoU per class and the GZSL summary, in %, a column per phase."""
     from rich.console import Console
     from rich.table import Table
@@ -66,7 +69,13 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores]) -> None:
     for label, key in SUMMARY.items():
         values = [_percent(scores[key]) for scores in phases.values()]
         table.add_row(f"{label} mIoU", "", *values, style="bold" if label == "harmonic" else None)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if unseen_share is not None:
+        console.print(
+            f"Of the pixels that self-training labelled, {100 * unseen_share:.1f} % were truly of an unseen class "
+            "(near 100 %, their place alone would give them away)."
+        )
 
 
 def _plain(scores: Scores) -> dict[str, Any]:

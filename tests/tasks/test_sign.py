@@ -275,6 +275,10 @@ def test_checkpoints_that_do_not_fit_are_refused(fit: Fit, tmp_path: Path) -> No
         fit(ckpt_path=path)
     with pytest.raises(UserError, match=r"holds \(.*\) for .*, this model expects"):
         fit(init_from=path, feature_dim=32)
+    with pytest.raises(UserError, match=r"position: found none, but .* was trained with relative"):
+        fit(init_from=path, position="none")
+    with pytest.raises(UserError, match=r"vectors: those of .* are others"):
+        fit(init_from=path, center_vectors=True)
     with pytest.raises(UserError, match=r"none\.ckpt is not there"):
         fit(init_from=str(tmp_path / "none.ckpt"))
     (tmp_path / "text.ckpt").write_text("no checkpoint")
@@ -302,10 +306,48 @@ def test_a_diverging_run_names_phase_iteration_and_loss(fit: Fit, tmp_path: Path
     with pytest.raises(UserError, match=r"phase train, iteration \d+: .*loss_\w+ = (nan|inf).*diverged"):
         fit(ScheduleCheckpoint(every=1), lr=1e18, train_iterations=20)
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (
-        all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
-        or kept["sign_zs3"]["schedule"]["batches"] > 0
-    )
+    assert all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
+
+
+@pytest.mark.parametrize("part", ["encoder", "generator", "discriminator"])
+def test_a_gradient_that_is_not_finite_changes_no_weight(fit: Fit, part: str) -> None:
+    class Poison(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.part = pl_module.parts()[part]
+            self.before = [p.detach().clone() for p in self.part.parameters()]
+            next(self.part.parameters()).register_hook(lambda gradient: gradient * math.nan)
+
+    poison = Poison()
+    with pytest.raises(UserError, match=r"phase train, iteration 0: the gradient of the \w+ has norm nan"):
+        fit(poison)
+    assert all(torch.equal(p, q) for p, q in zip(poison.part.parameters(), poison.before, strict=True))
+
+
+def test_validation_before_training_changes_nothing(tmp_path: Path, fit: Fit) -> None:
+    checkpoint = ScheduleCheckpoint()
+    fit(checkpoint, self_training="none")
+    options = {"phases": ["self_training"], "init_from": checkpoint.phase_files["transfer"]}
+    straight = fit(**options)
+    model, data = tiny_model(**options), tiny_data()
+    quiet_trainer(tmp_path, limit_val_batches=1.0).validate(model, data, verbose=False)
+    quiet_trainer(tmp_path).fit(model, data)
+    assert same(state_of(model), state_of(straight))
+
+
+def test_development_scores_validation_images_on_classes_that_are_seen(tmp_path: Path) -> None:
+    model, data = tiny_model(), tiny_data(development=4)
+    quiet_trainer(tmp_path).fit(model, data)
+    assert model.protocol is not None
+    assert len(model.protocol.unseen) == 4
+    assert not {"red square", "green triangle", "blue star", "yellow circle"} & set(model.protocol.classes)
+    quiet_trainer(tmp_path).test(model, data, verbose=False)
+    assert [name for batch in data.test_dataloader() for name in batch["id"]] == [f"val-0000{i}" for i in range(4)]
+    assert not math.isnan(model.scores["unseen_pixel_accuracy"])
+
+
+def test_share_of_unseen_pixels_is_counted(fit: Fit) -> None:
+    tallies = fit(data={"train_size": 6}).tallies
+    assert 0 < tallies["unseen_pixels"] < tallies["ignored_pixels"] < 3 * 2 * 32 * 32
 
 
 def test_batches_without_labels_are_skipped_and_counted(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:

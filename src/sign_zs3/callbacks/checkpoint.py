@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from sign_zs3.files import replacing
 from sign_zs3.tasks import ZeroShotTask
+
+log = logging.getLogger(__name__)
 
 
 class ScheduleCheckpoint(Checkpoint):
@@ -17,7 +22,7 @@ class ScheduleCheckpoint(Checkpoint):
 
     Files lie in ``checkpoints/`` of the run's folder. Each is written beside its place and renamed, so that a
     run that dies while writing leaves the last one whole. SIGTERM and ``--trainer.max_time`` save before the run
-    stops; after an error the last file stays as it is.
+    stops. After an error, also a loss that is not finite, the files stay as they are.
 
     Args:
         every: Iterations between two saves of ``last.ckpt``; 0: only when training stops.
@@ -43,14 +48,12 @@ class ScheduleCheckpoint(Checkpoint):
     def save(self, trainer: pl.Trainer, name: str) -> Path:
         """Write ``checkpoints/NAME.ckpt`` beside its place and rename it; called on all ranks."""
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        path, beside = folder / f"{name}.ckpt", folder / f".{name}.ckpt.part"
-        try:
-            trainer.save_checkpoint(beside, weights_only=False)
-            if trainer.is_global_zero:
-                beside.replace(path)
-        finally:
-            if trainer.is_global_zero:
-                beside.unlink(missing_ok=True)
+        path = folder / f"{name}.ckpt"
+        if trainer.is_global_zero:
+            with replacing(path) as beside:
+                trainer.save_checkpoint(beside, weights_only=False)
+        else:
+            trainer.save_checkpoint(path, weights_only=False)  # takes part in gathering; only rank 0 writes
         trainer.strategy.barrier("checkpoint renamed")
         return path
 
@@ -74,8 +77,11 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save on SIGTERM, which Lightning raises between batches; anything else may have left half a step."""
-        if isinstance(exception, SIGTERMException):
+        # In the tests that close a run the module holds a phase's weights: nothing to save there.
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
             self._save_last(trainer, pl_module)
+            folder = Path(trainer.log_dir or trainer.default_root_dir)
+            log.info("saved; go on with --ckpt_path %s", folder / "checkpoints" / "last.ckpt")
 
     def _save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ZeroShotTask)

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.callbacks import BasePredictionWriter
 
+from sign_zs3.files import replacing
+
 
 class PredictionWriter(BasePredictionWriter):
     """Write ``predictions/ID.png`` into the run's folder: index maps of the data set's own ids."""
@@ -29,10 +31,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write the maps of one batch."""
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
         for name, labels in prediction:
             # An id is a file's name in the data set; only its last part may name a file here.
-            path = folder / f"{Path(name).name}.png"
-            beside = path.with_suffix(".part")
-            Image.fromarray(labels.numpy()).save(beside, format="PNG")
-            beside.replace(path)
+            with replacing(folder / f"{Path(name).name}.png") as beside:
+                Image.fromarray(labels.numpy()).save(beside, format="PNG")

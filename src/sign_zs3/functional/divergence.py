@@ -155,6 +155,9 @@ def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
     return dict(zip(classes.tolist(), blocks, strict=True))
 
 
+STACKED = 2**17
+
+
 class _MeanKernel(torch.autograd.Function):
     """Mean over all pairs of the summed Gaussian kernels.
 
@@ -165,12 +168,20 @@ class _MeanKernel(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
         squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)[None, :]
         distances = torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)  # (n, m), squared
-        slope = torch.zeros_like(distances)  # minus the kernel's derivative by the squared distance
-        total = distances.new_zeros(())
-        for bandwidth in bandwidths:
-            kernel = distances.div(-2 * bandwidth).exp_()
-            total = total + kernel.sum()
-            slope.add_(kernel, alpha=1 / (2 * bandwidth))
+        rates = [1 / (2 * bandwidth) for bandwidth in bandwidths]
+        # slope: minus the kernel's derivative by the squared distance
+        if distances.numel() * len(rates) <= STACKED:
+            # Small classes cost by the number of operations: all bandwidths at once.
+            rate = distances.new_tensor(rates)
+            kernels = torch.exp(rate[:, None] * -distances.view(1, -1))
+            total = kernels.sum()
+            slope = (rate @ kernels).view_as(distances)
+        else:
+            total, slope = distances.new_zeros(()), torch.zeros_like(distances)
+            for r in rates:
+                kernel = distances.mul(-r).exp_()
+                total = total + kernel.sum()
+                slope.add_(kernel, alpha=r)
         ctx.save_for_backward(x, y, slope)
         return total / distances.numel()
 

@@ -59,7 +59,7 @@ def build_backbone(name: str, output_stride: int = 8, weights: str | None = None
 
     Args:
         name: One of ``resnet18 resnet34 resnet50 resnet101 resnet152`` (torchvision), or ``small``: a residual
-            network of 0.6 M parameters and stride 4 for images of some 64 pixels, trained from scratch.
+            network of 0.2 M parameters and stride 4 for images of some 64 pixels, trained from scratch.
         output_stride: 8 or 16 for a ResNet; ``small`` has 4 and leaves this alone.
         weights: None, the name of a torchvision weights enum member (``IMAGENET1K_V2``, ``DEFAULT``), or a
             local file: a ``.pth`` state dict (read with ``weights_only=True``) or ``.safetensors``.
@@ -73,7 +73,7 @@ def build_backbone(name: str, output_stride: int = 8, weights: str | None = None
     if name == "small":
         if weights is not None:
             raise UserError(f"weights: found {weights!r} for the backbone 'small', which has none: leave it null")
-        return _small_backbone(), 128
+        return _small_backbone(), 64
     if name not in RESNETS:
         near = difflib.get_close_matches(name, BACKBONES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -118,8 +118,8 @@ def _small_backbone() -> nn.Module:
         nn.BatchNorm2d(32),
         nn.ReLU(inplace=True),
         ResidualBlock(32, 64, stride=2),
-        ResidualBlock(64, 128),
-        ResidualBlock(128, 128, dilation=2),
+        ResidualBlock(64, 64),
+        ResidualBlock(64, 64, dilation=2),
     )
 
 

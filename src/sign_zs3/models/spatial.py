@@ -194,6 +194,7 @@ class SpatialInformationModule(nn.Module):
         width: int,
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
         """Return PE, (D, height, width) float32, for a map or for a window of a larger one.
 
@@ -202,18 +203,19 @@ class SpatialInformationModule(nn.Module):
             width: Columns.
             origin: (row, column) of the window in the whole map.
             full_size: (height, width) of the whole map; None: the window is the map.
+            device: Where to make it.
         """
         dim = self.feature_dim
         if self.position == "relative":
-            return relative_positional_encoding(height, width, dim, origin=origin, full_size=full_size)
+            return relative_positional_encoding(height, width, dim, origin=origin, full_size=full_size, device=device)
         if self.position == "absolute":
-            return absolute_positional_encoding(height, width, dim, origin=origin, full_size=full_size)
+            return absolute_positional_encoding(height, width, dim, origin=origin, full_size=full_size, device=device)
         if self.position == "interpolated":
             assert self.train_size is not None
             return interpolated_positional_encoding(
-                height, width, self.train_size, dim, origin=origin, full_size=full_size
+                height, width, self.train_size, dim, origin=origin, full_size=full_size, device=device
             )
-        return torch.zeros(dim, height, width)
+        return torch.zeros(dim, height, width, device=device)
 
     def forward(
         self,
@@ -234,7 +236,7 @@ class SpatialInformationModule(nn.Module):
             F, z, mu and logvar.
         """
         n, _, height, width = x.shape
-        position = self.position_map(height, width, origin, full_size).to(x)
+        position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
         h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
         mu, logvar = self.mu(h), self.logvar(h)
         latent = mu

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -48,7 +49,11 @@ class ZeroShotTask(pl.LightningModule):
         schedule: The phases and where the run stands.
         skipped: Batches left out because they held no labelled pixel.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
+        tallies: Pixels counted in training, for the report; no loss reads them.
     """
+
+    architecture: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that weights cannot do without although they fit into other ones too."""
 
     segmenter: Segmenter
     class_vectors: Tensor
@@ -62,6 +67,7 @@ class ZeroShotTask(pl.LightningModule):
         self.skipped = 0
         self.losses: dict[str, Tensor] = {}
         self.scores: dict[str, Any] = {}
+        self.tallies: dict[str, int] = {}
         self._gradients: dict[str, Tensor] = {}
         self._entered: str | None = None
 
@@ -94,6 +100,9 @@ class ZeroShotTask(pl.LightningModule):
     def rate(self, group: Mapping[str, Any], kind: str) -> float:
         """Return the base learning rate of a parameter group in a kind of phase, before the poly factor."""
 
+    def check_ready(self) -> None:
+        """Refuse, before any training, a schedule that cannot be run on the weights at hand."""
+
     def enter_phase(self, phase: Phase) -> None:
         """Prepare for a phase that starts now (not called when one is resumed)."""
 
@@ -112,12 +121,13 @@ class ZeroShotTask(pl.LightningModule):
                 "VOCDataModule(...))"
             )
         if self.protocol is None:
-            self._build(protocol, self._read_vectors(protocol), pretrained=stage == "fit")
-            if stage == "fit" and self.hparams["init_from"]:
+            self._build(protocol, self._read_vectors(protocol), pretrained=True)
+            if self.hparams["init_from"]:
                 self._initialise_from(Path(self.hparams["init_from"]))
         else:
             self._check_classes(protocol, "the data")
         if stage == "fit":
+            self.check_ready()
             if self.trainer.precision in ("16-mixed", "16-true"):
                 raise UserError(
                     f"precision: found {self.trainer.precision}, expected 32-true or bf16-mixed: one loss "
@@ -162,6 +172,18 @@ class ZeroShotTask(pl.LightningModule):
     def _initialise_from(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         self._check_classes(_stored_protocol(checkpoint), f"the checkpoint {path}")
+        stored = checkpoint["state_dict"]["class_vectors"]
+        if stored.shape != self.class_vectors.shape or not torch.allclose(stored, self.class_vectors, atol=1e-6):
+            raise UserError(
+                f"vectors: those of {path} are others than {self.hparams['vectors']!r} gives (center_vectors: "
+                f"{self.hparams['center_vectors']}): use the file and the option that it was trained with"
+            )
+        other = checkpoint["hyper_parameters"]
+        for name in self.architecture:
+            if other.get(name) != self.hparams[name]:
+                raise UserError(
+                    f"{name}: found {self.hparams[name]}, but {path} was trained with {other.get(name)}: give the same"
+                )
         wanted = self.state_dict()
         state = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
         for key, value in wanted.items():
@@ -186,6 +208,7 @@ class ZeroShotTask(pl.LightningModule):
             "protocol": protocol,
             "schedule": self.schedule.state_dict(),
             "skipped": self.skipped,
+            "tallies": dict(self.tallies),
             "gradients": {n: p.grad for n, p in self.named_parameters() if partial and p.grad is not None},
         }
 
@@ -205,6 +228,7 @@ class ZeroShotTask(pl.LightningModule):
         self.shape_for(checkpoint["state_dict"])
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])
+        self.tallies = dict(stored["tallies"])
         self._gradients = stored["gradients"]
         self._entered = None
 
@@ -250,7 +274,6 @@ class ZeroShotTask(pl.LightningModule):
         else:
             with counted_randomness(self.device, *counters):
                 self.losses = {name: loss.detach() for name, loss in self.optimise(phase, batch).items()}
-            self._check_finite(phase)
             self.log_dict({f"train/{name}": loss for name, loss in self.losses.items()}, batch_size=len(batch["id"]))
         self.log("train/skipped", float(self.skipped), batch_size=1)
         self._average_batch_norm()
@@ -268,6 +291,10 @@ class ZeroShotTask(pl.LightningModule):
             flat = self.trainer.strategy.reduce(torch.cat([s.flatten() for s in statistics]), reduce_op="mean")
             for statistic, mean in zip(statistics, torch.split(flat, [s.numel() for s in statistics]), strict=True):
                 statistic.copy_(mean.view_as(statistic))
+
+    def tally(self, name: str, count: Tensor) -> None:
+        """Add to a count of the report."""
+        self.tallies[name] = self.tallies.get(name, 0) + int(count)
 
     def _any_labelled(self, batch: Batch) -> bool:
         labelled = (batch["mask"] != 255).any()
@@ -316,42 +343,56 @@ class ZeroShotTask(pl.LightningModule):
             rates[f"lr/{name}"] = max(float(group["lr"]) for group in optimizer.param_groups)
         self.log_dict(rates, batch_size=1)
 
-    def update(self, name: str, loss: Tensor) -> None:
+    def update(self, name: str, loss: Tensor, **terms: Tensor) -> None:
         """Backpropagate a loss, and step its optimiser where the batch completes an iteration.
 
         Args:
             name: The optimiser's name, as in its parameter groups.
             loss: Scalar, the mean over the batch.
+            **terms: What the loss is made of, by name.
+
+        Raises:
+            UserError: The loss or its gradient is not finite; no weight has been changed by it.
         """
-        optimizer = self._optimizers()[name]
+        if not bool(torch.isfinite(loss)):
+            bad = [
+                f"{term} = {float(value.detach()):g}"
+                for term, value in terms.items()
+                if not bool(torch.isfinite(value))
+            ]
+            self._diverged(", ".join(bad) or f"the loss of the {name} is {float(loss.detach()):g}")
         self.manual_backward(loss / self.schedule.accumulate)
         if self.schedule.completes_iteration:
-            self._step(optimizer)
+            self._step(name)
 
-    def _step(self, optimizer: LightningOptimizer) -> None:
-        if self.hparams["clip_norm"]:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.hparams["clip_norm"])
+    def _step(self, name: str) -> None:
+        optimizer = self._optimizers()[name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        norm = nn.utils.clip_grad_norm_(parameters, self.hparams["clip_norm"] or math.inf)
+        if not bool(torch.isfinite(norm)):
+            self._diverged(f"the gradient of the {name} has norm {float(norm.detach()):g}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    def _diverged(self, what: str) -> NoReturn:
+        phase, (_, done) = self.schedule.phase, self.schedule.locate()
+        raise UserError(
+            f"phase {phase.name}, iteration {done}: {what}: training diverged; checkpoints written before stay as they "
+            "are; try a smaller learning rate or a clip_norm, from the start or from a checkpoint with init_from"
+        )
 
     def _skip(self) -> None:
         """Leave a batch out; what earlier batches of its iteration accumulated still counts."""
         self.skipped += 1
-        if self.schedule.completes_iteration:
-            for optimizer in self._optimizers().values():
-                if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-                    self._step(optimizer)
+        self.step_without_loss(*self._optimizers())
 
-    def _check_finite(self, phase: Phase) -> None:
-        values = torch.stack([loss.float() for loss in self.losses.values()])
-        if bool(torch.isfinite(values).all()):
-            return
-        bad = [f"{name} = {float(loss)}" for name, loss in self.losses.items() if not torch.isfinite(loss)]
-        raise UserError(
-            f"phase {phase.name}, iteration {self.schedule.locate()[1]}: {', '.join(bad)}: training diverged; the last "
-            "checkpoint is kept; resume from it with a smaller learning rate, or set clip_norm"
-        )
+    def step_without_loss(self, *names: str) -> None:
+        """Take the step that is due for optimisers whose batch gave no loss, where earlier batches left a gradient."""
+        if self.schedule.completes_iteration:
+            for name in names:
+                self._step(name)
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep gradients: a validation may fall into a partly accumulated iteration."""
@@ -363,7 +404,16 @@ class ZeroShotTask(pl.LightningModule):
         logits: Tensor = self.segmenter(images, self.hparams["seen_penalty"])
         return logits
 
-    def _label(self, images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def label(self, images: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Label images with the evaluation's options.
+
+        Args:
+            images: (N, 3, H, W) in [0, 255].
+            size: (height, width) of the result; None: that of the feature map.
+
+        Returns:
+            (N, height, width) int64 class indices.
+        """
         hp = self.hparams
         if hp["resolution"] == "feature":
             images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
@@ -375,10 +425,10 @@ class ZeroShotTask(pl.LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         target = batch["mask"]
         if self.hparams["resolution"] == "feature":
-            prediction = self._label(batch["image"], None)
+            prediction = self.label(batch["image"], None)
             target = shrink_mask(target, map_size(prediction))
         else:
-            prediction = self._label(batch["image"], map_size(target))
+            prediction = self.label(batch["image"], map_size(target))
         self.metric.update(prediction, target)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -398,10 +448,9 @@ class ZeroShotTask(pl.LightningModule):
         self.scores = self._log_scores("test")
 
     def _log_scores(self, stage: str) -> dict[str, Any]:
-        assert self.protocol is not None
         scores: dict[str, Any] = self.metric.compute()
-        has_unseen = bool(self.metric.confusion[list(self.protocol.unseen)].sum()) if self.protocol.unseen else False
         self.metric.reset()
+        has_unseen = not math.isnan(scores["unseen_pixel_accuracy"])
         self.log_dict(
             {
                 f"{stage}/{name}": value
@@ -416,7 +465,7 @@ class ZeroShotTask(pl.LightningModule):
         """Return each image's id and its (H, W) uint8 map of the data set's own ids."""
         assert self.protocol is not None
         size = map_size(batch["image"])
-        labels = self._label(batch["image"], size)
+        labels = self.label(batch["image"], size)
         own = torch.as_tensor(self.protocol.to_ids(), device=labels.device)[labels]
         return list(zip(batch["id"], own.cpu(), strict=True))
 

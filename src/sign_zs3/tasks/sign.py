@@ -77,6 +77,8 @@ class SIGNModule(ZeroShotTask):
         transfer_iterations: Length of the transfer learning step (eq. 10).
         self_training_iterations: Length of a round of self-training.
         self_training: ``annealed`` (eq. 17), ``top_fraction`` (the most confident pseudo-labels, weight 1) or ``none``.
+        joint_generator: Train G and D beside E, SIM and C in the training step, as the paper does for efficiency; off,
+            the generator phase alone trains them.
         rounds: Rounds of self-training, the teacher renewed before each.
         accumulate: Batches per iteration.
         clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
@@ -94,6 +96,7 @@ class SIGNModule(ZeroShotTask):
         adversarial: ``non_saturating``, ``saturating`` (eq. 7 to the letter) or ``l1`` (the released code).
         bandwidths: Of the MMD's kernel mixture; ``[1.0]`` with `mmd_root` off is eq. 6.
         mmd_root: Take the root of the squared MMD.
+        mmd_scope: Compare a class's features within each image, as eq. 5, or over the ``batch``.
         unseen_odds: How much likelier an unseen class is drawn than a seen one in the transfer step.
         layout: ``pixel`` draws a label per pixel, ``region`` one per block of an 8 x 8 grid.
         temperature: T of eq. 17.
@@ -104,6 +107,9 @@ class SIGNModule(ZeroShotTask):
         flip: Average with the mirror image in evaluation.
         scales: Image scales averaged in evaluation.
     """
+
+    architecture = ("backbone", "output_stride", "dilations", "input_scales", "encoding", "position", "spatial_heads",
+                    "image_mean", "image_std")  # fmt: skip
 
     def __init__(
         self,
@@ -134,6 +140,7 @@ class SIGNModule(ZeroShotTask):
         transfer_iterations: int = 6_000,
         self_training_iterations: int = 6_000,
         self_training: Literal["annealed", "top_fraction", "none"] = "annealed",
+        joint_generator: bool = True,
         rounds: int = 1,
         accumulate: int = 1,
         clip_norm: float = 0.0,
@@ -151,6 +158,7 @@ class SIGNModule(ZeroShotTask):
         adversarial: Literal["non_saturating", "saturating", "l1"] = "non_saturating",
         bandwidths: list[float] = [2.0, 5.0, 10.0, 20.0, 40.0, 60.0],  # noqa: B006
         mmd_root: bool = True,
+        mmd_scope: Literal["image", "batch"] = "image",
         unseen_odds: float = 10.0,
         layout: Literal["pixel", "region"] = "pixel",
         temperature: float = 2.0,
@@ -163,6 +171,18 @@ class SIGNModule(ZeroShotTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        _check_choice("self_training", self_training, ("annealed", "top_fraction", "none"))
+        _check_choice("layout", layout, ("pixel", "region"))
+        _check_choice("pseudo_classes", pseudo_classes, ("unseen", "all"))
+        _check_choice("resolution", resolution, ("label", "feature"))
+        _check_choice("mmd_scope", mmd_scope, ("image", "batch"))
+        for name, numbers in (("dilations", dilations), ("input_scales", input_scales), ("scales", scales),
+                              ("bandwidths", bandwidths)):  # fmt: skip
+            if not numbers or not all(number > 0 for number in numbers):
+                raise UserError(f"{name}: found {numbers}, expected at least one number, all above 0")
+        for name, number in (("clip_norm", clip_norm), ("alpha", alpha), ("beta", beta), ("lr_power", lr_power)):
+            if number < 0:
+                raise UserError(f"{name}: found {number}, expected 0 or more")
         _check_range("temperature", temperature, above=0)
         _check_range("top_fraction", top_fraction, above=0, most=1)
         _check_range("unseen_odds", unseen_odds, above=0)
@@ -225,7 +245,24 @@ class SIGNModule(ZeroShotTask):
 
     def trainable(self, kind: str) -> frozenset[str]:
         """Return the parts that a kind of phase trains."""
+        if kind == "train" and not self.hparams["joint_generator"]:
+            return TRAINABLE[kind] - TRAINABLE["generator"]
         return TRAINABLE[kind]
+
+    def check_ready(self) -> None:
+        """Refuse later phases without what they build on."""
+        assert self.protocol is not None
+        kinds = [phase.kind for phase in self.schedule.phases]
+        if not self.protocol.unseen and {"transfer", "self_training"} & set(kinds):
+            raise UserError(
+                "unseen: found no unseen class, which transfer and self_training are for: name some, or set phases to "
+                "[train]"
+            )
+        if "self_training" in kinds and "transfer" not in kinds and not bool(self.segmenter.known.all()):
+            raise UserError(
+                "phases: self_training found a classifier that was never taught the unseen classes: add transfer, or "
+                "give a transferred checkpoint with init_from"
+            )
 
     def enter_phase(self, phase: Phase) -> None:
         """Open C to all classes before the transfer step; renew the teacher before self-training."""
@@ -233,11 +270,6 @@ class SIGNModule(ZeroShotTask):
         if phase.kind == "transfer":
             self.segmenter.known.fill_(True)
         if phase.kind == "self_training":
-            if not bool(self.segmenter.known.all()):
-                raise UserError(
-                    "phases: self_training found a classifier that was never taught the unseen classes: run transfer "
-                    "first, or give a transferred checkpoint with init_from"
-                )
             self._make_teacher()
 
     def _make_teacher(self) -> None:
@@ -299,6 +331,8 @@ class SIGNModule(ZeroShotTask):
                 spatial = self.segmenter.features(batch["image"], sample=True)
         elif phase.kind == "train":
             spatial, losses = self._training_step_sim(batch)
+            if not self.hparams["joint_generator"]:
+                return losses
         else:
             spatial, losses = self._self_training_step(batch)
         return losses | self._training_step_generator(spatial, batch["mask"])
@@ -311,7 +345,7 @@ class SIGNModule(ZeroShotTask):
             seen_logits = self.segmenter.classifier(spatial.features)[:, : self.protocol.num_seen]
             loss_seg = pixel_cross_entropy(seen_logits, batch["mask"])
             loss_kl = gaussian_kl(spatial.mu, spatial.logvar)
-            self.update("segmenter", loss_seg + self.hparams["alpha"] * loss_kl)
+            self.update("segmenter", loss_seg + self.hparams["alpha"] * loss_kl, loss_seg=loss_seg, loss_kl=loss_kl)
         return spatial, {"loss_seg": loss_seg, "loss_kl": loss_kl}
 
     def _training_step_generator(self, spatial: SpatialFeatures, mask: Tensor) -> dict[str, Tensor]:
@@ -320,7 +354,10 @@ class SIGNModule(ZeroShotTask):
         labels = shrink_mask(mask, map_size(spatial.features))
         labelled = labels != 255  # (N, h, w)
         if not labelled.any():
-            # Nothing to imitate, yet G and D take part in the gradient exchange between ranks.
+            if self.trainer.world_size == 1:
+                self.step_without_loss("discriminator", "generator")
+                return {}
+            # Nothing to imitate here, yet G and D take part in the gradient exchange between ranks.
             for name in ("discriminator", "generator"):
                 with self.toggled_optimizer(self._optimizers()[name]):
                     zeros = [parameter.sum() * 0 for parameter in self.parts()[name].parameters()]
@@ -335,15 +372,16 @@ class SIGNModule(ZeroShotTask):
             with torch.no_grad():
                 fake = self.generator(vectors, latent)
             loss_d = discriminator_loss(self.discriminator(real), self.discriminator(fake), hp["adversarial"])
-            self.update("discriminator", loss_d)
+            self.update("discriminator", loss_d, loss_adv_d=loss_d)
         with self.toggled_optimizer(self._optimizers()["generator"]):
             fake = self.generator(vectors, latent)
             loss_g = generator_loss(self.discriminator(fake), hp["adversarial"])
-            counts = labelled.flatten(1).sum(1).tolist()
+            counts = labelled.flatten(1).sum(1).tolist() if hp["mmd_scope"] == "image" else [len(pixels)]
             images = zip(*(torch.split(rows, counts) for rows in (as_rows(real), as_rows(fake), pixels)), strict=True)
             kernel = {"bandwidths": hp["bandwidths"], "sqrt": hp["mmd_root"]}
             loss_mmd = torch.stack([class_mmd(r, f, c, **kernel) for r, f, c in images if len(c)]).mean()
-            self.update("generator", hp["adversarial_weight"] * loss_g + hp["beta"] * loss_mmd)
+            loss = hp["adversarial_weight"] * loss_g + hp["beta"] * loss_mmd
+            self.update("generator", loss, loss_adv_g=loss_g, loss_mmd=loss_mmd)
         return {"loss_adv_d": loss_d, "loss_adv_g": loss_g, "loss_mmd": loss_mmd}
 
     def _transfer_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -357,7 +395,7 @@ class SIGNModule(ZeroShotTask):
         with self.toggled_optimizer(self._optimizers()["segmenter"]):
             loss_seg = pixel_cross_entropy(self.segmenter.classifier(features), batch["mask"])
             loss_synthetic = pixel_cross_entropy(self.segmenter.classifier(synthetic), labels)
-            self.update("segmenter", loss_seg + loss_synthetic)
+            self.update("segmenter", loss_seg + loss_synthetic, loss_seg=loss_seg, loss_synthetic=loss_synthetic)
         return {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic}
 
     def random_labels(self, n: int, height: int, width: int) -> Tensor:
@@ -418,9 +456,11 @@ class SIGNModule(ZeroShotTask):
             losses = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
             loss = (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
             loss_kl = gaussian_kl(spatial.mu, spatial.logvar)
-            self.update("segmenter", loss + hp["alpha"] * loss_kl)
+            self.update("segmenter", loss + hp["alpha"] * loss_kl, loss_pseudo=loss, loss_kl=loss_kl)
         labelled = mask != 255
         ignored = pseudo.sum().clamp(min=1)
+        self.tally("ignored_pixels", pseudo.sum())
+        self.tally("unseen_pixels", batch["hidden"].sum())
         return spatial, {
             "loss_seg": _weighted_mean(losses, labelled.float()),
             "loss_pseudo": _weighted_mean(losses, weights * pseudo),
@@ -462,7 +502,12 @@ def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses.detach() * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def _check_choice(name: str, found: str, choices: tuple[str, ...]) -> None:
+    if found not in choices:
+        raise UserError(f"{name}: found {found!r}, expected one of {', '.join(choices)}")
+
+
 def _check_range(name: str, value: float, above: float, most: float = math.inf) -> None:
-    if not above < value <= most:
+    if not (above < value <= most and math.isfinite(value)):
         limit = f" and at most {most:g}" if most < math.inf else ""
         raise UserError(f"{name}: found {value}, expected more than {above:g}{limit}")

@@ -27,7 +27,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     Training masks hide unseen classes, test masks show them. Validation images are a seeded cut of the
     training list (or a split of their own, see `own_validation`) and hide unseen classes too, since nobody
     may use those labels; under `development` the classes that play the unseen ones are truly seen, so
-    validation shows them.
+    validation shows them, and takes the place of the test images.
 
     Args:
         batch_size: Training samples per process and step.
@@ -116,11 +116,11 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         Raises:
             UserError: A root, list, image or mask is missing, or no image is left to train on.
         """
-        if self.test_set is None:
+        if self.test_set is None and not self.development:
             # checked by `fit` too, which ends with the test scores
             self.test_set = self.make_dataset("test", hide_unseen=False, augment=False)
             log.info("test images: %d", len(self.test_set))
-        if stage in ("test", "predict") or self.train_set is not None:
+        if (stage in ("test", "predict") and not self.development) or self.train_set is not None:
             return
         self.train_set = self.make_dataset("train", hide_unseen=True, augment=True)
         self.val_set = self.make_dataset(
@@ -132,6 +132,9 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         else:
             self.train_indices, self.val_indices = self._cut(len(everything))
         log.info("training images: %d, validation images: %d", len(self.train_indices), len(self.val_indices))
+        if self.development:
+            # Hyperparameters are chosen on this split: its scores must not be those of test images.
+            self.test_set = self.val_set
         if self.unseen_pixels == "drop":
             self._drop()
 
@@ -172,6 +175,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> Loader:
         """Returns the loader of the test images, unseen classes shown."""
         test_set = _ready(self.test_set)
+        if self.development:
+            return self._evaluation(test_set, self.val_indices)
         return self._evaluation(test_set, range(len(test_set)))
 
     def predict_dataloader(self) -> Loader:

@@ -18,6 +18,9 @@ from sign_zs3.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+UNLABELLED = (0.15, 0.15, 0.15)
+"""RGB of what has no label in pictures."""
+
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
 Valid: TypeAlias = NDArray[np.bool_]
@@ -128,12 +131,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         from matplotlib.patches import Patch
 
         mask = sample["mask"].numpy()
-        colours = np.full((256, 3), 0.85)
-        # the golden ratio spreads hues evenly for any number of classes
-        colours[: len(self.classes)] = [
-            colorsys.hsv_to_rgb(i * 0.618034 % 1, (0.9, 0.55)[i % 2], (0.95, 0.7)[i // 2 % 2])
-            for i in range(len(self.classes))
-        ]
+        colours = class_colours(len(self.classes))
         figure = Figure(figsize=(9, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(sample["image"].permute(1, 2, 0).numpy())
@@ -171,6 +169,15 @@ class SegmentationDataset(Dataset[Sample], ABC):
             f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask "
             "or the list of classes"
         )
+
+
+def class_colours(num_classes: int) -> NDArray[np.float64]:
+    """Return (256, 3) RGB in [0, 1]: hues a golden angle apart, dark grey for all that is no class."""
+    colours = np.tile(np.array(UNLABELLED), (256, 1))
+    for index in range(num_classes):
+        hue = index * 0.618033988749895 % 1.0
+        colours[index] = colorsys.hsv_to_rgb(hue, (0.95, 0.6, 0.8)[index % 3], (0.95, 0.95, 0.65)[index // 3 % 3])
+    return colours
 
 
 def _size(array: NDArray[Any]) -> str:

@@ -73,7 +73,9 @@ def shapes_protocol(unseen: Sequence[str] | None = None) -> Protocol:
     Raises:
         UserError: A name that is no class of this data set.
     """
-    return Protocol.build("shapes", "default" if unseen is None else "custom", NAMES, unseen or UNSEEN, (0, 255))
+    return Protocol.build(
+        "shapes", "default" if unseen is None else "custom", NAMES, UNSEEN if unseen is None else unseen, (0, 255)
+    )
 
 
 def draw_scene(
