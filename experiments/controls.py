@@ -2,10 +2,10 @@
 
     .venv/bin/python experiments/controls.py --seeds 0 1 2
 
-Beside the demo itself, from the same transferred model: annealing at the paper's temperature, and self-training on the most confident 25, 75 and 100 % of the
-pseudo-labels instead of annealing (100 % is every ignored pixel with weight 1); and, from the same trained encoder,
-all later phases with the class vectors dealt out to the wrong classes, which leaves unseen classes to chance. What is
-there is not run again.
+Beside the demo itself, from the same transferred model: annealing at the paper's temperature, and self-training on
+the most confident 25, 75 and 100 % of the pseudo-labels instead of annealing (100 % is every ignored pixel with weight
+1); and, from the same trained encoder, all later phases with the class vectors dealt out to the wrong classes, which
+leaves unseen classes to chance. What is there is not run again.
 """
 
 from __future__ import annotations
