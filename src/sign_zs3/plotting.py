@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sign_zs3.data.datasets.base import UNLABELLED, SegmentationDataset, class_colours
-from sign_zs3.data.protocol import Protocol
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sign_zs3.tasks import ZeroShotTask
 
 EXAMINED = 60
+DIMMED = 0.35
 
 
 def choose_examples(dataset: SegmentationDataset, count: int = 6) -> list[int]:
@@ -43,7 +44,7 @@ def prediction_panel(
     images: Sequence[Tensor], truths: Sequence[Tensor], predictions: Sequence[Tensor], protocol: Protocol,
     title: str = "",
 ) -> Figure:  # fmt: skip
-    """Draw a column per image: the image, its truth, the prediction; one legend below.
+    """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled; one legend below.
 
     Args:
         images: (3, H, W) uint8.
@@ -67,7 +68,9 @@ def prediction_panel(
     axes = figure.subplots(3, columns, squeeze=False)
     colours = class_colours(protocol.num_classes)
     for column, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
-        pictures = [image.permute(1, 2, 0).numpy(), colours[truth.numpy()], colours[prediction.numpy()]]
+        predicted = colours[prediction.numpy()]
+        predicted[truth.numpy() == IGNORE_INDEX] *= DIMMED
+        pictures = [image.permute(1, 2, 0).numpy(), colours[truth.numpy()], predicted]
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture, interpolation="nearest")
             axes[row, column].set_xticks([])
@@ -80,7 +83,7 @@ def prediction_panel(
     ]
     patches.append(Patch(color=UNLABELLED, label="unlabelled"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8,
-                  title="★ unseen in training", title_fontsize=8)  # fmt: skip
+                  title="★ unseen in training; where nothing is labelled, predictions are dim and not scored", title_fontsize=8)  # fmt: skip
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
