@@ -82,8 +82,14 @@ def prediction_panel(
         for c in shown
     ]
     patches.append(Patch(color=UNLABELLED, label="unlabelled"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8,
-                  title="★ unseen in training; where nothing is labelled, predictions are dim and not scored", title_fontsize=8)  # fmt: skip
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(6, len(patches)),
+        fontsize=8,
+        title="★ unseen in training; where nothing is labelled, predictions are dim and not scored",
+        title_fontsize=8,
+    )
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
