@@ -20,7 +20,7 @@ import torch
 
 from sign_zs3 import ClassTable, Protocol
 from sign_zs3.cli import main as program
-from sign_zs3.tasks.base import CHECKPOINT_KEY
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
 
 CONFIG = Path(__file__).parent / "quickstart.yaml"
 SCORES = ("seen_miou", "unseen_miou", "harmonic_miou")

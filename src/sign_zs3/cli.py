@@ -23,7 +23,7 @@ from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.results import as_results, print_table, write_results
 from sign_zs3.tasks import SIGNModule
-from sign_zs3.tasks.base import read_checkpoint
+from sign_zs3.tasks.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,17 @@ from sign_zs3.embeddings import ClassTable
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.segmenter import Segmenter, resize_scores
+from sign_zs3.tasks.checkpoint import (
+    CHECKPOINT_FORMAT,
+    CHECKPOINT_KEY,
+    read_checkpoint,
+    stored_part,
+    stored_protocol,
+)
 from sign_zs3.tasks.schedule import Phase, Schedule, counted_randomness
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_KEY = "sign_zs3"
-CHECKPOINT_FORMAT = 1
 FEATURE_RESOLUTION_SIZE = (513, 513)
 
 Batch = dict[str, Any]
@@ -171,7 +176,7 @@ class ZeroShotTask(pl.LightningModule):
 
     def _initialise_from(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
-        self._check_classes(_stored_protocol(checkpoint), f"the checkpoint {path}")
+        self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
         stored = checkpoint["state_dict"]["class_vectors"]
         if stored.shape != self.class_vectors.shape or not torch.allclose(stored, self.class_vectors, atol=1e-6):
             raise UserError(
@@ -214,8 +219,8 @@ class ZeroShotTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build what the checkpoint holds, and take up its progress."""
-        stored = _stored(checkpoint, "the checkpoint")
-        protocol = _stored_protocol(checkpoint)
+        stored = stored_part(checkpoint, "the checkpoint")
+        protocol = stored_protocol(checkpoint)
         vectors = checkpoint["state_dict"]["class_vectors"]
         if self.protocol is None:
             self._build(protocol, torch.zeros_like(vectors), pretrained=False)
@@ -492,38 +497,3 @@ def map_size(maps: Tensor) -> tuple[int, int]:
 def shrink_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a label map (N, H, W) int64 to `size` by nearest neighbour."""
     return F.interpolate(mask.unsqueeze(1).float(), size, mode="nearest").squeeze(1).long()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this library, never running code in it.
-
-    Raises:
-        UserError: Not there, not readable as plain types and tensors, or not of this library.
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint: {path} is not there: give the path of a .ckpt file that `fit` wrote")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
-    _stored(checkpoint, f"checkpoint: {path}")
-    return checkpoint
-
-
-def _stored(checkpoint: Any, what: str) -> dict[str, Any]:
-    stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(stored, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
-    if stored.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{what} has format {stored.get('format')}, this version reads {CHECKPOINT_FORMAT}: install the version "
-            "that wrote it"
-        )
-    return stored
-
-
-def _stored_protocol(checkpoint: dict[str, Any]) -> Protocol:
-    fields: Any = checkpoint[CHECKPOINT_KEY]["protocol"]
-    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Protocol(**plain)
