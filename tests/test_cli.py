@@ -124,7 +124,7 @@ def test_bad_input_gets_one_line(
 def test_a_checkpoint_needs_no_vectors_and_keeps_its_inference_options(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sign_zs3.cli as cli
+    from sign_zs3.commands import training
 
     table, moved = tmp_path / "table.safetensors", tmp_path / "moved.safetensors"
     ClassTable.bundled().save(table)
@@ -132,7 +132,7 @@ def test_a_checkpoint_needs_no_vectors_and_keeps_its_inference_options(
     assert main(["fit", "--config", config, *options]) == 0
     table.rename(moved)
     built: list[ZeroShotTask] = []
-    monkeypatch.setattr(cli.ZeroShotCLI, "after_test", lambda self: built.append(self.model))
+    monkeypatch.setattr(training.ZeroShotCLI, "after_test", lambda self: built.append(self.model))
     checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
     assert main(["test", "--config", config, "--ckpt_path", checkpoint]) == 0
     assert main(["test", "--config", config, "--ckpt_path", checkpoint, "--model.seen_penalty", "0"]) == 0

@@ -1,0 +1,10 @@
+"""What the program can do, a module per verb; `sign_zs3.cli` picks one.
+
+A verb is a module here with ``run(args) -> int``: the command line after the verb, and the exit code.
+"""
+
+VERBS = {
+    "data": "check a data set file by file, or draw a contact sheet of it",
+    "embed": "build class vectors from word vectors, or show which classes lie near each other",
+}
+"""Verbs beside those of `commands.training`, with their line in the help."""
