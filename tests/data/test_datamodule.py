@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sign_zs3.data.datamodules import VOCDataModule, ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import TRAIN_AUG, VAL, WITH_UNSEEN, FakeVOC, ToyDataset, same_samples
@@ -40,8 +39,8 @@ def voc(fake: FakeVOC, **options: Any) -> VOCDataModule:
 class ToyDataModule(ZeroShotDataModule):
     """Thirteen images in memory, for what does not need files."""
 
-    def make_protocol(self, unseen: Any) -> Protocol:
-        return ToyDataset(1).protocol
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ToyDataset(1).protocol, **options)
 
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool

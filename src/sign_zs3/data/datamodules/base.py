@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ZeroShotDataModule(LightningDataModule, ABC):
-    """Base of the data modules. Subclasses say which classes there are and how a split is read.
+    """Base of the data modules. Subclasses bring the class split and say how a split of the images is read.
 
     Training masks hide unseen classes, test masks show them. Validation images are a seeded cut of the
     training list (or a split of their own, see `own_validation`) and hide unseen classes too, since nobody
@@ -30,18 +30,18 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     validation shows them, and takes the place of the test images.
 
     Args:
+        protocol: The class split.
         batch_size: Training samples per process and step.
         eval_batch_size: Evaluation samples per batch; more than 1 needs images of one size.
         num_workers: Worker processes per loader.
         seed: Decides the cut, the order, the augmentation and the `development` draw; at least 0.
-        unseen: Names of the unseen classes; None takes the data set's default split.
         unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out
             every image that holds one, until self-training reads it with all pixels unlabelled.
         development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
         val_fraction: Share of the training list that is cut off for validation; 0 for no validation.
 
     Attributes:
-        protocol: The class split, there before any file is read.
+        protocol: The class split; under `development` the one that takes its place.
 
     Raises:
         UserError: An option is out of range or names no class.
@@ -54,12 +54,12 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
+        protocol: Protocol,
         *,
         batch_size: int = 8,
         eval_batch_size: int = 1,
         num_workers: int = 2,
         seed: int = 0,
-        unseen: Sequence[str] | None = None,
         unseen_pixels: Literal["ignore", "drop"] = "ignore",
         development: int = 0,
         val_fraction: float = 0.05,
@@ -78,19 +78,13 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.unseen_pixels = unseen_pixels
         self.development = development
         self.val_fraction = val_fraction
-        self.protocol = self.make_protocol(unseen)
-        if development:
-            self.protocol = self.protocol.development(development, seed)
+        self.protocol = protocol.development(development, seed) if development else protocol
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None
         self.test_set: SegmentationDataset | None = None
         self.train_indices: tuple[int, ...] = ()
         self.dropped_indices: tuple[int, ...] = ()
         self.val_indices: tuple[int, ...] = ()
-
-    @abstractmethod
-    def make_protocol(self, unseen: Sequence[str] | None) -> Protocol:
-        """Returns the class split; called by ``__init__``, so it reads no file and no later attribute."""
 
     @abstractmethod
     def make_dataset(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
-from sign_zs3.data.datasets.base import Image, Valid
+from sign_zs3.data.datasets.base import Image, Transform, Valid
 from sign_zs3.data.datasets.shapes import ShapesDataset, shapes_protocol
-from sign_zs3.data.protocol import Protocol
 
 
 class ShapesDataModule(ZeroShotDataModule):
@@ -52,21 +50,17 @@ class ShapesDataModule(ZeroShotDataModule):
         development: int = 0,
     ) -> None:
         super().__init__(
+            shapes_protocol(unseen),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
-            unseen=unseen,
             unseen_pixels=unseen_pixels,
             development=development,
         )
         self.lengths = {"train": train_size, "val": val_size, "test": test_size}
         self.scene_size = scene_size
         self.scene_seed = scene_seed
-
-    def make_protocol(self, unseen: Sequence[str] | None) -> Protocol:
-        """Returns `shapes_protocol`."""
-        return shapes_protocol(unseen)
 
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
@@ -79,11 +73,15 @@ class ShapesDataModule(ZeroShotDataModule):
             self.scene_size,
             self.protocol,
             hide_unseen=hide_unseen,
-            transform=_mirror if augment else None,
+            transform=_Mirror() if augment else None,
         )
 
 
-def _mirror(image: Image, mask: Image, valid: Valid, seed: int) -> tuple[Image, Image, Valid]:
-    if np.random.default_rng(seed).random() < 0.5:
-        return image, mask, valid
-    return image[:, ::-1], mask[:, ::-1], valid[:, ::-1]
+class _Mirror(Transform):
+    """Flips every other scene."""
+
+    def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
+        valid = np.ones(mask.shape, np.bool_)
+        if np.random.default_rng(seed).random() < 0.5:
+            return image, mask, valid
+        return image[:, ::-1], mask[:, ::-1], valid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,8 +25,30 @@ UNLABELLED = (0.15, 0.15, 0.15)
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
 Valid: TypeAlias = NDArray[np.bool_]
-Transform: TypeAlias = Callable[[Image, Image, Valid, int], tuple[Image, Image, Valid]]
-"""(image (H, W, 3) uint8 RGB, mask (H, W) uint8 contiguous, valid (H, W) bool, seed) -> the same three."""
+Enough: TypeAlias = Callable[[int, int], tuple[int, int]]
+"""From an image's height and width to those that are needed."""
+
+
+class Transform(ABC):
+    """Augmentation: a function of its arguments alone, with no random state of its own."""
+
+    @abstractmethod
+    def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
+        """Transforms an image and its mask.
+
+        Args:
+            image: uint8 (h, w, 3) RGB; where `enough` asks for less than the full size it may be reduced to
+                1/2, 1/4 or 1/8 of the mask's size, rounded up.
+            mask: uint8 (H, W) of contiguous ids and 255.
+            seed: Decides the augmentation.
+
+        Returns:
+            Image, mask, and where they are no padding, bool; all of one size.
+        """
+
+    def enough(self, height: int, width: int, seed: int) -> tuple[int, int]:
+        """Returns the height and width at which an image of a size is needed: a reader may decode less then."""
+        return height, width
 
 
 class SegmentationDataset(Dataset[Sample], ABC):
@@ -34,7 +57,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
     Args:
         protocol: The class split.
         hide_unseen: Turn unseen classes into 255 in the masks, as training must.
-        transform: Augmentation, a function of its arguments alone (see `Transform`); None for none.
+        transform: Augmentation; None for none.
     """
 
     def __init__(self, protocol: Protocol, hide_unseen: bool = False, transform: Transform | None = None) -> None:
@@ -64,6 +87,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """Reads a mask alone, (H, W) of own ids; worth overriding where that saves decoding the image."""
         return self.read(index)[1]
 
+    def read_reduced(self, index: int, enough: Enough | None) -> tuple[Image, NDArray[Any]]:
+        """Reads as `read`, but may decode the image at 1/2, 1/4 or 1/8, rounded up, if that is still `enough`.
+
+        Raises:
+            UserError: The mask has another size than the image.
+        """
+        image, mask = self.read(index)
+        if image.shape[:2] != mask.shape:
+            self.refuse_sizes(index, image.shape, mask.shape)
+        return image, mask
+
     def mask_source(self, index: int) -> str:
         """Returns what an error about a mask should name: its file, or else the image's name."""
         return self.name(index)
@@ -83,16 +117,14 @@ class SegmentationDataset(Dataset[Sample], ABC):
         Raises:
             UserError: The mask has another size than the image or an id that is no class and not ignored.
         """
-        image, raw = self.read(index)
-        if raw.shape != image.shape[:2]:
-            raise UserError(
-                f"{self.mask_source(index)}: found a mask of {_size(raw)} for an image of {_size(image)} "
-                "(height x width), expected the same size; replace the one that is wrong"
-            )
+        transform = self.transform
+        enough = None if transform is None else functools.partial(transform.enough, seed=seed)
+        image, raw = self.read_reduced(index, enough)
         mask = self._contiguous(index, raw)
-        valid: Valid = np.ones(mask.shape, np.bool_)
-        if self.transform is not None:
-            image, mask, valid = self.transform(image, mask, valid, seed)
+        if transform is None:
+            valid: Valid = np.ones(mask.shape, np.bool_)
+        else:
+            image, mask, valid = transform(image, mask, seed)
         hidden = 0
         if self.hide_unseen:
             unseen = self._is_unseen(mask)
@@ -146,6 +178,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
             axes.set_axis_off()
         return figure
 
+    def refuse_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+        """Raises the error for an image and a mask of two sizes.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"{self.mask_source(index)}: found a mask of {mask[0]} x {mask[1]} for an image of {image[0]} x {image[1]} "
+            "(height x width), expected the same size; replace the one that is wrong"
+        )
+
     def _contiguous(self, index: int, raw: NDArray[Any]) -> Image:
         if raw.dtype != np.uint8:
             outside = (raw < 0) | (raw > 255)
@@ -178,10 +221,6 @@ def class_colours(num_classes: int) -> NDArray[np.float64]:
         hue = index * 0.618033988749895 % 1.0
         colours[index] = colorsys.hsv_to_rgb(hue, (0.95, 0.6, 0.8)[index % 3], (0.95, 0.95, 0.65)[index // 3 % 3])
     return colours
-
-
-def _size(array: NDArray[Any]) -> str:
-    return " x ".join(map(str, array.shape[:2]))
 
 
 def _ranges(ids: tuple[int, ...]) -> str:

@@ -1,0 +1,245 @@
+"""Reading images, masks and lists: each error is one line that names the file."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image as Pillow
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+_ORIENTATION = 0x0112
+# EXIF orientations that swap height and width
+_TURNED = (5, 6, 7, 8)
+
+
+def read_lines(path: Path, what: str, expected: str) -> list[str]:
+    """Reads a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
+
+    Args:
+        path: The file.
+        what: What a line holds, for the error.
+        expected: What the file should be, for the error.
+
+    Raises:
+        UserError: The file cannot be read or holds nothing.
+    """
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
+        ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
+    return lines
+
+
+def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
+    """Reads a list of image ids, one a line, in the file's order.
+
+    Args:
+        path: The list.
+        problems: Where to put what is wrong with single lines; None raises at the first.
+
+    Raises:
+        UserError: The file cannot be read or is empty; an id occurs twice or leaves the folder of the images.
+    """
+    ids: dict[str, None] = {}
+    for line in read_lines(path, "image id", "a list of image ids, one a line"):
+        parts = PurePosixPath(line).parts
+        if line.startswith("/") or ".." in parts or "\\" in line or "\0" in line:
+            _tell(f"{path}: found the id {line!r}, expected a name below the folder of images; correct it", problems)
+        elif line in ids:
+            _tell(f"{path}: found the id {line!r} twice, expected it once; remove one", problems)
+        else:
+            ids[line] = None
+    return list(ids)
+
+
+def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
+    """Reads a list of classes, ``id<TAB>name`` or ``id: name`` a line.
+
+    Args:
+        path: The list.
+        largest: Highest id that is allowed.
+
+    Returns:
+        Id -> name, in the file's order.
+
+    Raises:
+        UserError: The file cannot be read, a line has another form, or an id or a name occurs twice.
+    """
+    expected = "a class a line, as id<TAB>name"
+    classes: dict[int, str] = {}
+    for number, line in enumerate(read_lines(path, "class", expected), 1):
+        match = re.fullmatch(r"(\d+)\s*[\t:]\s*(\S.*)", line)
+        if match is None:
+            raise UserError(f"{path}: found {line!r} in line {number}, expected {expected}; correct the line")
+        own_id, name = int(match[1]), match[2]
+        if own_id > largest:
+            raise UserError(f"{path}: found the id {own_id}, expected 0 to {largest}; renumber classes and masks")
+        if own_id in classes or name in classes.values():
+            what = f"the id {own_id}" if own_id in classes else f"the name {name!r}"
+            raise UserError(f"{path}: found {what} twice, expected it once; correct line {number}")
+        classes[own_id] = name
+    return classes
+
+
+def read_image(
+    path: Path, mask_size: Size | None = None, enough: Callable[[int, int], Size] | None = None
+) -> tuple[NDArray[np.uint8], Size]:
+    """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
+
+    Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
+    mask was drawn on them.
+
+    Args:
+        path: The image.
+        mask_size: Height and width of its mask.
+        enough: From the image's height and width to those that are needed: a JPEG is then decoded at the
+            smallest of 1/1, 1/2, 1/4 and 1/8 of its size (rounded up) that is not below.
+
+    Returns:
+        uint8 (h, w, 3), and the image's full size (H, W).
+
+    Raises:
+        UserError: The file cannot be decoded.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    try:
+        with Pillow.open(path) as file:
+            stored = (file.height, file.width)
+            turned = file.getexif().get(_ORIENTATION, 1) in _TURNED
+            follow = not turned or mask_size != stored
+            size = stored[::-1] if turned and follow else stored
+            if enough is not None and file.format == "JPEG":
+                height, width = enough(*size)
+                file.draft(None, (height, width) if turned and follow else (width, height))
+            return _as_rgb(ImageOps.exif_transpose(file) if follow else file), size
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        raise undecodable(path, "an image", error) from error
+
+
+def read_index_mask(path: Path) -> NDArray[np.uint8]:
+    """Decodes a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
+
+    Raises:
+        UserError: The file cannot be decoded, or is no 8-bit palette or grey image.
+    """
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as file:
+            mode, mask = file.mode, np.asarray(file)
+    except Exception as error:
+        raise undecodable(path, "a palette or grey PNG", error) from error
+    if mode not in ("L", "P"):
+        kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
+        raise UserError(
+            f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
+            "grey PNG); convert it"
+        )
+    return mask
+
+
+def read_mat(path: Path, *fields: str) -> NDArray[Any]:
+    """Reads a label map from a MATLAB file.
+
+    Args:
+        path: The file.
+        *fields: Name of the variable, then of the field of its struct.
+
+    Returns:
+        Whole numbers (H, W).
+
+    Raises:
+        UserError: The file cannot be decoded, or holds something else.
+    """
+    from scipy.io import loadmat
+
+    expected = f"a MATLAB file with the label map {'.'.join(fields)}"
+    try:
+        value = loadmat(path, variable_names=fields[:1])
+        found = ", ".join(sorted(key for key in value if not key.startswith("__"))) or "no such variable"
+        for field in fields:
+            names = value.dtype.names if isinstance(value, np.ndarray) else value
+            if names is None or field not in names:
+                raise UserError(f"{path}: found {found}, expected {expected}; fetch the file again")
+            value = value[field]
+            # a struct is an array of one
+            value = value[0, 0] if value.dtype == object and value.shape == (1, 1) else value
+            found = f"{field} with {', '.join(value.dtype.names)}" if value.dtype.names else field
+    except UserError:
+        raise
+    except Exception as error:
+        raise undecodable(path, expected, error) from error
+    mask = np.asarray(value)
+    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
+        raise UserError(
+            f"{path}: found {'.'.join(fields)} of {mask.dtype} and shape {mask.shape}, expected whole numbers of "
+            "shape (height, width); fetch the file again"
+        )
+    return mask
+
+
+def missing_files(paths: Sequence[Path]) -> list[Path]:
+    """Returns the files that are not there.
+
+    Each folder is listed once: asking for 20,000 files one by one takes minutes on a network disk.
+    """
+    present = {folder: names_in(folder) for folder in {path.parent for path in paths}}
+    return [path for path in paths if path.name not in present[path.parent]]
+
+
+def names_in(folder: Path) -> set[str]:
+    """Returns the names of a folder's files; none where it is not there."""
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def find_folder(root: str | Path, places: Sequence[str], sign: str) -> Path | None:
+    """Returns the first of `places` below `root` that holds `sign`, a file or folder."""
+    candidates = (Path(root) / place for place in places)
+    return next((folder for folder in candidates if (folder / sign).exists()), None)
+
+
+def undecodable(path: Path, expected: str, error: Exception) -> UserError:
+    """Returns the error for a file that its decoder refuses."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: not found, expected {expected}; put the file there")
+    return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")
+
+
+def line_of(error: Exception) -> str:
+    """Puts an error of another library on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        # Pillow would cut 16 bits off at 255
+        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _tell(message: str, problems: list[str] | None) -> None:
+    if problems is None:
+        raise UserError(message)
+    problems.append(message)

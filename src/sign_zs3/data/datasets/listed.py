@@ -1,0 +1,102 @@
+"""Data sets whose images and masks are files, named by lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform
+from sign_zs3.data.datasets.files import missing_files, read_image, read_index_mask
+from sign_zs3.data.protocol import Protocol
+from sign_zs3.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image and its mask: the image's id in the lists, and two files."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class ListedDataset(SegmentationDataset):
+    """Base of the data sets on disk. Subclasses make the items; a mask is an 8-bit PNG unless they say otherwise.
+
+    Args:
+        items: What the lists name.
+        protocol: The class split.
+        hide_unseen: Turn unseen classes into 255 in the masks.
+        transform: Augmentation, as in `SegmentationDataset`.
+        problems: What was wrong with the lists.
+        check: Refuse problems and missing files; False leaves them to `sign-zs3 data check`.
+
+    Raises:
+        UserError: A list has problems or a file is missing.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        protocol: Protocol,
+        hide_unseen: bool = False,
+        transform: Transform | None = None,
+        problems: Sequence[str] = (),
+        check: bool = True,
+    ) -> None:
+        super().__init__(protocol, hide_unseen=hide_unseen, transform=transform)
+        self.items = tuple(items)
+        self.problems = tuple(problems)
+        if not check:
+            return
+        if self.problems:
+            raise UserError(self.problems[0])
+        for what, paths in (("images", [i.image for i in self.items]), ("masks", [i.mask for i in self.items])):
+            if missing := missing_files(paths):
+                raise UserError(
+                    f"{missing[0]}: not found ({len(missing)} of the {len(paths)} {what} in the lists are missing), "
+                    f"expected every listed file; unpack the data set again so that {missing[0].parent} is complete"
+                )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        """Returns the image's id, e.g. ``"2007_000032"``."""
+        return self.items[index].name
+
+    def mask_source(self, index: int) -> str:
+        """Returns the path of the mask."""
+        return str(self.items[index].mask)
+
+    def read(self, index: int) -> tuple[Image, NDArray[Any]]:
+        """Reads an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of own ids.
+
+        Raises:
+            UserError: One of the files cannot be decoded, or their sizes differ.
+        """
+        return self.read_reduced(index, None)
+
+    def read_reduced(self, index: int, enough: Enough | None) -> tuple[Image, NDArray[Any]]:
+        """Reads an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask.
+
+        Raises:
+            UserError: One of the files cannot be decoded, or their sizes differ.
+        """
+        mask = self.read_mask(index)
+        image, size = read_image(self.items[index].image, (mask.shape[0], mask.shape[1]), enough)
+        if size != mask.shape:
+            self.refuse_sizes(index, size, mask.shape)
+        return image, mask
+
+    def read_mask(self, index: int) -> NDArray[Any]:
+        """Reads a mask alone.
+
+        Raises:
+            UserError: The file cannot be decoded.
+        """
+        return read_index_mask(self.items[index].mask)
