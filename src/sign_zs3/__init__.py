@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sign_zs3._version import __version__
 
 if TYPE_CHECKING:
-    from sign_zs3.data.datamodules import ShapesDataModule, VOCDataModule, ZeroShotDataModule
+    from sign_zs3.data.datamodules import (
+        COCOStuffDataModule,
+        FolderDataModule,
+        PascalContextDataModule,
+        ShapesDataModule,
+        VOCDataModule,
+        ZeroShotDataModule,
+    )
     from sign_zs3.data.protocol import Protocol
     from sign_zs3.embeddings import ClassTable
     from sign_zs3.errors import UserError
@@ -20,8 +27,11 @@ if TYPE_CHECKING:
     from sign_zs3.tasks import SIGNModule, ZeroShotTask
 
 _HOMES = {
+    "COCOStuffDataModule": "data.datamodules",
     "ClassTable": "embeddings",
+    "FolderDataModule": "data.datamodules",
     "GZSLMeanIoU": "metrics",
+    "PascalContextDataModule": "data.datamodules",
     "Protocol": "data.protocol",
     "SIGNModule": "tasks",
     "Segmenter": "models",
@@ -33,8 +43,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "COCOStuffDataModule",
     "ClassTable",
+    "FolderDataModule",
     "GZSLMeanIoU",
+    "PascalContextDataModule",
     "Protocol",
     "SIGNModule",
     "Segmenter",

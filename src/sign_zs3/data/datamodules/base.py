@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pytorch_lightning import LightningDataModule
@@ -49,7 +49,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     # an unpadded shard may be empty on some ranks
     allow_zero_length_dataloader_with_multiple_devices = True
-    own_validation: ClassVar[bool] = False
+    own_validation: bool = False
     """True where `make_dataset` knows a split ``"val"`` apart from the training list: then nothing is cut."""
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.data.datasets.listed import ListedDataset
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.transforms import evaluation_preset, training_preset
 from sign_zs3.errors import UserError
@@ -80,6 +81,26 @@ class ImageDataModule(ZeroShotDataModule):
         self.augmentations = augmentations
         self.eval_size = eval_size
         self.check_files = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads lists and checks that every file is there, before any training.
+
+        Args:
+            stage: As in `ZeroShotDataModule.setup`.
+
+        Raises:
+            UserError: A root, list, image or mask is missing, an image is both for training and for testing, or no
+                image is left to train on.
+        """
+        super().setup(stage)
+        train, test = self.train_set, self.test_set
+        if isinstance(train, ListedDataset) and isinstance(test, ListedDataset) and not self.development:
+            both = {item.image for item in train.items} & {item.image for item in test.items}
+            if both:
+                raise UserError(
+                    f"{min(both)}: found in the training and in the test list ({len(both)} images are), expected it in "
+                    "one of them; remove it from the other"
+                )
 
     def reading(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:
         """Returns the arguments of a `ListedDataset` that do not depend on the data set."""

@@ -1,0 +1,121 @@
+"""COCO-Stuff (164k): COCO 2017 images with pixel maps of things and stuff."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from sign_zs3.data.datasets.base import Transform
+from sign_zs3.data.datasets.files import find_folder
+from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.data.splits import published_protocol
+from sign_zs3.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_LABELS = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench", "bird"),
+    *("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "hat", "backpack"),
+    *("umbrella", "shoe", "eye glasses", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard"),
+    *("sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard"),
+    *("tennis racket", "bottle", "plate", "wine glass", "cup", "fork", "knife", "spoon", "bowl"),
+    *("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),
+    *("chair", "couch", "potted plant", "bed", "mirror", "dining table", "window", "desk", "toilet"),
+    *("door", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven"),
+    *("toaster", "sink", "refrigerator", "blender", "book", "clock", "vase", "scissors", "teddy bear"),
+    *("hair drier", "toothbrush", "hair brush", "banner", "blanket", "branch", "bridge"),
+    *("building-other", "bush", "cabinet", "cage", "cardboard", "carpet", "ceiling-other"),
+    *("ceiling-tile", "cloth", "clothes", "clouds", "counter", "cupboard", "curtain", "desk-stuff"),
+    *("dirt", "door-stuff", "fence", "floor-marble", "floor-other", "floor-stone", "floor-tile"),
+    *("floor-wood", "flower", "fog", "food-other", "fruit", "furniture-other", "grass", "gravel"),
+    *("ground-other", "hill", "house", "leaves", "light", "mat", "metal", "mirror-stuff", "moss"),
+    *("mountain", "mud", "napkin", "net", "paper", "pavement", "pillow", "plant-other", "plastic"),
+    *("platform", "playingfield", "railing", "railroad", "river", "road", "rock", "roof", "rug", "salad"),
+    *("sand", "sea", "shelf", "sky-other", "skyscraper", "snow", "solid-other", "stairs", "stone"),
+    *("straw", "structural-other", "table", "tent", "textile-other", "towel", "tree", "vegetable"),
+    *("wall-brick", "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile", "wall-wood"),
+    *("water-other", "waterdrops", "window-blind", "window-other", "wood"),
+)
+"""Names of the pixel maps' values, 0..181: things to 90, stuff after."""
+
+NEVER_LABELLED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Values that COCO planned and never labelled; they are no classes, and ignored."""
+
+COCO_STUFF_CLASSES = {i: name for i, name in enumerate(_LABELS) if i not in NEVER_LABELLED}
+"""The 171 classes: value in the pixel maps -> name."""
+
+_FETCH = (
+    "unpack train2017.zip and val2017.zip (images.cocodataset.org) into {root}/images, and "
+    "stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff) into {root}/annotations"
+)
+
+
+def coco_stuff_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
+    """Returns a class split of COCO-Stuff: 171 classes, 255 and the values that never occur ignored.
+
+    Args:
+        unseen: Names of the unseen classes; None takes those of `split`.
+        split: ``"default"``: the 15 unseen classes of SPNet, CaGNet and SIGN.
+
+    Raises:
+        UserError: A name is no class of COCO-Stuff, or no split.
+    """
+    return published_protocol("coco_stuff", COCO_STUFF_CLASSES, split, unseen, (*NEVER_LABELLED, IGNORE_INDEX))
+
+
+class COCOStuffDataset(ListedDataset):
+    """The images of a folder with their pixel maps; there are no lists, each image has a map.
+
+    Args:
+        root: The folder that holds ``images/{train2017,val2017}`` and ``annotations/{train2017,val2017}``.
+        split: ``"train"``: train2017 without its last images; ``"val"``: these; ``"test"``: val2017.
+        val_size: How many of the last training images, by name, are for validation (the paper: 10,000).
+        protocol: The class split; None takes `coco_stuff_protocol`'s default.
+        hide_unseen: Turn unseen classes into 255 in the masks.
+        transform: Augmentation, as in `SegmentationDataset`.
+        check: Refuse missing files, as in `ListedDataset`.
+
+    Raises:
+        UserError: A folder or a pixel map is missing, or `val_size` leaves no image to train on.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "val", "test"],
+        val_size: int = 10_000,
+        protocol: Protocol | None = None,
+        hide_unseen: bool = False,
+        transform: Transform | None = None,
+        check: bool = True,
+    ) -> None:
+        part = "val2017" if split == "test" else "train2017"
+        images = _folder(root, ("images", "."), part, "JPEG images")
+        masks = _folder(root, ("annotations", "stuffthingmaps", "."), part, "pixel maps")
+        names = sorted(path.stem for path in images.iterdir() if path.suffix == ".jpg")
+        if not names:
+            raise UserError(f"{images}: found no .jpg, expected the images of {part}; {_FETCH.format(root=root)}")
+        if split != "test":
+            if not 0 <= val_size < len(names):
+                raise UserError(
+                    f"val_size: found {val_size}, expected 0 to {len(names) - 1}, since {images} has {len(names)} "
+                    "images; lower it"
+                )
+            cut = len(names) - val_size
+            names = names[:cut] if split == "train" else names[cut:]
+        items = [Item(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names]
+        super().__init__(items, protocol or coco_stuff_protocol(), hide_unseen, transform, check=check)
+
+
+def _folder(root: str | Path, places: Sequence[str], part: str, what: str) -> Path:
+    found = find_folder(root, places, part)
+    if found is None:
+        raise UserError(
+            f"root: found no {places[0]}/{part} in {root}, expected the folder of its {what}; "
+            + _FETCH.format(root=root)
+        )
+    return found / part

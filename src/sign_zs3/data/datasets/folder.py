@@ -1,0 +1,143 @@
+"""Anyone's own images and masks: two folders, a list of classes, and lists of images or a fraction."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from sign_zs3.data.datasets.base import Transform
+from sign_zs3.data.datasets.files import read_classes, read_list
+from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.errors import UserError
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def folder_protocol(
+    root: str | Path,
+    unseen: Sequence[str] | None = None,
+    classes: str = "classes.txt",
+    ignored_classes: Sequence[str] = (),
+    ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
+) -> Protocol:
+    """Returns the class split of a folder, named after the folder.
+
+    Args:
+        root: The folder.
+        unseen: Names of the unseen classes; None for none.
+        classes: List of classes below `root`, ``id<TAB>name`` a line.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
+        ignored_ids: Ids that mean "no label", unless the list names them.
+
+    Raises:
+        UserError: The list cannot be read, or a name is not in it.
+    """
+    path = Path(root) / classes
+    names = read_classes(path)
+    for name in ignored_classes:
+        if name not in names.values():
+            close = difflib.get_close_matches(name, names.values(), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "correct the name"
+            raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}; {hint}")
+    left_out = [i for i, name in names.items() if name in ignored_classes]
+    kept = {i: name for i, name in names.items() if i not in left_out}
+    ignored = {*left_out, *(i for i in (*ignored_ids, IGNORE_INDEX) if i not in names)}
+    return Protocol.build(Path(root).resolve().name, "custom", kept, list(unseen or ()), sorted(ignored))
+
+
+class FolderDataset(ListedDataset):
+    """Images and masks with the same names in two folders, subfolders included.
+
+    Without lists, all images that have a mask are split: those whose names come first by their SHA-256 are test
+    images, so that the split is the same everywhere and new images move few old ones.
+
+    Args:
+        root: The folder.
+        split: ``"train"``, ``"val"`` (only with a list) or ``"test"``.
+        protocol: The class split, from `folder_protocol`.
+        images: Folder of the images below `root`.
+        masks: Folder of the masks below `root`: 8-bit palette or grey images, an id per pixel.
+        list_file: List of image names below `root`, with or without suffix; None splits by `test_fraction`.
+        test_fraction: Share of test images where there are no lists.
+        hide_unseen: Turn unseen classes into 255 in the masks.
+        transform: Augmentation, as in `SegmentationDataset`.
+        check: Refuse faults of the lists and missing files, as in `ListedDataset`.
+
+    Raises:
+        UserError: A folder, a list, or an image or mask of a list is missing; two images have one name.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "val", "test"],
+        protocol: Protocol,
+        images: str = "images",
+        masks: str = "masks",
+        list_file: str | Path | None = None,
+        test_fraction: float = 0.2,
+        hide_unseen: bool = False,
+        transform: Transform | None = None,
+        check: bool = True,
+    ) -> None:
+        problems: list[str] | None = None if check else []
+        folders = Path(root) / images, Path(root) / masks
+        pictures = _by_name(folders[0], IMAGE_SUFFIXES, "images", problems)
+        labels = _by_name(folders[1], MASK_SUFFIXES, "masks", problems)
+        if list_file is None:
+            names = _part(sorted(pictures.keys() & labels.keys()), test_fraction, split)
+            if alone := len(pictures.keys() - labels.keys()):
+                log.warning("%s: %d images have no mask in %s and are left out", folders[0], alone, folders[1])
+            if not names:
+                raise UserError(
+                    f"{folders[0]}: found no {split} image with a mask in {folders[1]}, expected a mask of the same "
+                    "name per image; name the folders in images and masks, or change test_fraction"
+                )
+        else:
+            names = sorted({_stem(name) for name in read_list(Path(root) / list_file, problems)})
+        items = [
+            Item(
+                name,
+                pictures.get(name, folders[0] / f"{name}{IMAGE_SUFFIXES[0]}"),
+                labels.get(name, folders[1] / f"{name}{MASK_SUFFIXES[0]}"),
+            )
+            for name in names
+        ]
+        super().__init__(items, protocol, hide_unseen, transform, problems or (), check)
+
+
+def _stem(name: str) -> str:
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[str] | None) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not found, expected the folder of the {what}; name it in {what}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            message = f"{path}: found beside {found[name].name}, expected one file of that name; remove one"
+            if problems is None:
+                raise UserError(message)
+            problems.append(message)
+        else:
+            found[name] = path
+    return found
+
+
+def _part(names: Sequence[str], test_fraction: float, split: str) -> list[str]:
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    count = round(len(names) * test_fraction)
+    return sorted(ranked[:count] if split == "test" else ranked[count:])

@@ -1,0 +1,187 @@
+"""Pascal Context with 33 or 59 classes, from label PNGs or from the original label maps of 459 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.datasets.base import Transform
+from sign_zs3.data.datasets.files import find_folder, read_classes, read_index_mask, read_list, read_mat
+from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.datasets.voc import VOC_CLASSES
+from sign_zs3.data.protocol import Protocol
+from sign_zs3.data.splits import published_protocol
+from sign_zs3.errors import UserError
+
+CONTEXT33_CLASSES = (
+    *VOC_CLASSES,
+    *("sky", "grass", "ground", "road", "building", "tree", "water", "mountain", "wall", "floor", "track"),
+    *("keyboard", "ceiling"),
+)
+"""The 33 classes of CaGNet and SIGN in the order of their ids, 1..33; 0 is unlabelled."""
+
+CONTEXT59_CLASSES = (
+    *VOC_CLASSES,
+    *("bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "clothes", "computer", "cup", "door"),
+    *("fence", "floor", "flower", "food", "grass", "ground", "keyboard", "light", "mountain", "mouse", "curtain"),
+    *("platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky", "snow", "bedcloth", "track"),
+    *("tree", "truck", "wall", "water", "window", "wood"),
+)
+"""The 59 classes in the order of their ids in ``59_context_labels``, 1..59; 0 is background.
+
+Other tools sort these classes by name and write other ids; such masks are not meant here."""
+
+# names that the 459 classes spell otherwise
+_IN_459 = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}
+_CLASSES = {33: CONTEXT33_CLASSES, 59: CONTEXT59_CLASSES}
+
+_IMAGE_PLACES = ("VOCdevkit/VOC2010", "VOC2010", "VOCdevkit/VOC2012", "VOC2012", ".")
+_PAGE = "cs.stanford.edu/~roozbeh/pascal-context"
+_NAME_LISTS = ("labels.txt", "classes-400.txt", "pascal_context_classes-400.txt")
+_ID_LISTS = {"train": ("train.txt", "pascal_context_train.txt"), "test": ("val.txt", "pascal_context_val.txt")}
+
+
+def context_protocol(
+    num_classes: Literal[33, 59] = 33, unseen: Sequence[str] | None = None, split: str = "default"
+) -> Protocol:
+    """Returns a class split of Pascal Context.
+
+    Args:
+        num_classes: 33 (CaGNet, SIGN) or 59.
+        unseen: Names of the unseen classes; None takes those of `split`.
+        split: ``"default"`` (cow, motorbike, sofa and cat unseen, id 0 ignored) or, with 59 classes, ZS3's
+            ``"zs3-2"`` to ``"zs3-10"``, where id 0 is the seen class background.
+
+    Raises:
+        UserError: `num_classes` is another number; a name is no class, or no split.
+    """
+    if num_classes not in _CLASSES:
+        raise UserError(f"num_classes: found {num_classes}, expected 33 or 59; correct it")
+    names = dict(enumerate(_CLASSES[num_classes], 1))
+    return published_protocol(f"pascal_context_{num_classes}", names, split, unseen)
+
+
+class PascalContextDataset(ListedDataset):
+    """Images of VOC 2010 with the labels of Pascal Context.
+
+    Labels are read from ``33_context_labels`` or ``59_context_labels`` (PNG) where that folder is there, else
+    from ``trainval`` (MATLAB files with ``LabelMap``, ids 1..459, named by ``labels.txt``); ids of that map
+    that are none of the 33 or 59 classes become 0.
+
+    Args:
+        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same
+            images).
+        split: ``"train"`` (4,998 images in the published list) or ``"test"`` (5,105).
+        labels: The folder that holds the label folders; None looks in `root` and beside ``JPEGImages``.
+        list_file: List of image ids; None looks for ``train.txt`` or ``val.txt`` beside the label folders and
+            in ``ImageSets/SegmentationContext``.
+        num_classes: 33 or 59.
+        protocol: The class split; None takes `context_protocol`'s default.
+        hide_unseen: Turn unseen classes into 255 in the masks.
+        transform: Augmentation, as in `SegmentationDataset`.
+        check: Refuse faults of the lists and missing files, as in `ListedDataset`.
+
+    Raises:
+        UserError: A folder, a list, or an image or mask of a list is missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "test"],
+        labels: str | Path | None = None,
+        list_file: str | Path | None = None,
+        num_classes: Literal[33, 59] = 33,
+        protocol: Protocol | None = None,
+        hide_unseen: bool = False,
+        transform: Transform | None = None,
+        check: bool = True,
+    ) -> None:
+        self.num_classes = num_classes
+        voc = find_folder(root, _IMAGE_PLACES, "JPEGImages")
+        if voc is None:
+            raise UserError(
+                f"root: found no JPEGImages at {root}, expected the folder that holds VOCdevkit/VOC2010; unpack "
+                "VOCtrainval_03-May-2010.tar (host.robots.ox.ac.uk/pascal/VOC/voc2010) there"
+            )
+        places = [Path(root), voc] if labels is None else [Path(labels)]
+        masks, self._lookup = _find_labels(places, num_classes)
+        listed = Path(list_file) if list_file is not None else _find_list([*places, voc], split)
+        problems: list[str] | None = None if check else []
+        suffix = ".png" if self._lookup is None else ".mat"
+        items = [
+            Item(name, voc / "JPEGImages" / f"{name}.jpg", masks / f"{name}{suffix}")
+            for name in sorted(read_list(listed, problems))
+        ]
+        protocol = protocol or context_protocol(num_classes)
+        super().__init__(items, protocol, hide_unseen, transform, problems or (), check)
+
+    def read_mask(self, index: int) -> NDArray[Any]:
+        """Reads a mask alone, (H, W) of ids 0..33 or 0..59.
+
+        Raises:
+            UserError: The file cannot be decoded, or has an id that the list of names lacks.
+        """
+        path = self.items[index].mask
+        if self._lookup is None:
+            return read_index_mask(path)
+        raw = read_mat(path, "LabelMap")
+        outside = (raw < 0) | (raw >= len(self._lookup))
+        if outside.any():
+            raise UserError(
+                f"{path}: found the id {raw[outside].flat[0]}, expected 0 to {len(self._lookup) - 1}, the ids of the "
+                "list of names; fetch map and list again"
+            )
+        mask: NDArray[np.uint8] = self._lookup[raw]
+        return mask
+
+
+def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArray[np.uint8] | None]:
+    """Returns the folder of the masks and, for MATLAB files, the table from their ids to ours."""
+    pngs = f"{num_classes}_context_labels"
+    for place in places:
+        if (place / pngs).is_dir():
+            return place / pngs, None
+    for place in places:
+        if (place / "trainval").is_dir():
+            found = [place / name for name in _NAME_LISTS if (place / name).is_file()]
+            if not found:
+                raise UserError(
+                    f"{place / 'trainval'}: found label maps without names, expected {place / _NAME_LISTS[0]} with "
+                    f"their 459 classes as `id: name`; fetch it from {_PAGE}"
+                )
+            return place / "trainval", _lookup(found[0], num_classes)
+    raise UserError(
+        f"labels: found neither {pngs} nor trainval in {' or '.join(map(str, dict.fromkeys(places)))}, expected the "
+        f"label PNGs or the MATLAB label maps; unpack {pngs}.tar.gz or trainval.tar.gz ({_PAGE}) there, or name "
+        "their folder in labels"
+    )
+
+
+def _lookup(names: Path, num_classes: int) -> NDArray[np.uint8]:
+    ids = {name.replace(" ", ""): i for i, name in read_classes(names, largest=65535).items()}
+    table = np.zeros(max(ids.values()) + 1, np.uint8)
+    for own_id, name in enumerate(_CLASSES[num_classes], 1):
+        theirs = ids.get(_IN_459.get(name, name))
+        if theirs is None:
+            raise UserError(f"{names}: found no class {_IN_459.get(name, name)!r}, expected the 459 class names of "
+                            f"Pascal Context; fetch the list from {_PAGE}")  # fmt: skip
+        table[theirs] = own_id
+    return table
+
+
+def _find_list(places: Sequence[Path], split: Literal["train", "test"]) -> Path:
+    folders = [*places, *(place / "ImageSets" / "SegmentationContext" for place in places)]
+    for folder in folders:
+        for name in _ID_LISTS[split]:
+            if (folder / name).is_file():
+                return folder / name
+    number = "4,998" if split == "train" else "5,105"
+    raise UserError(
+        f"{split}_list: found no {_ID_LISTS[split][0]} in {' or '.join(map(str, dict.fromkeys(folders)))}, expected "
+        f"the published list of {number} image ids, one a line; put it there or name the file"
+    )
