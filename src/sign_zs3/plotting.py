@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sign_zs3.data.datasets.base import UNLABELLED, SegmentationDataset, class_colours
+from sign_zs3.data.datasets.base import UNLABELLED, Sample, SegmentationDataset, class_colours
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.files import replacing
 
@@ -58,7 +58,6 @@ def prediction_panel(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     shown = sorted({int(c) for m in (*truths, *predictions) for c in torch.unique(m) if c != 255})
     legend_rows = -(-len(shown) // 6)
@@ -77,19 +76,47 @@ def prediction_panel(
             axes[row, column].set_yticks([])
     for row, label in enumerate(("image", "truth", "prediction")):
         axes[row, 0].set_ylabel(label)
-    patches = [
-        Patch(color=colours[c].tolist(), label=protocol.classes[c] + (" ★" if c >= protocol.num_seen else ""))
-        for c in shown
-    ]
-    patches.append(Patch(color=UNLABELLED, label="unlabelled"))
-    figure.legend(
-        handles=patches,
-        loc="outside lower center",
-        ncols=min(6, len(patches)),
-        fontsize=8,
-        title="★ unseen in training; where nothing is labelled, predictions are dim and not scored",
-        title_fontsize=8,
+    _add_legend(
+        figure, shown, protocol, "★ unseen in training; where nothing is labelled, predictions are dim and not scored"
     )
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def contact_sheet(samples: Sequence[Sample], protocol: Protocol, title: str = "", pairs: int = 3) -> Figure:
+    """Draw samples in rows, each image with its mask to the right; one legend below.
+
+    Args:
+        samples: From a `SegmentationDataset`.
+        protocol: The classes; unseen ones carry a star in the legend.
+        title: Of the figure.
+        pairs: Samples in a row.
+
+    Returns:
+        A Matplotlib figure that belongs to no global state.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pairs = min(pairs, len(samples))
+    rows = -(-len(samples) // pairs)
+    shown = sorted({int(c) for s in samples for c in torch.unique(s["mask"]) if c != IGNORE_INDEX})
+    figure = Figure(
+        figsize=(4.6 * pairs + 0.2, 2.1 * rows + 0.7 + 0.24 * -(-len(shown) // 6)), dpi=110, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 2 * pairs, squeeze=False)
+    colours = class_colours(protocol.num_classes)
+    for cell in axes.flat:
+        cell.set_axis_off()
+    for number, sample in enumerate(samples):
+        row, column = divmod(number, pairs)
+        image, mask = axes[row, 2 * column], axes[row, 2 * column + 1]
+        image.imshow(sample["image"].permute(1, 2, 0).numpy(), interpolation="nearest")
+        image.set_title(sample["id"], fontsize=7, loc="left")
+        mask.imshow(colours[sample["mask"].numpy()], interpolation="nearest")
+    _add_legend(figure, shown, protocol, "★ unseen class")
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -122,3 +149,22 @@ def _predict(model: ZeroShotTask, image: Tensor) -> Tensor:
     labels = model.label(image.unsqueeze(0).to(model.device), (image.shape[-2], image.shape[-1]))
     model.train(was_training)
     return labels[0].cpu()
+
+
+def _add_legend(figure: Figure, shown: Sequence[int], protocol: Protocol, title: str) -> None:
+    from matplotlib.patches import Patch
+
+    colours = class_colours(protocol.num_classes)
+    patches = [
+        Patch(color=colours[c].tolist(), label=protocol.classes[c] + (" ★" if c >= protocol.num_seen else ""))
+        for c in shown
+    ]
+    patches.append(Patch(color=UNLABELLED, label="unlabelled"))
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(6, len(patches)),
+        fontsize=8,
+        title=title,
+        title_fontsize=8,
+    )

@@ -64,7 +64,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
         self.protocol = protocol
         self.hide_unseen = hide_unseen
         self.transform = transform
-        self._table = protocol.lookup().astype(np.int16)
+        table = protocol.lookup()
+        # an id that is no class becomes a number that no other id becomes; where none is left, all ids are known
+        unused = np.setdiff1d(np.arange(256), table).tolist()
+        self._unknown: int | None = unused[-1] if unused else None
+        self._table = np.where(table < 0, self._unknown or 0, table).astype(np.uint8)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -129,7 +133,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
         if self.hide_unseen:
             unseen = self._is_unseen(mask)
             hidden = int(np.count_nonzero(unseen))
-            mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
+            if hidden:
+                mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
         return {
             "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
             "mask": torch.from_numpy(mask.astype(np.int64)),
@@ -149,6 +154,24 @@ class SegmentationDataset(Dataset[Sample], ABC):
             UserError: The mask holds an id that is no class and not ignored.
         """
         return bool(self._is_unseen(self._contiguous(index, self.read_mask(index))).any())
+
+    def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
+        """Reads an image and its mask whole, and says what is wrong with them instead of raising.
+
+        Args:
+            index: Which image, 0..len-1.
+
+        Returns:
+            Pixels per contiguous id, int64 (256,) with those ignored at 255, or None where the mask cannot be
+            counted; and a line per fault.
+        """
+        try:
+            return self._count(index, self.read_reduced(index, None)[1]), []
+        except UserError as error:
+            return None, [str(error)]
+
+    def _count(self, index: int, raw: NDArray[Any]) -> NDArray[np.int64]:
+        return np.bincount(self._contiguous(index, raw).ravel(), minlength=256)
 
     def plot(self, sample: Sample) -> Figure:
         """Draws a sample: the image beside its mask, with a legend that marks unseen classes.
@@ -190,16 +213,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
         )
 
     def _contiguous(self, index: int, raw: NDArray[Any]) -> Image:
+        import cv2
+
         if raw.dtype != np.uint8:
             outside = (raw < 0) | (raw > 255)
             if outside.any():
                 self._refuse_id(index, int(raw[outside].flat[0]))
             raw = raw.astype(np.uint8)
-        mask = self._table[raw]
-        if mask.size and mask.min() < 0:
-            self._refuse_id(index, int(raw[mask < 0].flat[0]))
-        contiguous: Image = mask.astype(np.uint8)
-        return contiguous
+        mask: Image = np.asarray(cv2.LUT(raw, self._table), np.uint8)
+        if self._unknown is not None and (unknown := mask == self._unknown).any():
+            self._refuse_id(index, int(raw[unknown].flat[0]))
+        return mask
 
     def _is_unseen(self, mask: Image) -> NDArray[np.bool_]:
         unseen: NDArray[np.bool_] = (mask >= self.protocol.num_seen) & (mask != IGNORE_INDEX)

@@ -106,7 +106,7 @@ def read_image(
     """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
-    mask was drawn on them.
+    mask was drawn on them. Of images above 89 million pixels Pillow warns, above 179 million it refuses them.
 
     Args:
         path: The image.
@@ -126,13 +126,17 @@ def read_image(
     try:
         with Pillow.open(path) as file:
             stored = (file.height, file.width)
-            turned = file.getexif().get(_ORIENTATION, 1) in _TURNED
-            follow = not turned or mask_size != stored
-            size = stored[::-1] if turned and follow else stored
-            if enough is not None and file.format == "JPEG":
-                height, width = enough(*size)
-                file.draft(None, (height, width) if turned and follow else (width, height))
-            return _as_rgb(ImageOps.exif_transpose(file) if follow else file), size
+            orientation = file.getexif().get(_ORIENTATION, 1)
+            turned = orientation in _TURNED
+            if turned and mask_size == stored != stored[::-1]:
+                orientation, turned = 1, False
+            size = stored[::-1] if turned else stored
+            if enough is not None:
+                needed = enough(*size)
+                # formats that cannot be reduced do nothing here
+                file.draft(None, needed if turned else needed[::-1])
+            # without a need to turn, it would copy
+            return _as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
     except Exception as error:  # a broken file makes the reader raise almost anything
         raise undecodable(path, "an image", error) from error
 
@@ -236,7 +240,9 @@ def _as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
         # Pillow would cut 16 bits off at 255
         grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    # a palette's transparency is not asked for, and Pillow warns that it would be lost
+    image.info.pop("transparency", None)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _tell(message: str, problems: list[str] | None) -> None:

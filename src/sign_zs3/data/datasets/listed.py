@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform
@@ -92,6 +93,25 @@ class ListedDataset(SegmentationDataset):
         if size != mask.shape:
             self.refuse_sizes(index, size, mask.shape)
         return image, mask
+
+    def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
+        """Examines as `SegmentationDataset.examine`; a broken mask does not hide a broken image."""
+        faults: list[str] = []
+        pixels: NDArray[np.int64] | None = None
+        mask_size: tuple[int, int] | None = None
+        try:
+            mask = self.read_mask(index)
+            mask_size = mask.shape[0], mask.shape[1]
+            pixels = self._count(index, mask)
+        except UserError as error:
+            faults.append(str(error))
+        try:
+            _, size = read_image(self.items[index].image, mask_size)
+            if mask_size is not None and size != mask_size:
+                self.refuse_sizes(index, size, mask_size)
+        except UserError as error:
+            faults.append(str(error))
+        return pixels, faults
 
     def read_mask(self, index: int) -> NDArray[Any]:
         """Reads a mask alone.

@@ -1,0 +1,144 @@
+"""The verb data: `data check` reads every file of a data set, `data show` draws a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.data.check import Part, SplitCount, as_report, check_data
+from sign_zs3.data.protocol import Protocol
+from sign_zs3.errors import UserError
+from sign_zs3.files import replacing
+
+USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
+       sign-zs3 data show  --config FILE [options of fit] [--split SPLIT] [--count N] [--output FILE]
+
+check  read every image and mask once; count images and pixels per class and split; list what is missing, broken or
+       mismatched, and exit with 1 if anything is
+show   draw images, masks and a legend into one PNG
+
+--data CLASS --data.OPTION VALUE does without a file. `sign-zs3 data check --help` lists all options."""
+
+
+LISTED = 12
+"""Absent classes that are named before they are only counted."""
+
+
+def run(args: list[str]) -> int:
+    """Run `data check` or `data show`.
+
+    Args:
+        args: The command line after ``data``.
+
+    Returns:
+        0; 1 where the check found faults; 2 after a wrong command.
+    """
+    verbs = {"check": _check, "show": _show}
+    if not args or args[0] not in verbs:
+        asked = args[:1] in (["--help"], ["-h"])
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return verbs[args[0]](args[1:])
+
+
+# -- check ---------------------------------------------------------------------------------------------------------
+
+
+def _check(args: list[str]) -> int:
+    cli = ConfiguredCLI(
+        args,
+        "Read every image and mask of a data set once, count, and list what is missing, broken or mismatched.",
+        lambda parser: parser.add_argument("--report", type=str, default=None, help="write the counts as JSON, too"),
+    )
+    data = cli.datamodule
+    counts, faults = check_data(data)
+    report = as_report(data.protocol, counts, faults)
+    _print(data.protocol, counts, report)
+    if cli.config["report"]:
+        path = Path(cli.config["report"])
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"report: {path}")
+    for fault in faults:
+        print(f"fault: {fault}", file=sys.stderr)
+    if faults:
+        print(f"error: {len(faults)} faults; correct or remove the files above", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{protocol.dataset}, split {protocol.split}: images and pixels that hold a class")
+    for heading in ("id", "class", *(f"{part} {what}" for part in counts for what in ("images", "pixels"))):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for index, entry in enumerate(report["classes"]):
+        if index == protocol.num_seen:
+            table.add_section()
+        name = entry["name"] if entry["seen"] else f"{entry['name']} (unseen)"
+        cells = [f"{entry[what][part]:,}" for part in counts for what in ("images", "pixels")]
+        table.add_row(str(entry["id"]), name, *cells)
+    table.add_section()
+    table.add_row("", "ignored", *(f"{n:,}" for c in counts.values() for n in (c.holding[255], c.pixels[255])))
+    table.add_row("", "all", *(f"{n:,}" for c in counts.values() for n in (c.images, int(c.pixels.sum()))))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    training = report["training"]
+    if "train" in counts:
+        share = training["unseen_share_of_unlabelled"]
+        print(
+            f"training: {training['images_with_unseen']} of {counts['train'].images} images hold an unseen class "
+            "(unseen_pixels=drop leaves these out); "
+            + ("no pixel is" if share is None else f"{share:.1%} of the pixels without a label that training sees are")
+            + " truly unseen"
+        )
+    for part in counts:
+        absent = [entry["name"] for entry in report["classes"] if not entry["images"][part]]
+        if absent:
+            print(f"{part}: no pixel of {', '.join(absent) if len(absent) <= LISTED else f'{len(absent)} classes'}")
+
+
+# -- show ----------------------------------------------------------------------------------------------------------
+
+
+def _show(args: list[str]) -> int:
+    from sign_zs3.plotting import contact_sheet
+
+    def add(parser: Any) -> None:
+        parser.add_argument("--split", type=Literal["train", "val", "test"], default="test", help="which images")
+        parser.add_argument("--count", type=int, default=12, help="how many, evenly over the split")
+        parser.add_argument("--output", type=str, default="contact_sheet.png", help="the PNG file to write")
+        parser.add_argument(
+            "--as_trained", type=bool, default=False, help="as training sees them: cropped, flipped, unseen hidden"
+        )
+
+    cli = ConfiguredCLI(args, "Draw images of a data set, their masks and a legend into one PNG.", add)
+    data, config = cli.datamodule, cli.config
+    part, count = config["split"], config["count"]
+    if count < 1:
+        raise UserError(f"--count: found {count}, expected at least 1; raise it")
+    if part == "val" and not data.own_validation:
+        data.setup("fit")
+        dataset, pool = data.val_set, data.val_indices
+        assert dataset is not None
+        dataset.hide_unseen = False
+    else:
+        augment = bool(config["as_trained"])
+        dataset = data.make_dataset(part, hide_unseen=augment, augment=augment)
+        pool = range(len(dataset))
+    if not pool:
+        raise UserError(f"--split: found no image in {part}, expected some; choose another split")
+    chosen = sorted({pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)})
+    figure = contact_sheet(
+        [dataset[index] for index in chosen], dataset.protocol, f"{dataset.protocol.dataset}, {part}"
+    )
+    path = Path(config["output"])
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+    print(f"contact sheet of {len(chosen)} of {len(pool)} images: {path}")
+    return 0

@@ -1,0 +1,133 @@
+"""Reading a whole data set once, and counting what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.datamodules import ImageDataModule, ZeroShotDataModule
+from sign_zs3.data.datasets import ListedDataset, SegmentationDataset
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.errors import UserError
+
+Part = Literal["train", "val", "test"]
+
+
+@dataclass
+class SplitCount:
+    """What a split holds.
+
+    Attributes:
+        images: Number of images in the lists.
+        pixels: Pixels per contiguous class id, int64 (256,), those ignored at 255.
+        holding: Images that hold a pixel of a class, int64 (256,).
+        with_unseen: Images that hold a pixel of any unseen class.
+    """
+
+    images: int = 0
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    holding: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    with_unseen: int = 0
+
+    def add(self, pixels: NDArray[np.int64], protocol: Protocol) -> None:
+        """Count an image's pixels, int64 (256,)."""
+        self.pixels += pixels
+        self.holding += pixels > 0
+        self.with_unseen += bool(pixels[protocol.num_seen : protocol.num_classes].any())
+
+
+def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Part, SplitCount], list[str]]:
+    """Read every image and mask of a data module once.
+
+    Args:
+        data: A data module, not set up; training images are not yet cut into training and validation, unless
+            validation is a split of its own.
+        progress: Show a bar.
+
+    Returns:
+        What each split holds, unseen classes included, and a line per fault.
+    """
+    from tqdm import tqdm
+
+    faults: list[str] = []
+    sets: dict[Part, SegmentationDataset] = {}
+    counts: dict[Part, SplitCount] = {}
+    if isinstance(data, ImageDataModule):
+        data.check_files = False
+    parts: list[Part] = ["train", "val", "test"] if data.own_validation else ["train", "test"]
+    for part in parts:
+        try:
+            sets[part] = data.make_dataset(part, hide_unseen=False, augment=False)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        counts[part] = SplitCount(len(sets[part]))
+        faults += getattr(sets[part], "problems", ())
+    faults += _shared(sets)
+    places = [(part, index) for part, dataset in sets.items() for index in range(len(dataset))]
+
+    def examine(place: tuple[Part, int]) -> tuple[Part, NDArray[np.int64] | None, list[str]]:
+        return (place[0], *sets[place[0]].examine(place[1]))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        bar = tqdm(pool.map(examine, places), total=len(places), unit="image", disable=not progress or None)
+        for part, pixels, found in bar:
+            faults += found
+            if pixels is not None:
+                counts[part].add(pixels, data.protocol)
+    return counts, list(dict.fromkeys(faults))
+
+
+def _shared(sets: dict[Part, SegmentationDataset]) -> Iterator[str]:
+    """Says which images are in the test list and in another."""
+    images = {part: {i.image for i in found.items} for part, found in sets.items() if isinstance(found, ListedDataset)}
+    for part in ("train", "val"):
+        for path in sorted(images.get(part, set()) & images.get("test", set())):
+            yield f"{path}: found in the lists for {part} and for test, expected it in one; remove it from the other"
+
+
+def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[str]) -> dict[str, Any]:
+    """Return the counts as plain types.
+
+    Args:
+        protocol: The class split.
+        counts: From `check_data`.
+        faults: From `check_data`.
+
+    Returns:
+        ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],
+        ignored_pixels, faults``.
+    """
+    train = counts.get("train", SplitCount())
+    unseen = int(train.pixels[protocol.num_seen : protocol.num_classes].sum())
+    ignored = int(train.pixels[IGNORE_INDEX])
+    return {
+        "format": 1,
+        "dataset": protocol.dataset,
+        "split": protocol.split,
+        "images": {part: count.images for part, count in counts.items()},
+        "training": {
+            "images_with_unseen": train.with_unseen,
+            "unseen_pixels": unseen,
+            "unlabelled_pixels": ignored,
+            "unseen_share_of_unlabelled": unseen / (unseen + ignored) if unseen + ignored else None,
+        },
+        "classes": [
+            {
+                "name": name,
+                "id": own_id,
+                "seen": index < protocol.num_seen,
+                "images": {part: int(count.holding[index]) for part, count in counts.items()},
+                "pixels": {part: int(count.pixels[index]) for part, count in counts.items()},
+            }
+            for index, (name, own_id) in enumerate(zip(protocol.classes, protocol.ids, strict=True))
+        ],
+        "ignored_pixels": {part: int(count.pixels[IGNORE_INDEX]) for part, count in counts.items()},
+        "faults": faults,
+    }
