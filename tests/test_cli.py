@@ -232,8 +232,10 @@ from tests.conftest import quiet_trainer, tiny_data, tiny_model
 
 model, root = tiny_model(), Path({str(tmp_path)!r})
 trainer = quiet_trainer(root, devices=2)
-trainer.fit(model, tiny_data())
+data = tiny_data(unseen_pixels="drop")
+trainer.fit(model, data)
 torch.save(model.state_dict(), root / f"rank{{trainer.global_rank}}.pt")
+(root / f"dropped{{trainer.global_rank}}.json").write_text(json.dumps(data.dropped_indices))
 trainer.test(model, tiny_data(test_size=5), verbose=False)
 if trainer.is_global_zero:
     (root / "two.json").write_text(json.dumps(model.scores))
@@ -251,8 +253,11 @@ trainer.strategy.barrier()
     model = tiny_model()
     trainer = quiet_trainer(tmp_path)
     model.trainer = trainer
-    data = tiny_data(test_size=5)
+    data = tiny_data(test_size=5, unseen_pixels="drop")
     trainer.fit(model, data)
+    # each rank read half of the masks
+    for rank in (0, 1):
+        assert tuple(json.loads((tmp_path / f"dropped{rank}.json").read_text())) == data.dropped_indices != ()
     model.shape_for(first)
     model.load_state_dict(first)
     trainer.test(model, data, verbose=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.data.protocol import Protocol
-from sign_zs3.embeddings import ClassTable
+from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.segmenter import Segmenter, resize_scores
@@ -144,13 +144,7 @@ class ZeroShotTask(pl.LightningModule):
                 strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def _read_vectors(self, protocol: Protocol) -> Tensor:
-        source = self.hparams["vectors"]
-        if source == "bundled":
-            table = ClassTable.bundled()
-            log.info("class vectors: the bundled GloVe table (%s)", ", ".join(table.sources))
-        else:
-            table = ClassTable.load(source)
-        return table.vectors(protocol.classes, center=self.hparams["center_vectors"])
+        return class_vectors(self.hparams["vectors"], protocol.classes, self.hparams["center_vectors"])
 
     def _build(self, protocol: Protocol, vectors: Tensor, pretrained: bool) -> None:
         if not protocol.unseen:
@@ -281,6 +275,7 @@ class ZeroShotTask(pl.LightningModule):
                 self.losses = {name: loss.detach() for name, loss in self.optimise(phase, batch).items()}
             self.log_dict({f"train/{name}": loss for name, loss in self.losses.items()}, batch_size=len(batch["id"]))
         self.log("train/skipped", float(self.skipped), batch_size=1)
+        self.log("train/hidden_pixels", batch["hidden"].sum().float(), batch_size=1)
         self._average_batch_norm()
         schedule.batches += 1
         self.trainer.should_stop |= schedule.done

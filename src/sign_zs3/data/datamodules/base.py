@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import default_collate
 
@@ -131,6 +132,10 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             self.test_set = self.val_set
         if self.unseen_pixels == "drop":
             self._drop()
+        else:
+            log.info(
+                "unseen_pixels=ignore: unseen pixels of training images are hidden; train/hidden_pixels counts them"
+            )
 
     def train_dataloader(self) -> StreamLoader:
         """Returns the training loader, which carries its position in a ``state_dict``.
@@ -203,10 +208,30 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         order = np.random.default_rng([self.seed, length]).permutation(length).tolist()
         return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
 
-    def _drop(self) -> None:
+    def _held(self) -> list[bool]:
+        """Says for each training image whether it holds an unseen class; each rank reads its share of the masks."""
         dataset = _ready(self.train_set)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            held = list(pool.map(dataset.holds_unseen, self.train_indices))
+        rank, world_size = self._place() if torch.distributed.is_initialized() else (0, 1)
+        shares: list[list[bool] | str] = [[]] * world_size
+        try:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                share: list[bool] | str = list(pool.map(dataset.holds_unseen, self.train_indices[rank::world_size]))
+        except UserError as error:
+            # the others must hear of it, or they would wait for this share
+            share = str(error)
+        if world_size > 1:
+            torch.distributed.all_gather_object(shares, share)
+        else:
+            shares = [share]
+        held = [False] * len(self.train_indices)
+        for number, found in enumerate(shares):
+            if isinstance(found, str):
+                raise UserError(found)
+            held[number::world_size] = found
+        return held
+
+    def _drop(self) -> None:
+        held = self._held()
         pairs = list(zip(self.train_indices, held, strict=True))
         self.train_indices = tuple(index for index, unseen in pairs if not unseen)
         self.dropped_indices = tuple(index for index, unseen in pairs if unseen)

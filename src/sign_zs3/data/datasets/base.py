@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -239,12 +238,26 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
 
 def class_colours(num_classes: int) -> NDArray[np.float64]:
-    """Return (256, 3) RGB in [0, 1]: hues a golden angle apart, dark grey for all that is no class."""
+    """Return (256, 3) RGB in [0, 1]: a colour per class, dark grey for all that is no class."""
     colours = np.tile(np.array(UNLABELLED), (256, 1))
-    for index in range(num_classes):
-        hue = index * 0.618033988749895 % 1.0
-        colours[index] = colorsys.hsv_to_rgb(hue, (0.95, 0.6, 0.8)[index % 3], (0.95, 0.95, 0.65)[index // 3 % 3])
+    colours[:num_classes] = _distinct()[:num_classes]
     return colours
+
+
+@functools.cache
+def _distinct() -> NDArray[np.float64]:
+    """Chooses 255 colours, each as far from those before it, from greys and from black and white as a grid allows."""
+    steps = np.linspace(0, 1, 9)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    # the eye tells greens best and blues worst apart
+    scale = np.sqrt([0.30, 0.59, 0.25])
+    greys = np.repeat(np.append(steps, UNLABELLED[0])[:, None], 3, axis=1)
+    nearest = np.linalg.norm((grid[:, None] - greys) * scale, axis=-1).min(axis=1)
+    chosen = np.empty((255, 3))
+    for index in range(len(chosen)):
+        chosen[index] = grid[nearest.argmax()]
+        nearest = np.minimum(nearest, np.linalg.norm((grid - chosen[index]) * scale, axis=-1))
+    return chosen
 
 
 def _ranges(ids: tuple[int, ...]) -> str:
