@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sign_zs3.embeddings import build_table, canonical, read_text_vectors, words_of
+from sign_zs3.embeddings import WordVectors, build_table, canonical, read_text_vectors, resolve, words_of
+from sign_zs3.embeddings.spelling import near_spellings
 from sign_zs3.errors import UserError
 
 GLOVE = "the 0.1 0.2 0.3\ndog 1 2 3\ncat -1 -2.5 1e-3\nat name 7 8 9\ndog 4 5 6\n"
@@ -80,6 +81,99 @@ class TestBuilding:
         text = "potted 1 2\nplant 3 4\nwall 5 6\nwood 7 8\nairplane 9 1\ndog 2 3\n"
         vectors = read_text_vectors(write(tmp_path / "glove.txt", text), words_of(names))
         assert build_table({"glove": vectors}, names).sources["glove"].tolist() == [[2, 3], [6, 7], [9, 1], [2, 3]]
+
+    def test_names_that_one_source_alone_lacks(self, caplog: pytest.LogCaptureFixture) -> None:
+        sources = {
+            "fasttext": WordVectors({"dog": floats([1, 2]), "cow": floats([3, 4])}, origin="a.vec"),
+            "word2vec": WordVectors({"dog": floats([5]), "sky": floats([0])}, near=["cows"], origin="b.bin"),
+        }
+        message = (
+            r"^source 'fasttext' \(a.vec\): no vector for 1 of 3 names: 'sky', nothing close. "
+            r"source 'word2vec' \(b.bin\): no vector for 2 of 3 names: 'cow', close: cows; 'sky' \(its vector is "
+            r"zero\). "
+            r"Rename these classes, or leave them out"
+        )
+        with pytest.raises(UserError, match=message):
+            build_table(sources, ["dog", "cow", "sky"])
+        table = build_table(sources, ["dog", "cow", "sky"], missing="drop")
+        assert table.names == ("dog",)
+        assert [matrix.tolist() for matrix in table.sources.values()] == [[[1, 2]], [[5]]]
+        assert [record.message.split(":")[0] for record in caplog.records] == ["left out", "left out"]
+        with pytest.raises(UserError, match="no vector for 1 of 1 names: 'cow'"):
+            build_table(sources, ["cow"], missing="drop")
+
+
+class TestResolving:
+    VECTORS = WordVectors(
+        {
+            "hot": floats([1, 0]),
+            "dog": floats([0, 2]),
+            "hot_dog": floats([9, 9]),
+            "dining_table": floats([5, 5]),
+            "table": floats([4, 4]),
+            "airplane": floats([3, 3]),
+            "Sky": floats([1, 1]),
+            "wall-wood": floats([7, 8]),
+            "nothing": floats([0, 0]),
+            "eyeglasses": floats([6, 6]),
+            "eye": floats([1, 0]),
+            "glasses": floats([0, 1]),
+        },
+        subwords={"dining": floats([2, 0]), "tvmonitors": floats([1, 3])},
+        near=["zebras"],
+    )
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "entries", "subwords", "vector", "words"),
+        [
+            ("dog", "exact", ["dog"], [], [0, 2], "dog"),
+            ("wall-wood", "exact", ["wall-wood"], [], [7, 8], "wall-wood"),
+            ("hot_dog", "exact", ["hot_dog"], [], [9, 9], "hot_dog"),
+            ("sky", "spelling", ["Sky"], [], [1, 1], "Sky"),
+            ("aeroplane", "spelling", ["airplane"], [], [3, 3], "airplane"),
+            # the mean of the words before the phrase
+            ("hot dog", "words", ["hot", "dog"], [], [0.5, 1], "mean of hot, dog"),
+            # the name's own words before another spelling
+            ("eye glasses", "words", ["eye", "glasses"], [], [0.5, 0.5], "mean of eye, glasses"),
+            # the phrase before subwords
+            ("diningtable", "spelling", ["dining_table"], [], [5, 5], "dining_table"),
+            ("tvmonitors", "subwords", [], ["tvmonitors"], [1, 3], "tvmonitors (by subwords)"),
+            ("dining dog", "subwords", ["dog"], ["dining"], [1, 1], "mean of dog, dining (by subwords)"),
+            ("table-dining-Dog", "subwords", ["table", "dog"], ["dining"], [2, 2],
+             "mean of table, dog, dining (by subwords)"),
+        ],
+    )  # fmt: skip
+    def test_kinds(
+        self, name: str, kind: str, entries: list[str], subwords: list[str], vector: list[float], words: str
+    ) -> None:
+        (found,) = resolve(self.VECTORS, [name])
+        assert (found.name, found.kind, list(found.entries), list(found.subwords)) == (name, kind, entries, subwords)
+        assert str(found) == words
+        row = build_table({"source": self.VECTORS}, [name]).sources["source"][0]
+        np.testing.assert_allclose(row, vector, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("zebra", "'zebra', close: zebras"),
+            ("hot zebra", "'hot zebra' (no zebra), close: zebras"),
+            ("nothing", "'nothing' (its vector is zero)"),
+        ],
+    )
+    def test_missing(self, name: str, hint: str) -> None:
+        (found,) = resolve(self.VECTORS, [name])
+        assert (found.kind, found.hint, str(found)) == ("missing", hint, "missing")
+
+    def test_phrases_are_looked_for(self) -> None:
+        assert {"dining_table", "potted_plant", "hot_dog", "hot dog"} <= set(
+            words_of(["diningtable", "pottedplant", "hot dog"])
+        )
+
+
+def test_near_spellings_are_one_slip_away() -> None:
+    near = near_spellings(["zebra", "tv"])
+    assert {"zebr", "zebras", "zbera", "zabra", "xzebra", "zebbra"} <= near
+    assert not {"zebrass", "zbear", "tvs"} & near
 
 
 def test_canonical() -> None:

@@ -1,7 +1,23 @@
 """Class vectors: the semantic word embeddings of class names, from tables on disk or the bundled one."""
 
-from sign_zs3.embeddings.build import build_table, read_text_vectors
+from sign_zs3.embeddings.build import Resolution, build_table, resolve
+from sign_zs3.embeddings.nearest import draw_nearest, nearest
+from sign_zs3.embeddings.readers import WordVectors, read_vectors
 from sign_zs3.embeddings.spelling import canonical, words_of
-from sign_zs3.embeddings.table import ClassTable
+from sign_zs3.embeddings.table import ClassTable, class_vectors
+from sign_zs3.embeddings.text import read_text_vectors
 
-__all__ = ["ClassTable", "build_table", "canonical", "read_text_vectors", "words_of"]
+__all__ = [
+    "ClassTable",
+    "Resolution",
+    "WordVectors",
+    "build_table",
+    "canonical",
+    "class_vectors",
+    "draw_nearest",
+    "nearest",
+    "read_text_vectors",
+    "read_vectors",
+    "resolve",
+    "words_of",
+]

@@ -1,100 +1,137 @@
-"""Tables from text files of word vectors (GloVe, word2vec and fastText `.vec`)."""
+"""From word vectors to tables: which entries stand for a class name, and their mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from sign_zs3.embeddings.spelling import Vocabulary
+from sign_zs3.embeddings.readers import WordVectors
+from sign_zs3.embeddings.spelling import Vocabulary, canonical
+from sign_zs3.embeddings.stream import Vector
 from sign_zs3.embeddings.table import ClassTable
 from sign_zs3.errors import UserError
 
-__all__ = ["build_table", "read_text_vectors"]
+__all__ = ["Resolution", "build_table", "resolve"]
+
+log = logging.getLogger(__name__)
+
+Source = WordVectors | Mapping[str, Vector]
 
 
-def read_text_vectors(path: str | Path, words: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read the vectors of some words from a text file, line by line, holding no more than these.
+@dataclass(frozen=True)
+class Resolution:
+    """How a source stands for a class name.
 
     Args:
-        path: One entry per line, values separated by spaces: GloVe's format, or word2vec's with `count
-            width` in the first line. An entry may itself contain spaces.
-        words: Entries to look for, as spelt in the file; see `words_of` for what class names need.
+        name: The class name.
+        kind: `exact`: an entry of this very name; `spelling`: one entry of another form or spelling; `words`:
+            the mean of the entries of its words; `subwords`: the same where fastText composed one or more of
+            the words; `missing`: not at all.
+        entries: Entries whose mean it is, as spelt in the source.
+        subwords: Words composed from their subwords that join this mean.
+        hint: Where it is missing: what is lacking, and what lies close.
+    """
+
+    name: str
+    kind: Literal["exact", "spelling", "words", "subwords", "missing"]
+    entries: tuple[str, ...] = ()
+    subwords: tuple[str, ...] = ()
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        if self.kind in ("exact", "spelling"):
+            return self.entries[0]
+        if self.kind == "missing":
+            return "missing"
+        parts = [*self.entries, *(f"{word} (by subwords)" for word in self.subwords)]
+        return f"mean of {', '.join(parts)}" if len(parts) > 1 else parts[0]
+
+
+def resolve(source: Source, names: Sequence[str]) -> tuple[Resolution, ...]:
+    """Find out which entries of a source stand for class names.
+
+    The order in which it is tried: the exact name; its canonical form (lower case, `_` and `-` as spaces); its
+    words, each by itself; the phrase whose words are joined by `_`; the same for its other spellings; its words
+    again, those that are lacking by fastText's subwords.
+
+    Args:
+        source: What `read_vectors` returns, or plain word -> (d,) vector.
+        names: Class names.
 
     Returns:
-        Entry -> (d,) float32. Words that the file lacks are absent; of entries that occur twice the first
-        counts.
-
-    Raises:
-        UserError: The file is missing, a line has too few values, or a wanted value is no finite number.
+        One resolution per name, in order; a name whose vector is zero is missing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file: expected word vectors as text, one word per line")
-    wanted = set(words)
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    width: int | None = None
-    # Some lists hold broken or exotic characters in entries that nobody asks for.
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.rstrip().split(" ")
-            if number == 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
-                width = int(fields[1])
-                continue
-            if width is None:
-                width = len(fields) - 1
-            if len(fields) <= width or width < 1:
-                raise UserError(
-                    f"{path}: line {number} has {len(fields) - 1} values, expected {width}: the file is cut short "
-                    "or is not text vectors; fetch it again"
-                )
-            word = fields[0] if len(fields) == width + 1 else " ".join(fields[:-width])
-            if word in wanted and word not in found:
-                found[word] = _numbers(fields[-width:], path, number)
-                if len(found) == len(wanted):
-                    break
-    if width is None:
-        raise UserError(f"{path}: is empty: expected word vectors as text, one word per line")
-    return found
+    vectors = source if isinstance(source, WordVectors) else WordVectors(source)
+    vocabulary = Vocabulary(vectors.entries, phrases=True)
+    for_hints = Vocabulary(dict.fromkeys((*vectors.entries, *vectors.near)))
+
+    def one(name: str) -> Resolution:
+        found = vocabulary.find(name)
+        if found is not None:
+            kind: Literal["exact", "spelling", "words"] = "words"
+            if len(found) == 1:
+                kind = "exact" if found == [name] else "spelling"
+            result = Resolution(name, kind, tuple(found))
+        else:
+            by_word = {word: vocabulary.find(word) for word in canonical(name).split()}
+            lacking = [word for word, entries in by_word.items() if entries is None]
+            if any(word not in vectors.subwords for word in lacking):
+                return Resolution(name, "missing", hint=for_hints.hint(name))
+            known = tuple(entry for entries in by_word.values() for entry in entries or ())
+            result = Resolution(name, "subwords", known, tuple(lacking))
+        if not _mean(result, vectors).any():
+            return Resolution(name, "missing", hint=f"'{name}' (its vector is zero)")
+        return result
+
+    return tuple(one(name) for name in names)
 
 
-def build_table(sources: Mapping[str, Mapping[str, npt.NDArray[np.float32]]], names: Sequence[str]) -> ClassTable:
+def build_table(
+    sources: Mapping[str, Source], names: Sequence[str], missing: Literal["error", "drop"] = "error"
+) -> ClassTable:
     """Make a table with one raw row per name, from word vectors.
 
     Args:
-        sources: Source name -> word -> (d,) vector, as `read_text_vectors` returns.
-        names: Class names or words; each gets the vector of its own entry, of another spelling, or the mean
-            over its words, found in each source by itself.
+        sources: Source name -> what `read_vectors` returns, or plain word -> (d,) vector.
+        names: Class names or words; each gets the mean that `resolve` finds, in each source by itself.
+        missing: What happens to names that a source lacks: an error, or a warning and a table without them.
 
     Returns:
         The table, raw values, rows in the order of `names`.
 
     Raises:
-        UserError: A source lacks names; all of them are named.
+        UserError: A source lacks names (all of them are named, for all sources), or no name is left.
     """
-    matrices = {}
-    for source, vectors in sources.items():
-        vocabulary = Vocabulary(vectors)
-        entries = {name: vocabulary.find(name) for name in names}
-        missing = [name for name, words in entries.items() if words is None]
-        if missing:
-            raise UserError(
-                f"source '{source}': no vector for {len(missing)} of {len(entries)} names: "
-                f"{'; '.join(vocabulary.hint(name) for name in missing)}. Leave them out or rename them"
-            )
-        matrices[source] = np.stack(
-            [np.mean([vectors[w] for w in entries[name] or ()], axis=0, dtype=np.float64) for name in names]
-        ).astype(np.float32)
-    return ClassTable(tuple(names), matrices)
+    vectors = {key: s if isinstance(s, WordVectors) else WordVectors(s) for key, s in sources.items()}
+    found = {key: resolve(source, names) for key, source in vectors.items()}
+    lacking = {key: [r for r in result if r.kind == "missing"] for key, result in found.items()}
+    lines = [
+        f"source '{key}'{vectors[key].where}: no vector for {len(gone)} of {len(names)} names: "
+        + "; ".join(r.hint for r in gone)
+        for key, gone in lacking.items()
+        if gone
+    ]
+    dropped = {r.name for gone in lacking.values() for r in gone}
+    kept = [name for name in names if name not in dropped]
+    if lines and (missing == "error" or not kept):
+        raise UserError(f"{'. '.join(lines)}. Rename these classes, or leave them out (--missing drop)")
+    for line in lines:
+        log.warning("left out: %s", line)
+    return ClassTable(
+        tuple(kept),
+        {
+            key: np.stack([_mean(r, vectors[key]) for r in result if r.name not in dropped])
+            for key, result in found.items()
+        },
+    )
 
 
-def _numbers(fields: Sequence[str], path: Path, line: int) -> npt.NDArray[np.float32]:
-    try:
-        vector = np.array([float(field) for field in fields], dtype=np.float32)
-    except ValueError:
-        vector = np.array([np.nan], dtype=np.float32)
-    if not np.isfinite(vector).all():
-        raise UserError(f"{path}: line {line} has a value that is no finite number; fetch the file again")
-    return vector
+def _mean(resolution: Resolution, vectors: WordVectors) -> Vector:
+    rows = [*(vectors.entries[e] for e in resolution.entries), *(vectors.subwords[w] for w in resolution.subwords)]
+    mean: Vector = np.stack(rows).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean

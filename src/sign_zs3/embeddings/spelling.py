@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["Vocabulary", "canonical", "words_of"]
+__all__ = ["Vocabulary", "canonical", "near_spellings", "words_of"]
 
 # Spellings of one thing, in the order in which they are tried.
 _SPELLINGS: tuple[tuple[str, ...], ...] = (
@@ -25,6 +25,7 @@ _SPELLINGS: tuple[tuple[str, ...], ...] = (
     ("hydro valve", "hydrovalve"),
     ("gray", "grey"),
 )
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _OTHERS: dict[str, tuple[str, ...]] = {
     spelling: tuple(other for other in group if other != spelling) for group in _SPELLINGS for spelling in group
 }
@@ -49,7 +50,8 @@ def words_of(names: Iterable[str]) -> list[str]:
         names: Class names.
 
     Returns:
-        Names, their canonical forms, other spellings and all their words, sorted.
+        Names, their canonical forms, other spellings, all their words, and forms of several words joined by `_`
+        (as GoogleNews spells phrases), sorted.
     """
     wanted: set[str] = set()
     for name in names:
@@ -60,7 +62,29 @@ def words_of(names: Iterable[str]) -> list[str]:
         wanted.add(name)
         wanted.update(spellings)
         wanted.update(word for spelling in spellings for word in spelling.split())
+        wanted.update("_".join(spelling.split()) for spelling in spellings)
     return sorted(wanted)
+
+
+def near_spellings(words: Iterable[str]) -> set[str]:
+    """Everything one slip of the pen away from some words: what an error may propose in their place.
+
+    Args:
+        words: Words, lower case.
+
+    Returns:
+        The words with one letter left out, added or other, or two neighbours swapped; words of less than four
+        letters give nothing.
+    """
+    near: set[str] = set()
+    for word in words:
+        if len(word) < 4:
+            continue
+        cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+        near.update(left + right[1:] for left, right in cuts if right)
+        near.update(left + right[1] + right[0] + right[2:] for left, right in cuts if len(right) > 1)
+        near.update(left + letter + right[cut:] for left, right in cuts for letter in _LETTERS for cut in (0, 1))
+    return near
 
 
 class Vocabulary:
@@ -68,17 +92,21 @@ class Vocabulary:
 
     Args:
         entries: Class names or single words, all different.
+        phrases: The entries are those of a word list, where `_` joins the words of a phrase (`hot_dog`). The
+            mean of `hot` and `dog` then comes before it, since that is what the published tables hold.
     """
 
-    def __init__(self, entries: Iterable[str]) -> None:
+    def __init__(self, entries: Iterable[str], phrases: bool = False) -> None:
         """Index the entries by their canonical form."""
         self._entries = list(entries)
         self._exact = set(self._entries)
         self._by_form: dict[str, str] = {}
+        self._phrases: dict[str, str] = {}
         for entry in self._entries:
             form = canonical(entry)
-            if entry == form or form not in self._by_form:
-                self._by_form[form] = entry
+            index = self._phrases if phrases and "_" in entry else self._by_form
+            if entry == form or form not in index:
+                index[form] = entry
 
     def find(self, name: str) -> list[str] | None:
         """The entries whose mean vector stands for a class name.
@@ -87,19 +115,19 @@ class Vocabulary:
             name: A class name.
 
         Returns:
-            The exact name; else its canonical form or another spelling; else an entry or more per word; None
-            where a word is missing.
+            The exact name; else its canonical form; else an entry or more per word; else the same for its other
+            spellings; None where all of them lack a word.
         """
         if name in self._exact:
             return [name]
         form = canonical(name)
-        whole = self._spelt(form)
-        if whole is not None:
-            return [whole]
         for spelling in (form, *_OTHERS.get(form, ())):
-            entries = self._words(spelling)
-            if entries:
+            if spelling in self._by_form:
+                return [self._by_form[spelling]]
+            if entries := self._words(spelling):
                 return entries
+            if spelling in self._phrases:
+                return [self._phrases[spelling]]
         return None
 
     def hint(self, name: str) -> str:

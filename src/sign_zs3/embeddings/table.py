@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -10,19 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from torch import Tensor
 
 from sign_zs3.embeddings.spelling import Vocabulary
 from sign_zs3.errors import UserError
 
-__all__ = ["ClassTable"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ClassTable", "class_vectors"]
+
+log = logging.getLogger(__name__)
 
 Matrix = npt.NDArray[np.float32]
 
@@ -106,7 +110,7 @@ class ClassTable:
         if path.suffix not in readers:
             raise UserError(
                 f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors; "
-                "text vectors are converted with sign_zs3.embeddings.build_table"
+                "word vectors become one by `sign-zs3 embed`"
             )
         names, sources = readers[path.suffix](path)
         return cls(names, sources, str(path))
@@ -158,8 +162,8 @@ class ClassTable:
         """One unit vector per class: rows looked up by name, normalised per source, concatenated, normalised.
 
         A name's raw vector is the row of the exact name; else of its canonical form (lower case, `_` and `-`
-        as spaces); else of another spelling (aeroplane and airplane, pottedplant and potted plant, ...);
-        else the mean of the rows of its words, `other` and `stuff` of COCO-Stuff's suffixes included.
+        as spaces); else the mean of the rows of its words, `other` and `stuff` of COCO-Stuff's suffixes
+        included; else the same for another spelling (aeroplane and airplane, pottedplant and potted plant, ...).
 
         Args:
             class_names: C names.
@@ -180,6 +184,9 @@ class ClassTable:
         unknown = [s for s in chosen if s not in self.sources]
         if unknown or not chosen:
             raise UserError(f"{self.origin}: no source {_listed(unknown)}: choose from {_listed(list(self.sources))}")
+        # building a table does without it, in a fraction of its memory and time
+        import torch
+
         rows = self._rows(class_names)
         parts = []
         for source in chosen:
@@ -213,6 +220,28 @@ class ClassTable:
                 "Rename these classes, or give a table that has the words"
             )
         return [[row_of[entry] for entry in found[name] or ()] for name in class_names]
+
+
+def class_vectors(vectors: str, class_names: Sequence[str], center_vectors: bool) -> Tensor:
+    """Give the vectors that the options of a task mean.
+
+    Args:
+        vectors: `bundled`, or the path of a table.
+        class_names: C names.
+        center_vectors: As `center` of `ClassTable.vectors`.
+
+    Returns:
+        (C, W) float32, rows of length 1.
+
+    Raises:
+        UserError: As `ClassTable.load` and `ClassTable.vectors`.
+    """
+    if vectors == "bundled":
+        table = ClassTable.bundled()
+        log.info("class vectors: the bundled GloVe table (%s)", ", ".join(table.sources))
+    else:
+        table = ClassTable.load(vectors)
+    return table.vectors(class_names, center=center_vectors)
 
 
 def _read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -1,0 +1,210 @@
+"""Files of word vectors, plain or gzip, read forwards in blocks: they are far larger than what is kept of them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from sign_zs3.errors import UserError
+
+__all__ = ["MAX_WIDTH", "Blocks", "Progress", "Vector", "VectorFile", "open_vectors"]
+
+Vector = npt.NDArray[np.float32]
+Progress = Callable[[int], object]
+"""Told how many bytes of the file have been read since it was last told."""
+
+MAX_WIDTH = 16_384
+"""Numbers in a vector, at most: a header that claims more is damaged, and nothing is allocated for it."""
+BLOCK = 1 << 22
+MAX_WORD = 1 << 16
+# deflate cannot do better, so a header that claims more than this is wrong about a .gz file too
+GZIP_RATIO = 1032
+
+
+class VectorFile:
+    """An open file of word vectors; `open_vectors` makes one.
+
+    Args:
+        path: For messages.
+        raw: The file as it lies on the disk.
+        file: The same, or what decompresses it.
+        progress: Told of bytes read from the disk.
+
+    Attributes:
+        size: Bytes on the disk.
+        compressed: Whether it is gzip.
+    """
+
+    def __init__(self, path: Path, raw: BinaryIO, file: BinaryIO | gzip.GzipFile, progress: Progress | None) -> None:
+        self.path = path
+        self.size = os.fstat(raw.fileno()).st_size
+        self.compressed = file is not raw
+        self._raw, self._file, self._progress, self._told = raw, file, progress, 0
+
+    def read(self, count: int) -> bytes:
+        """Read up to so many bytes; fewer only at the end of the file."""
+        with self._readable():
+            found = self._file.read(count)
+        self._tell()
+        return found
+
+    def lines(self, limit: int = BLOCK) -> Iterator[bytes]:
+        """Iterate over lines; one longer than `limit` bytes comes in pieces."""
+        with self._readable():
+            for number, line in enumerate(iter(lambda: self._file.readline(limit), b"")):
+                if number % 1024 == 0:
+                    self._tell()
+                yield line
+        self._tell()
+
+    def seek(self, offset: int) -> None:
+        """Go to a byte of the uncompressed content; forwards, since gzip starts again from 0 to go back."""
+        with self._readable():
+            self._file.seek(offset)
+
+    def can_hold(self, count: int) -> bool:
+        """Whether the file's size allows for a content of so many bytes."""
+        return count <= (self.size * GZIP_RATIO if self.compressed else self.size)
+
+    def cut_short(self, found: str) -> UserError:
+        """Return the error of a file that ends too early.
+
+        Args:
+            found: What was found and expected, e.g. ``"ends in entry 3 of 5"``.
+        """
+        return UserError(f"{self.path}: {found}: the file is cut short or damaged; fetch it again")
+
+    def _tell(self) -> None:
+        # the first bytes are read twice
+        if self._progress is not None and (position := self._raw.tell()) > self._told:
+            self._progress(position - self._told)
+            self._told = position
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, zlib.error, OSError) as error:
+            kind = "gzip file" if self.compressed else "file"
+            raise UserError(f"{self.path}: cannot be read ({error}): expected a whole {kind}; fetch it again") from None
+
+
+@contextmanager
+def open_vectors(path: str | Path, progress: Progress | None = None) -> Iterator[VectorFile]:
+    """Open a file of word vectors; gzip is known by its first bytes.
+
+    Args:
+        path: The file.
+        progress: Told of bytes read from the disk.
+
+    Raises:
+        UserError: It is missing, a directory or empty, or cannot be read (also later, while it is open).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory: expected a file of word vectors; give the file inside it")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: expected word vectors of word2vec, fastText or GloVe")
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): expected a file of word vectors") from None
+    with raw:
+        magic = raw.read(2)
+        raw.seek(0)
+        if not magic:
+            raise UserError(f"{path}: is empty: expected word vectors of word2vec, fastText or GloVe; fetch it again")
+        if magic != b"\x1f\x8b":
+            yield VectorFile(path, raw, raw, progress)
+        else:
+            with gzip.GzipFile(fileobj=raw, mode="rb") as file:
+                yield VectorFile(path, raw, file, progress)
+
+
+class Blocks:
+    """The content of a binary file from the current position on, a block at a time.
+
+    Args:
+        file: An open file, at byte `offset` of its content.
+        offset: Where it stands.
+    """
+
+    def __init__(self, file: VectorFile, offset: int = 0) -> None:
+        self.file = file
+        self._data, self._at, self._base = b"", 0, offset
+
+    @property
+    def offset(self) -> int:
+        """Byte of the content that comes next."""
+        return self._base + self._at
+
+    def entries(self, separator: bytes, size: int, count: int, what: str) -> Iterator[tuple[bytes, bytes, int]]:
+        """Iterate over entries: a word, a separator, then a fixed number of bytes.
+
+        Args:
+            separator: One byte.
+            size: Bytes after the separator.
+            count: How many entries there are.
+            what: What an entry is, for messages.
+
+        Yields:
+            The word, a block and where in the block the bytes after the separator start.
+
+        Raises:
+            UserError: The file ends before the last entry does, or a word does not end.
+        """
+        data, at = self._data, self._at
+        for number in range(1, count + 1):
+            start = data.find(separator, at) + 1
+            while start == 0 or start + size > len(data):
+                if start == 0 and len(data) - at > MAX_WORD:
+                    raise self.file.cut_short(f"{what} {number} of {count} has a word of more than {MAX_WORD} bytes")
+                more = self.file.read(BLOCK)
+                if not more:
+                    raise self.file.cut_short(f"ends in {what} {number} of {count}")
+                self._base += at
+                data, at = data[at:] + more, 0
+                start = data.find(separator) + 1
+            yield data[at : start - 1], data, start
+            at = start + size
+        self._data, self._at = data, at
+
+    def take(self, count: int, what: str) -> bytes:
+        """Read so many bytes.
+
+        Args:
+            count: How many.
+            what: What they are, for messages.
+
+        Raises:
+            UserError: The file ends before.
+        """
+        found = self._data[self._at : self._at + count]
+        self._at += len(found)
+        if len(found) < count:
+            more = self.file.read(count - len(found))
+            self._base, self._data, self._at = self.offset + len(more), b"", 0
+            found += more
+        if len(found) < count:
+            raise self.file.cut_short(f"ends in {what}")
+        return found
+
+    def skip_to(self, offset: int) -> None:
+        """Go forwards to a byte of the content."""
+        if offset <= self._base + len(self._data):
+            self._at = offset - self._base
+        else:
+            self.file.seek(offset)
+            self._base, self._data, self._at = offset, b"", 0
+
+    def rest(self) -> bytes:
+        """Read what is left, up to a block."""
+        return self._data[self._at :] + self.file.read(BLOCK)
