@@ -95,8 +95,10 @@ class COCOStuffDataset(ListedDataset):
     ) -> None:
         part = "val2017" if split == "test" else "train2017"
         images = _folder(root, ("images", "."), part, "JPEG images")
-        masks = _folder(root, ("annotations", "stuffthingmaps", "."), part, "pixel maps")
-        names = sorted(path.stem for path in images.iterdir() if path.suffix == ".jpg")
+        # a folder of images in the root itself must not pass for that of the maps
+        elsewhere = () if images.parent == Path(root) else (".",)
+        masks = _folder(root, ("annotations", "stuffthingmaps", *elsewhere), part, "pixel maps")
+        names = sorted(p.stem for p in images.iterdir() if p.suffix == ".jpg" and not p.name.startswith("."))
         if not names:
             raise UserError(f"{images}: found no .jpg, expected the images of {part}; {_FETCH.format(root=root)}")
         if split != "test":
