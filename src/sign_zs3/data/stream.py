@@ -7,6 +7,7 @@ sees the samples of a run that was never stopped: only the position has to be st
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -231,7 +232,8 @@ def worker_options(num_workers: int) -> dict[str, Any]:
 
 
 def _one_thread(worker: int) -> None:
-    # OpenCV would start a thread per core in each worker
+    # OpenCV would start a thread per core in each worker, be it loaded already or by the first sample
+    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
     if cv2 := sys.modules.get("cv2"):
         cv2.setNumThreads(0)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sign_zs3.data.datasets.base import Image, Transform, Valid
+from sign_zs3.data.datasets.files import line_of
 from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
 
@@ -44,12 +45,18 @@ def training_preset(
         flip: Probability of the horizontal flip.
         fill: Colour of the padding, uint8 RGB.
         augmentations: YAML file of an albumentations pipeline (as ``albumentations.save`` writes it), run on
-            the crop; None for none.
+            the crop; None for none. It must keep the crop uint8 and its size. Steps that move pixels move the
+            labels too, by nearest neighbour whatever the file says, and what they bring in from outside the
+            crop is padding. The file holds names and numbers: it can run no code.
 
     Raises:
-        UserError: The file is no albumentations pipeline.
+        UserError: The file is no albumentations pipeline, or one that does not fit.
     """
-    extra = None if augmentations is None else _Pipeline(str(augmentations))
+    extra = None
+    if augmentations is not None:
+        extra = _Pipeline(str(augmentations))
+        # better an error now than in the first batch
+        extra(np.zeros((crop, crop, 3), np.uint8), np.zeros((crop, crop), np.uint8), np.ones((crop, crop), np.bool_), 0)
     return _Training(warp, (float(scale[0]), float(scale[1])), crop, flip, fill, extra)
 
 
@@ -77,21 +84,33 @@ class _Pipeline:
 
         try:
             loaded = albumentations.load(self.path, data_format="yaml")
+            return albumentations.Compose([loaded], mask_interpolation=0)
         # whatever the file holds is handed to the constructors of the steps
         except Exception as error:
-            found = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"augmentations: {self.path} cannot be used ({found}), expected an albumentations pipeline as "
+                f"augmentations: {self.path} cannot be used ({line_of(error)}), expected an albumentations pipeline as "
                 "albumentations.save(pipeline, path, data_format='yaml') writes it; write the file again"
             ) from error
-        return albumentations.Compose([loaded])
 
     def __call__(self, image: Image, mask: Image, valid: Valid, seed: int) -> tuple[Image, Image, Valid]:
         # one pair of generators for all steps: `set_random_seed` would give each step the same one
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        result = self.pipeline(image=image, masks=[mask, valid.astype(np.uint8)])
-        mask, inside = result["masks"]
-        return result["image"], mask, inside == 1
+        try:
+            result = self.pipeline(image=image, masks=[mask, valid.astype(np.uint8)])
+        except Exception as error:  # a step may raise almost anything
+            raise UserError(
+                f"augmentations: {self.path} fails on a crop ({line_of(error)}), expected steps that need no more than "
+                "an image and masks; take the step out"
+            ) from error
+        changed, (labels, inside) = result["image"], result["masks"]
+        if changed.dtype != image.dtype or changed.shape != image.shape or labels.shape != mask.shape:
+            raise UserError(
+                f"augmentations: {self.path} makes a crop {tuple(changed.shape)} of {changed.dtype}, expected "
+                f"{image.shape} of uint8 as it was; take out what resizes, normalises or converts to tensors"
+            )
+        valid = inside == 1
+        # steps fill labels with 0, a class, where they bring in pixels from outside
+        return changed, np.where(valid, labels, np.uint8(IGNORE_INDEX)), valid
 
     def __getstate__(self) -> dict[str, str]:
         return {"path": self.path}
