@@ -44,11 +44,10 @@ class TestReading:
         path.write_bytes(b"2 2\r\ndog 1 2 \r\nna\xefve 3 4 \r\n")
         assert read_text_vectors(path, ["dog"])["dog"].tolist() == [1, 2]
 
-    def test_reading_stops_when_all_is_found(self, tmp_path: Path) -> None:
+    def test_all_of_the_file_is_checked(self, tmp_path: Path) -> None:
         path = write(tmp_path / "glove.txt", "dog 1 2\ncat 3 4\nbroken\n")
-        assert set(read_text_vectors(path, ["dog", "cat"])) == {"dog", "cat"}
         with pytest.raises(UserError, match=r"glove\.txt: line 3 has 0 values, expected 2"):
-            read_text_vectors(path, ["zebra"])
+            read_text_vectors(path, ["dog"])
 
     @pytest.mark.parametrize("value", ["x", "nan", "inf"])
     def test_a_value_that_is_no_number(self, value: str, tmp_path: Path) -> None:

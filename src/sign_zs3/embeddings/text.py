@@ -14,7 +14,7 @@ __all__ = ["read_text", "read_text_vectors"]
 
 
 def read_text_vectors(path: str | Path, words: Iterable[str]) -> dict[str, Vector]:
-    """Read the vectors of some words from a text file, line by line, holding no more than these.
+    """Read the vectors of some words from a text file, line by line to its end, holding no more than these.
 
     Args:
         path: One entry per line, values separated by spaces: GloVe's format, or word2vec's with `count
@@ -83,8 +83,6 @@ def read_text(
             text = word.decode()
             if text not in found:
                 found[text] = _numbers(line.split(b" ")[-width:], path, number)
-                if len(found) == len(wanted):
-                    return found, list(met)
     if not entries:
         raise UserError(f"{path}: holds no vectors: expected one word per line; fetch it again")
     if count is not None and count > entries:

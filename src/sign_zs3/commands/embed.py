@@ -1,0 +1,301 @@
+"""The verb embed: a table of class vectors from word vectors, and `embed show`, which classes lie near each other."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sign_zs3.embeddings import (
+    ClassTable,
+    Resolution,
+    WordVectors,
+    build_table,
+    class_vectors,
+    draw_nearest,
+    nearest,
+    read_vectors,
+    resolve,
+)
+from sign_zs3.errors import UserError
+from sign_zs3.files import replacing
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Build a table of class vectors from word vectors. `sign-zs3 embed show` shows which classes of a data set lie near each
+other; `sign-zs3 embed show --help` has its options."""
+CLASSES_HELP = """\
+The class names: a list separated by commas (`cow,traffic light`; a single name ends in a comma); or a text file with
+one per line, as `name`, `id<TAB>name` or `id: name`; or a data set: voc, pascal_context_33, pascal_context_59 (these
+three with `background`, which some splits count as seen) or coco_stuff."""
+SOURCE_HELP = """\
+A file of word vectors, told by its content: word2vec (.bin or text), fastText (.bin of skipgram or cbow, .vec) or GloVe
+(text), each also as .gz. Give the option several times for several sources: `fit` joins them in the alphabetical order
+of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or word2vec."""
+OUTPUT_HELP = "The table, .npz or .safetensors, with raw values; `fit` takes it as --model.vectors."
+MISSING_HELP = "A name that a source has no vector for is an error (the default), or is left out of the table (drop)."
+REPORT_HELP = "A JSON file that says how each name was found in each source."
+EPILOG = """\
+A name's vector is that of the exact entry, or of another form or spelling (aeroplane, airplane), or the raw mean over
+its words; fastText models also compose words that they lack."""
+DATASETS = ("voc", "pascal_context_33", "pascal_context_59", "coco_stuff")
+KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "magenta", "missing": "bold red"}
+
+
+def run(args: list[str]) -> int:
+    """Build a table, or show neighbours.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: A name, a source or the output cannot be used.
+    """
+    if args[:1] == ["show"]:
+        return _show(args[1:])
+    options = _parser().parse_args(args)
+    names = _class_names(options.classes)
+    output = Path(options.output)
+    _check_output(output)
+    sources: dict[str, WordVectors] = {}
+    for given in options.source:
+        name, path = _split_source(given)
+        vectors = _read(path, names)
+        name = name or vectors.kind
+        if name in sources:
+            raise UserError(
+                f"--source: found two called '{name}', {sources[name].origin} and {path}: expected different names; "
+                f"give them as NAME={path}"
+            )
+        sources[name] = vectors
+    table = build_table(sources, names, options.missing)
+    resolutions = {name: resolve(sources[name], names) for name in sorted(sources)}
+    table.save(output)
+    if options.report:
+        _write_report(Path(options.report), sources, resolutions, table)
+    _print_resolutions(resolutions, names)
+    widths = ", ".join(f"{name} {matrix.shape[1]}" for name, matrix in table.sources.items())
+    print(f"table:    {output} ({len(table.names)} names; {widths})")
+    if options.report:
+        print(f"report:   {options.report}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("sign-zs3 embed", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser.add_argument("--classes", required=True, metavar="WHAT", help=CLASSES_HELP)
+    parser.add_argument("--source", required=True, action="append", metavar="[NAME=]PATH", help=SOURCE_HELP)
+    parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
+    parser.add_argument("--missing", choices=("error", "drop"), default="error", help=MISSING_HELP)
+    parser.add_argument("--report", metavar="PATH", help=REPORT_HELP)
+    return parser
+
+
+# -- class names -----------------------------------------------------------------------------------------------
+
+
+def _class_names(what: str) -> list[str]:
+    """Return the names of a data set, of a file, or of a list separated by commas."""
+    if what in DATASETS:
+        names = _dataset_names(what)
+    elif Path(what).is_file():
+        names = _listed_names(Path(what))
+    elif "," in what:
+        names = [" ".join(name.split()) for name in what.split(",") if name.strip()]
+    else:
+        close = difflib.get_close_matches(what, DATASETS, n=1)
+        raise UserError(
+            f"--classes: found '{what}', which is no file and no data set: expected one of {', '.join(DATASETS)}, or a "
+            f"file with one name per line, or names separated by commas; "
+            + (f"did you mean '{close[0]}'?" if close else f"for the one class of this name write '{what},'")
+        )
+    if not names:
+        raise UserError(f"--classes: found no name in '{what}', expected one at least; add some")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"--classes: found '{twice[0]}' twice in '{what}', expected each name once; remove one")
+    return names
+
+
+def _dataset_names(dataset: str) -> list[str]:
+    if dataset == "voc":
+        from sign_zs3.data.datasets.voc import VOC_CLASSES
+
+        return ["background", *VOC_CLASSES]
+    if dataset == "coco_stuff":
+        from sign_zs3.data.datasets.coco_stuff import COCO_STUFF_CLASSES
+
+        return list(COCO_STUFF_CLASSES.values())
+    from sign_zs3.data.datasets.pascal_context import CONTEXT33_CLASSES, CONTEXT59_CLASSES
+
+    return ["background", *(CONTEXT33_CLASSES if dataset == "pascal_context_33" else CONTEXT59_CLASSES)]
+
+
+def _listed_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}): expected a text file in UTF-8, one class name per line"
+        ) from None
+    return [" ".join(re.sub(r"^\s*\d+(\t|:)", "", line).split()) for line in lines if line.strip()]
+
+
+# -- sources ---------------------------------------------------------------------------------------------------
+
+
+def _split_source(given: str) -> tuple[str | None, Path]:
+    """Return the name, where one is given, and the path of a source."""
+    name, equals, path = given.partition("=")
+    if not equals or Path(given).exists() or not re.fullmatch(r"[\w.-]+", name):
+        return None, Path(given)
+    if name == "names":
+        raise UserError("--source: found the name 'names', which a table has for its list of names; choose another")
+    return name, Path(path)
+
+
+def _read(path: Path, names: Sequence[str]) -> WordVectors:
+    from tqdm import tqdm
+
+    size = path.stat().st_size if path.is_file() else None
+    # disable=None: no bar where stderr is no terminal
+    with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False, file=sys.stderr) as bar:
+        return read_vectors(path, names, bar.update)
+
+
+# -- output ----------------------------------------------------------------------------------------------------
+
+
+def _check_output(path: Path) -> None:
+    """Refuse what cannot be written before gigabytes are read."""
+    if path.suffix not in (".npz", ".safetensors"):
+        raise UserError(f"--output: found {path}, expected a file that ends in .npz or .safetensors; rename it")
+    if not path.parent.is_dir():
+        raise UserError(f"--output: the folder of {path} is not there: expected one that exists; make it first")
+
+
+def _write_report(
+    path: Path,
+    sources: Mapping[str, WordVectors],
+    resolutions: Mapping[str, Sequence[Resolution]],
+    table: ClassTable,
+) -> None:
+    kept = set(table.names)
+    content = {
+        "format": 1,
+        "sources": {
+            source: {
+                "path": sources[source].origin,
+                "width": table.sources[source].shape[1],
+                "names": {
+                    found.name: {"kind": found.kind, "entries": found.entries, "subwords": found.subwords}
+                    for found in result
+                },
+            }
+            for source, result in resolutions.items()
+        },
+        "dropped": [found.name for found in next(iter(resolutions.values())) if found.name not in kept],
+    }
+    _write_json(path, content)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: Sequence[str]) -> None:
+    """Print how each name was found in each source, and how many in which way."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="class names and the entries of each source that stand for them")
+    table.add_column("class")
+    for source in resolutions:
+        table.add_column(source)
+    for name, *found in zip(names, *resolutions.values(), strict=True):
+        cells = [Text(str(resolution), KIND_STYLES[resolution.kind]) for resolution in found]
+        table.add_row(Text(name), *cells)
+    table.add_section()
+    for kind, style in KIND_STYLES.items():
+        counts = [sum(r.kind == kind for r in result) for result in resolutions.values()]
+        if any(counts):
+            table.add_row(Text(f"{kind}:", "bold"), *(Text(str(count), style) for count in counts))
+    Console().print(table)
+
+
+# -- embed show ------------------------------------------------------------------------------------------------
+
+
+def _show(args: list[str]) -> int:
+    from jsonargparse import ArgumentParser
+
+    from sign_zs3.commands.training import ConfiguredCLI
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--nearest", type=int, default=5, help="How many seen classes to show per unseen class.")
+        parser.add_argument("--output", type=str | None, default=None, help="Picture to write, as PNG.")
+        parser.add_argument("--json", type=str | None, default=None, help="JSON file to write, with the cosines.")
+
+    cli = ConfiguredCLI(
+        args,
+        "Show the class vectors that `fit` would use with these options: the seen classes nearest to each unseen one, "
+        "by cosine (-1 to 1).",
+        add,
+    )
+    protocol, options = cli.datamodule.protocol, cli.config
+    model = options["model"]
+    if options["output"] and Path(options["output"]).suffix.lower() != ".png":
+        raise UserError(f"--output: found {options['output']}, expected a file that ends in .png; rename it")
+    vectors = class_vectors(model["vectors"], protocol.classes, model["center_vectors"])
+    neighbours = nearest(vectors, protocol, options["nearest"])
+    title = (
+        f"{protocol.dataset}, split {protocol.split}: seen classes nearest to each unseen one, cosine\n"
+        f"{Path(model['vectors']).name} vectors{', centred' if model['center_vectors'] else ''}, "
+        f"{protocol.num_seen} seen classes"
+    )
+    _print_neighbours(neighbours, title)
+    if path := options["output"]:
+        figure = draw_nearest(neighbours, title)
+        with replacing(Path(path)) as beside:
+            figure.savefig(beside, format="png")
+        print(f"picture:  {path}")
+    if path := options["json"]:
+        content = {
+            "format": 1,
+            "dataset": protocol.dataset,
+            "split": protocol.split,
+            "vectors": model["vectors"],
+            "center_vectors": model["center_vectors"],
+            "nearest": {
+                unseen: [{"class": name, "cosine": cosine} for name, cosine in seen]
+                for unseen, seen in neighbours.items()
+            },
+        }
+        _write_json(Path(path), content)
+        print(f"cosines:  {path}")
+    return 0
+
+
+def _print_neighbours(neighbours: Mapping[str, Sequence[tuple[str, float]]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("unseen class", style="bold yellow", no_wrap=True)
+    for rank in range(max(map(len, neighbours.values()))):
+        table.add_column(f"{rank + 1}")
+    for unseen, seen in neighbours.items():
+        table.add_row(unseen, *(f"{cosine:.2f} {name}" for name, cosine in seen))
+    Console().print(table)
