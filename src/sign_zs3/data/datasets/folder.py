@@ -18,7 +18,8 @@ from sign_zs3.errors import UserError
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+# no GIF: those who write one renumber its palette, and the ids are lost
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def folder_protocol(
@@ -124,9 +125,10 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
         raise UserError(f"{folder}: not found, expected the folder of the {what}; name it in {what}")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in inside.parts):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = inside.with_suffix("").as_posix()
         if name in found:
             message = f"{path}: found beside {found[name].name}, expected one file of that name; remove one"
             if problems is None:
