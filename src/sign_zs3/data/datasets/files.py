@@ -111,8 +111,8 @@ def read_image(
     Args:
         path: The image.
         mask_size: Height and width of its mask.
-        enough: From the image's height and width to those that are needed: a JPEG is then decoded at the
-            smallest of 1/1, 1/2, 1/4 and 1/8 of its size (rounded up) that is not below.
+        enough: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
+            or 1/8 of its size, rounded up, where that is not below.
 
     Returns:
         uint8 (h, w, 3), and the image's full size (H, W).
@@ -180,7 +180,9 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
 
     expected = f"a MATLAB file with the label map {'.'.join(fields)}"
     try:
-        value = loadmat(path, variable_names=fields[:1])
+        # by name, SciPy would hide that a file is missing
+        with path.open("rb") as file:
+            value = loadmat(file, variable_names=fields[:1])
         found = ", ".join(sorted(key for key in value if not key.startswith("__"))) or "no such variable"
         for field in fields:
             names = value.dtype.names if isinstance(value, np.ndarray) else value
@@ -192,6 +194,11 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
             found = f"{field} with {', '.join(value.dtype.names)}" if value.dtype.names else field
     except UserError:
         raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"{path}: found a MATLAB file of version 7.3, expected one of version 7 or older; save it again by "
+            "MATLAB's save(..., '-v7')"
+        ) from error
     except Exception as error:
         raise undecodable(path, expected, error) from error
     mask = np.asarray(value)
