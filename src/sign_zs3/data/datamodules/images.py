@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.listed import ListedDataset
@@ -22,14 +22,7 @@ class ImageDataModule(ZeroShotDataModule):
         scale: Range of the random scale, [low, high].
         augmentations: YAML file of an albumentations pipeline that is run on the training crops; None for none.
         eval_size: Side in pixels that evaluation images are warped to; None keeps the native size.
-        batch_size: Training samples per process and step.
-        eval_batch_size: Evaluation samples per batch; more than 1 needs `eval_size`.
-        num_workers: Worker processes per loader.
-        seed: Decides the validation cut, the order, the augmentation and the `development` draw; at least 0.
-        unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out
-            every image that holds one, until self-training reads it with all pixels unlabelled.
-        development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
-        val_fraction: Share of the training list that is cut off for validation; 0 for no validation.
+        **kwargs: Further arguments of `ZeroShotDataModule`; an `eval_batch_size` above 1 needs `eval_size`.
 
     Attributes:
         check_files: Refuse faults of the lists and missing files at `setup`, True unless somebody else looks.
@@ -44,40 +37,25 @@ class ImageDataModule(ZeroShotDataModule):
         *,
         crop_size: int = 321,
         warp_size: int | None = 513,
-        scale: list[float] | None = None,
+        scale: tuple[float, float] = (0.5, 1.5),
         augmentations: str | None = None,
         eval_size: int | None = None,
-        batch_size: int = 8,
-        eval_batch_size: int = 1,
-        num_workers: int = 2,
-        seed: int = 0,
-        unseen_pixels: Literal["ignore", "drop"] = "ignore",
-        development: int = 0,
-        val_fraction: float = 0.05,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            protocol,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            unseen_pixels=unseen_pixels,
-            development=development,
-            val_fraction=val_fraction,
-        )
+        super().__init__(protocol, **kwargs)
         for name, size in (("crop_size", crop_size), ("warp_size", warp_size), ("eval_size", eval_size)):
             if size is not None and size < 1:
                 raise UserError(f"{name}: found {size}, expected at least 1 pixel; raise it")
-        self.scale = [0.5, 1.5] if scale is None else list(scale)
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"scale: found {scale}, expected [low, high] with 0 < low <= high; correct it")
-        if eval_batch_size > 1 and eval_size is None:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise UserError(f"scale: found {list(scale)}, expected [low, high] with 0 < low <= high; correct it")
+        if self.eval_batch_size > 1 and eval_size is None:
             raise UserError(
-                f"eval_batch_size: found {eval_batch_size}, expected 1 while evaluation keeps each image's "
+                f"eval_batch_size: found {self.eval_batch_size}, expected 1 while evaluation keeps each image's "
                 "own size; set it to 1 or set eval_size"
             )
         self.crop_size = crop_size
         self.warp_size = warp_size
+        self.scale = scale
         self.augmentations = augmentations
         self.eval_size = eval_size
         self.check_files = True
@@ -104,12 +82,12 @@ class ImageDataModule(ZeroShotDataModule):
 
     def reading(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:
         """Returns the arguments of a `ListedDataset` that do not depend on the data set."""
+        transform = evaluation_preset(self.eval_size)
         if augment:
-            low, high = self.scale
-            transform = training_preset(self.warp_size, (low, high), self.crop_size, augmentations=self.augmentations)
+            transform = training_preset(self.warp_size, self.scale, self.crop_size, augmentations=self.augmentations)
         return {
             "protocol": self.protocol,
             "hide_unseen": hide_unseen,
-            "transform": transform if augment else evaluation_preset(self.eval_size),
+            "transform": transform,
             "check": self.check_files,
         }
