@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from sign_zs3.embeddings import read_vectors
+from sign_zs3.errors import UserError
 
 COUNT, WIDTH = 250_000, 300
 
@@ -50,3 +56,37 @@ def test_a_word2vec_file_of_300_mb(tmp_path: Path) -> None:
     with np.load(output) as table:
         assert table["names"].tolist() == ["w0000007 w0249999", "w0123456"]
         np.testing.assert_array_equal(table["word2vec"][:, 0], [(7 + 249_999) / 2, 123_456])
+
+
+LARGE = 2**31 - 1
+FASTTEXT = struct.pack("<2i", 793712314, 12)
+ARGUMENTS = struct.pack("<12id", 300, 5, 5, 5, 5, 1, 2, 1, LARGE, 3, 6, 100, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1000000000 300\ndog " + bytes(1200),
+        b"1 1000000000\ndog " + bytes(1200),
+        b"10 16384\n" + bytes(50_000_000),
+        b"dog " + 50_000_000 * b"1",
+        b"2 300\ndog" + 25_000_000 * b" 1",
+        FASTTEXT + struct.pack("<12id", LARGE, 5, 5, 5, 5, 1, 2, 1, LARGE, 3, 6, 100, 1e-4),
+        FASTTEXT + ARGUMENTS + struct.pack("<3iqq", LARGE, LARGE, 0, LARGE, -1) + bytes(1000),
+        FASTTEXT + ARGUMENTS + struct.pack("<3iqq", 1, 1, 0, 1, -1) + b"dog\0" + struct.pack("<qb", 1, 0)
+        + b"\0" + struct.pack("<2q", LARGE + 1, 300) + bytes(1200),
+        FASTTEXT + ARGUMENTS + struct.pack("<3iqq", 1, 1, 0, 1, -1) + bytes([65]) * 50_000_000,
+    ],
+    ids=range(9),
+)  # fmt: skip
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_a_damaged_file_claims_is_not_allocated(tmp_path: Path, content: bytes, compressed: bool) -> None:
+    path = tmp_path / "vectors"
+    path.write_bytes(gzip.compress(content, 1) if compressed else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            read_vectors(path, ["dog"])
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()

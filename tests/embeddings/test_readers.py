@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import random
 import struct
 from pathlib import Path
@@ -304,6 +305,8 @@ class TestAnyFile:
     def test_missing_directory_and_empty(self, tmp_path: Path) -> None:
         assert "no such file" in one_line(tmp_path / "none.bin")
         assert "is a directory: expected a file of word vectors" in one_line(tmp_path)
+        os.mkfifo(tmp_path / "pipe")
+        assert "is a pipe or device" in one_line(tmp_path / "pipe")
         (tmp_path / "empty.vec").touch()
         assert "is empty" in one_line(tmp_path / "empty.vec")
         (tmp_path / "empty.vec.gz").write_bytes(gzip.compress(b""))

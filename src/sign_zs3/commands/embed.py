@@ -294,8 +294,7 @@ def _print_neighbours(neighbours: Mapping[str, Sequence[tuple[str, float]]], tit
 
     table = Table(title=title)
     table.add_column("unseen class", style="bold yellow", no_wrap=True)
-    for rank in range(max(map(len, neighbours.values()))):
-        table.add_column(f"{rank + 1}")
+    table.add_column("seen classes, the nearest first")
     for unseen, seen in neighbours.items():
-        table.add_row(unseen, *(f"{cosine:.2f} {name}" for name, cosine in seen))
+        table.add_row(unseen, ", ".join(f"{name} {cosine:.2f}" for name, cosine in seen))
     Console().print(table)

@@ -111,8 +111,10 @@ def open_vectors(path: str | Path, progress: Progress | None = None) -> Iterator
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a directory: expected a file of word vectors; give the file inside it")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file: expected word vectors of word2vec, fastText or GloVe")
+    if not path.is_file():
+        raise UserError(f"{path}: is a pipe or device: expected a file of word vectors; write it to a file first")
     try:
         raw = path.open("rb")
     except OSError as error:
