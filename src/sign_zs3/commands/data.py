@@ -11,6 +11,7 @@ import numpy as np
 
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import Part, SplitCount, as_report, check_data
+from sign_zs3.data.datasets.base import Sample
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
@@ -27,6 +28,9 @@ show   draw images, masks and a legend into one PNG
 
 LISTED = 12
 """Absent classes that are named before they are only counted."""
+
+SHOWN = 256
+"""Height and width in pixels that an image keeps at least in a contact sheet, whose cells are smaller."""
 
 
 def run(args: list[str]) -> int:
@@ -58,24 +62,29 @@ def _check(args: list[str]) -> int:
     data = cli.datamodule
     counts, faults = check_data(data)
     report = as_report(data.protocol, counts, faults)
-    _print(data.protocol, counts, report)
+    if counts:
+        _print(data.protocol, counts, report)
+    # before the report: where that cannot be written, what took long to find is not lost
+    for fault in faults:
+        print(f"fault: {fault}", file=sys.stderr)
     if cli.config["report"]:
         path = Path(cli.config["report"])
         with replacing(path) as beside:
             beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"report: {path}")
-    for fault in faults:
-        print(f"fault: {fault}", file=sys.stderr)
     if faults:
-        print(f"error: {len(faults)} faults; correct or remove the files above", file=sys.stderr)
+        number = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        print(f"error: {number}; correct or remove the files above", file=sys.stderr)
     return 1 if faults else 0
 
 
 def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{protocol.dataset}, split {protocol.split}: images and pixels that hold a class")
+    title = f"{protocol.dataset}, split {protocol.split}: images and pixels that hold a class"
+    table = Table(title=escape(title))
     for heading in ("id", "class", *(f"{part} {what}" for part in counts for what in ("images", "pixels"))):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for index, entry in enumerate(report["classes"]):
@@ -83,7 +92,7 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
             table.add_section()
         name = entry["name"] if entry["seen"] else f"{entry['name']} (unseen)"
         cells = [f"{entry[what][part]:,}" for part in counts for what in ("images", "pixels")]
-        table.add_row(str(entry["id"]), name, *cells)
+        table.add_row(str(entry["id"]), escape(name), *cells)
     table.add_section()
     table.add_row("", "ignored", *(f"{n:,}" for c in counts.values() for n in (c.holding[255], c.pixels[255])))
     table.add_row("", "all", *(f"{n:,}" for c in counts.values() for n in (c.images, int(c.pixels.sum()))))
@@ -135,10 +144,17 @@ def _show(args: list[str]) -> int:
         raise UserError(f"--split: found no image in {part}, expected some; choose another split")
     chosen = sorted({pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)})
     figure = contact_sheet(
-        [dataset[index] for index in chosen], dataset.protocol, f"{dataset.protocol.dataset}, {part}"
+        [_thinned(dataset[index]) for index in chosen], dataset.protocol, f"{dataset.protocol.dataset}, {part}"
     )
     path = Path(config["output"])
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
     print(f"contact sheet of {len(chosen)} of {len(pool)} images: {path}")
     return 0
+
+
+def _thinned(sample: Sample) -> Sample:
+    """Leaves out rows and columns of large images, a dozen of which would fill the memory."""
+    step = max(1, min(sample["mask"].shape) // SHOWN)
+    small = {key: sample[key][..., ::step, ::step].clone() for key in ("image", "mask", "valid")}
+    return {**sample, **small}
