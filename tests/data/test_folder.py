@@ -238,6 +238,16 @@ def test_subfolders_are_part_of_the_name(fake_folder: FakeFolder) -> None:
     assert sorted(everything[0] + everything[1]) == sorted((*FOLDER_NAMES, "north/0001", "south/far/0001"))
 
 
+def test_linked_folders_are_followed(fake_folder: FakeFolder, tmp_path: Path) -> None:
+    for what in ("images", "masks"):
+        (tmp_path / "disk").mkdir(exist_ok=True)
+        (fake_folder.root / what).rename(tmp_path / "disk" / what)
+        (fake_folder.root / what).mkdir()
+        (fake_folder.root / what / "linked").symlink_to(tmp_path / "disk" / what)
+    found = parts(module(without_lists(fake_folder)), "train", "test")
+    assert sorted(found[0] + found[1]) == [f"linked/{name}" for name in FOLDER_NAMES]
+
+
 def test_hidden_files_and_folders_are_no_images(fake_folder: FakeFolder) -> None:
     for parent in (fake_folder.image("x").parent, fake_folder.mask("x").parent):
         (parent / f"._{FOLDER_NAMES[0]}.png").touch()

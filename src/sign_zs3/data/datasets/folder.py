@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -124,11 +125,10 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
     if not folder.is_dir():
         raise UserError(f"{folder}: not found, expected the folder of the {what}; name it in {what}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in inside.parts):
+    for path in sorted(_visible(folder)):
+        if path.suffix.lower() not in suffixes:
             continue
-        name = inside.with_suffix("").as_posix()
+        name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             message = f"{path}: found beside {found[name].name}, expected one file of that name; remove one"
             if problems is None:
@@ -137,6 +137,13 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
         else:
             found[name] = path
     return found
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders, linked ones included (which `Path.rglob` leaves out)."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def _part(names: Sequence[str], test_fraction: float, split: str) -> list[str]:
