@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sign_zs3.data.datamodules import COCOStuffDataModule
-from sign_zs3.data.datasets.coco_stuff import COCO_STUFF_CLASSES, COCOStuffDataset, coco_stuff_protocol
+from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset, coco_stuff_protocol
+from sign_zs3.data.names import COCO_STUFF_CLASSES
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from sign_zs3.data.datamodules import PascalContextDataModule
-from sign_zs3.data.datasets.pascal_context import (
-    CONTEXT33_CLASSES,
-    CONTEXT59_CLASSES,
-    PascalContextDataset,
-    context_protocol,
-)
+from sign_zs3.data.datasets.pascal_context import PascalContextDataset, context_protocol
+from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (
@@ -240,6 +236,16 @@ def test_lists_are_found_in_image_sets(fake_context: FakeContext) -> None:
     assert message.startswith("train_list: found no train.txt in ") and "4,998" in message
     assert "5,105" in refused(fake_context.root, "test")
     fake_context.write_lists(fake_context.voc / "ImageSets" / "SegmentationContext")
+    assert names(PascalContextDataset(fake_context.root, "train")) == CONTEXT_TRAIN
+    assert names(PascalContextDataset(fake_context.root, "test")) == CONTEXT_TEST
+
+
+def test_lists_of_sbd_in_the_root_are_not_taken_for_context(fake_context: FakeContext) -> None:
+    """torchvision unpacks SBD's train.txt and val.txt into the root that it shares with VOC."""
+    fake_context.write_pngs(33)
+    fake_context.write_lists(fake_context.voc / "ImageSets" / "SegmentationContext")
+    for name in ("train", "val"):
+        (fake_context.root / f"{name}.txt").write_text("2008_000021\n")
     assert names(PascalContextDataset(fake_context.root, "train")) == CONTEXT_TRAIN
     assert names(PascalContextDataset(fake_context.root, "test")) == CONTEXT_TEST
 

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from sign_zs3.data.datasets.voc import VOC_CLASSES, voc_protocol
+from sign_zs3.data.datasets.voc import voc_protocol
+from sign_zs3.data.names import VOC_CLASSES
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 

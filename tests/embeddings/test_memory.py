@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sign_zs3.embeddings import read_vectors
+from sign_zs3.data.names import COCO_STUFF_CLASSES, VOC_CLASSES
+from sign_zs3.embeddings import read_vectors, words_of
 from sign_zs3.errors import UserError
 
 COUNT, WIDTH = 250_000, 300
@@ -90,3 +91,18 @@ def test_what_a_damaged_file_claims_is_not_allocated(tmp_path: Path, content: by
         assert tracemalloc.get_traced_memory()[1] < 40e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dataset", ["voc", "coco_stuff"])
+def test_a_table_for_a_data_set_needs_no_torch(dataset: str, tmp_path: Path) -> None:
+    """Torch alone takes more than GoogleNews' vectors may."""
+    words = sorted(words_of(["background", *VOC_CLASSES, *COCO_STUFF_CLASSES.values()]))
+    source = tmp_path / "glove.txt"
+    source.write_text("".join(f"{word} {number} 1\n" for number, word in enumerate(words) if " " not in word))
+    command = ["embed", "--classes", dataset, "--source", str(source), "--output", str(tmp_path / "table.npz")]
+    script = (
+        f"import sys; from sign_zs3.cli import main; assert main({command!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 False"

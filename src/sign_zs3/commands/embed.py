@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sign_zs3.data.names import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
     ClassTable,
     Resolution,
@@ -46,7 +47,12 @@ REPORT_HELP = "A JSON file that says how each name was found in each source."
 EPILOG = """\
 A name's vector is that of the exact entry, or of another form or spelling (aeroplane, airplane), or the raw mean over
 its words; fastText models also compose words that they lack."""
-DATASETS = ("voc", "pascal_context_33", "pascal_context_59", "coco_stuff")
+_IN_ORDER = {
+    "voc": VOC_CLASSES,
+    "pascal_context_33": CONTEXT33_CLASSES,
+    "pascal_context_59": CONTEXT59_CLASSES,
+}
+DATASETS = (*_IN_ORDER, "coco_stuff")
 KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "magenta", "missing": "bold red"}
 
 
@@ -128,17 +134,9 @@ def _class_names(what: str) -> list[str]:
 
 
 def _dataset_names(dataset: str) -> list[str]:
-    if dataset == "voc":
-        from sign_zs3.data.datasets.voc import VOC_CLASSES
-
-        return ["background", *VOC_CLASSES]
     if dataset == "coco_stuff":
-        from sign_zs3.data.datasets.coco_stuff import COCO_STUFF_CLASSES
-
         return list(COCO_STUFF_CLASSES.values())
-    from sign_zs3.data.datasets.pascal_context import CONTEXT33_CLASSES, CONTEXT59_CLASSES
-
-    return ["background", *(CONTEXT33_CLASSES if dataset == "pascal_context_33" else CONTEXT59_CLASSES)]
+    return ["background", *_IN_ORDER[dataset]]
 
 
 def _listed_names(path: Path) -> list[str]:

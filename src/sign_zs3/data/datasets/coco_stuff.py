@@ -10,43 +10,12 @@ from typing import Literal
 from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder
 from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.names import COCO_STUFF_CLASSES, NEVER_LABELLED
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 
 log = logging.getLogger(__name__)
-
-_LABELS = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    *("traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench", "bird"),
-    *("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "hat", "backpack"),
-    *("umbrella", "shoe", "eye glasses", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard"),
-    *("sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard"),
-    *("tennis racket", "bottle", "plate", "wine glass", "cup", "fork", "knife", "spoon", "bowl"),
-    *("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),
-    *("chair", "couch", "potted plant", "bed", "mirror", "dining table", "window", "desk", "toilet"),
-    *("door", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven"),
-    *("toaster", "sink", "refrigerator", "blender", "book", "clock", "vase", "scissors", "teddy bear"),
-    *("hair drier", "toothbrush", "hair brush", "banner", "blanket", "branch", "bridge"),
-    *("building-other", "bush", "cabinet", "cage", "cardboard", "carpet", "ceiling-other"),
-    *("ceiling-tile", "cloth", "clothes", "clouds", "counter", "cupboard", "curtain", "desk-stuff"),
-    *("dirt", "door-stuff", "fence", "floor-marble", "floor-other", "floor-stone", "floor-tile"),
-    *("floor-wood", "flower", "fog", "food-other", "fruit", "furniture-other", "grass", "gravel"),
-    *("ground-other", "hill", "house", "leaves", "light", "mat", "metal", "mirror-stuff", "moss"),
-    *("mountain", "mud", "napkin", "net", "paper", "pavement", "pillow", "plant-other", "plastic"),
-    *("platform", "playingfield", "railing", "railroad", "river", "road", "rock", "roof", "rug", "salad"),
-    *("sand", "sea", "shelf", "sky-other", "skyscraper", "snow", "solid-other", "stairs", "stone"),
-    *("straw", "structural-other", "table", "tent", "textile-other", "towel", "tree", "vegetable"),
-    *("wall-brick", "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile", "wall-wood"),
-    *("water-other", "waterdrops", "window-blind", "window-other", "wood"),
-)
-"""Names of the pixel maps' values, 0..181: things to 90, stuff after."""
-
-NEVER_LABELLED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Values that COCO planned and never labelled; they are no classes, and ignored."""
-
-COCO_STUFF_CLASSES = {i: name for i, name in enumerate(_LABELS) if i not in NEVER_LABELLED}
-"""The 171 classes: value in the pixel maps -> name."""
 
 _FETCH = (
     "unpack train2017.zip and val2017.zip (images.cocodataset.org) into {root}/images, and "

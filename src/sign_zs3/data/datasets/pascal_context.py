@@ -12,28 +12,10 @@ from numpy.typing import NDArray
 from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.datasets.voc import VOC_CLASSES
+from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
-
-CONTEXT33_CLASSES = (
-    *VOC_CLASSES,
-    *("sky", "grass", "ground", "road", "building", "tree", "water", "mountain", "wall", "floor", "track"),
-    *("keyboard", "ceiling"),
-)
-"""The 33 classes of CaGNet and SIGN in the order of their ids, 1..33; 0 is unlabelled."""
-
-CONTEXT59_CLASSES = (
-    *VOC_CLASSES,
-    *("bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "clothes", "computer", "cup", "door"),
-    *("fence", "floor", "flower", "food", "grass", "ground", "keyboard", "light", "mountain", "mouse", "curtain"),
-    *("platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky", "snow", "bedcloth", "track"),
-    *("tree", "truck", "wall", "water", "window", "wood"),
-)
-"""The 59 classes in the order of their ids in ``59_context_labels``, 1..59; 0 is background.
-
-Other tools sort these classes by name and write other ids; such masks are not meant here."""
 
 # names that the 459 classes spell otherwise
 _IN_459 = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}
@@ -157,8 +139,8 @@ def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArra
             return place / "trainval", _lookup(found[0], num_classes)
     raise UserError(
         f"labels: found neither {pngs} nor trainval in {' or '.join(map(str, dict.fromkeys(places)))}, expected the "
-        f"label PNGs or the MATLAB label maps; unpack {pngs}.tar.gz or trainval.tar.gz ({_PAGE}) there, or name "
-        "their folder in labels"
+        f"label PNGs or the MATLAB label maps; unpack {pngs}.tar.gz or trainval.tar.gz ({_PAGE}) there, or name in "
+        "labels the folder that holds one of them"
     )
 
 
@@ -175,7 +157,8 @@ def _lookup(names: Path, num_classes: int) -> NDArray[np.uint8]:
 
 
 def _find_list(places: Sequence[Path], split: Literal["train", "test"]) -> Path:
-    folders = [*places, *(place / "ImageSets" / "SegmentationContext" for place in places)]
+    # SBD as torchvision unpacks it puts other lists of these names in the root
+    folders = [*(place / "ImageSets" / "SegmentationContext" for place in places), *places]
     for folder in folders:
         for name in _ID_LISTS[split]:
             if (folder / name).is_file():

@@ -17,35 +17,12 @@ from numpy.typing import NDArray
 from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, line_of, names_in, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.names import VOC_CLASSES
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 
 log = logging.getLogger(__name__)
-
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-"""The twenty classes in the order of their ids, 1..20."""
 
 _VOC_FETCH = (
     "unpack VOCtrainval_11-May-2012.tar (host.robots.ox.ac.uk/pascal/VOC/voc2012) so that {place} exists, or "
