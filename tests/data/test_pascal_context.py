@@ -145,13 +145,22 @@ def test_ids_of_other_names_are_unlabelled(fake_context: FakeContext) -> None:
     assert all(found[CONTEXT459.index(name) + 1] == 0 for name in ("tableware", "clothes tree", "pool table"))
 
 
-@pytest.mark.parametrize("content", ["utf-8-sig", "utf-8"])
-def test_the_list_of_names_may_come_from_windows(fake_context: FakeContext, content: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_the_list_of_names_may_come_from_windows(fake_context: FakeContext, encoding: str) -> None:
     fake_context.write_maps()
     before = PascalContextDataset(fake_context.root, "train").read_mask(1)
     path = fake_context.root / "labels.txt"
-    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(content))
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
     assert np.array_equal(PascalContextDataset(fake_context.root, "train").read_mask(1), before)
+
+
+def test_the_list_of_names_may_have_spaces_in_words(fake_context: FakeContext) -> None:
+    """As some copies of the list have them."""
+    fake_context.write_maps()
+    before = PascalContextDataset(fake_context.root, "train", num_classes=59).read_mask(1)
+    path, text = fake_context.root / "labels.txt", (fake_context.root / "labels.txt").read_text()
+    path.write_text(text.replace("pottedplant", "potted plant").replace("tvmonitor", "tv monitor"))
+    assert np.array_equal(PascalContextDataset(fake_context.root, "train", num_classes=59).read_mask(1), before)
 
 
 @pytest.mark.parametrize(
