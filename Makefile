@@ -39,6 +39,7 @@ format: setup  ## fix style where a tool can
 	$(BIN)/ruff format .
 
 bench: setup  ## measure speed and memory, printed as ratios
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/step.py
 
 clean:  ## remove the virtual environment and caches; runs/ stays
