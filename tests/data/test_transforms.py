@@ -20,6 +20,8 @@ import albumentations as A
 
 Array = NDArray[np.uint8]
 FILL = (9, 200, 77)
+# OpenCV 4 rounds positions to 1/32 pixel
+LEVELS = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 12
 SEEDS = [0, 1, 2, 3, 2**63 + 5]
 
 
@@ -77,7 +79,7 @@ def test_a_crop_is_resize_then_crop_then_flip(
         if draw.random() < 0.5:
             expected = [a[:, ::-1] for a in expected]
         got = preset(image, mask, seed)
-        assert np.abs(got[0].astype(int) - expected[0]).max() <= 1
+        assert np.abs(got[0].astype(int) - expected[0]).max() <= LEVELS
         assert same(got[1:], tuple(expected[1:]))
 
 
@@ -214,7 +216,7 @@ def test_evaluation_warps_once_and_without_new_labels() -> None:
     image, mask, valid = preset(*before, 0)
     assert image.shape == (33, 33, 3) and mask.shape == (33, 33) and valid.all()
     assert set(np.unique(mask)) == {0, 5, 10, 20}
-    assert np.abs(image.astype(int) - cv2.resize(before[0], (33, 33))).max() <= 1
+    assert np.abs(image.astype(int) - cv2.resize(before[0], (33, 33))).max() <= LEVELS
     assert preset.enough(31, 47, 0) == (33, 33)
 
 
