@@ -104,6 +104,8 @@ class GZSLMeanIoU(Metric):
         Returns:
             The figure and its axes.
         """
+        from sign_zs3.plotting import literal
+
         scores = self.compute() if val is None else val
         if ax is None:
             from matplotlib.figure import Figure
@@ -116,7 +118,7 @@ class GZSLMeanIoU(Metric):
             values = [scores["per_class"][self.classes[i]] for i in ids]
             bars = ax.barh(list(ids), [0.0 if v != v else v for v in values], color=colour, label=label)
             ax.bar_label(bars, ["absent" if v != v else f"{v:.2f}" for v in values], padding=2, fontsize=8)
-        ax.set_yticks(range(len(self.classes)), self.classes)
+        ax.set_yticks(range(len(self.classes)), [literal(name) for name in self.classes])
         ax.invert_yaxis()
         ax.set_xlim(0, 1.1)
         ax.set_xlabel("IoU")

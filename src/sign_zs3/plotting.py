@@ -80,7 +80,7 @@ def prediction_panel(
         figure, shown, protocol, "★ unseen in training; where nothing is labelled, predictions are dim and not scored"
     )
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(literal(title), fontsize=10)
     return figure
 
 
@@ -114,11 +114,11 @@ def contact_sheet(samples: Sequence[Sample], protocol: Protocol, title: str = ""
         row, column = divmod(number, pairs)
         image, mask = axes[row, 2 * column], axes[row, 2 * column + 1]
         image.imshow(sample["image"].permute(1, 2, 0).numpy(), interpolation="nearest")
-        image.set_title(sample["id"], fontsize=7, loc="left")
+        image.set_title(literal(sample["id"]), fontsize=7, loc="left")
         mask.imshow(colours[sample["mask"].numpy()], interpolation="nearest")
     _add_legend(figure, shown, protocol, "★ unseen class")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(literal(title), fontsize=10)
     return figure
 
 
@@ -151,12 +151,17 @@ def _predict(model: ZeroShotTask, image: Tensor) -> Tensor:
     return labels[0].cpu()
 
 
+def literal(text: str) -> str:
+    """Return a name for Matplotlib, which would take what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _add_legend(figure: Figure, shown: Sequence[int], protocol: Protocol, title: str) -> None:
     from matplotlib.patches import Patch
 
     colours = class_colours(protocol.num_classes)
     patches = [
-        Patch(color=colours[c].tolist(), label=protocol.classes[c] + (" ★" if c >= protocol.num_seen else ""))
+        Patch(color=colours[c].tolist(), label=literal(protocol.classes[c]) + (" ★" if c >= protocol.num_seen else ""))
         for c in shown
     ]
     patches.append(Patch(color=UNLABELLED, label="unlabelled"))

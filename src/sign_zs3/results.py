@@ -54,9 +54,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: float | None = None) -> None:
     """Print IoU per class and the GZSL summary, in %, a column per phase."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %")
+    table = Table(title=escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %"))
     table.add_column("class", no_wrap=True)
     table.add_column("split")
     for name in phases:
@@ -64,7 +65,7 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
     for index, name in enumerate(protocol.classes):
         unseen = index >= protocol.num_seen
         values = [_percent(scores["per_class"][name]) for scores in phases.values()]
-        table.add_row(name, "unseen" if unseen else "seen", *values, style="bold yellow" if unseen else None,
+        table.add_row(escape(name), "unseen" if unseen else "seen", *values, style="bold yellow" if unseen else None,
                       end_section=index in (protocol.num_seen - 1, protocol.num_classes - 1))  # fmt: skip
     for label, key in SUMMARY.items():
         values = [_percent(scores[key]) for scores in phases.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from tests.conftest import TINY
 from tests.data.conftest import FOLDER_CLASSES, FOLDER_TEST, FOLDER_TRAIN, FakeFolder
 
-from sign_zs3 import plotting
+from sign_zs3 import ClassTable, plotting
 from sign_zs3.cli import main
 from sign_zs3.data.check import as_report, check_data
 from sign_zs3.data.datamodules import FolderDataModule
@@ -341,3 +344,59 @@ def test_a_contact_sheet_of_nothing_but_unlabelled_pixels(tmp_path: Path) -> Non
     figure = plotting.contact_sheet([sample_of("void", [255, 255])], protocol)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unlabelled"]
     figure.savefig(tmp_path / "sheet.png")
+
+
+# -- names that other programs would take for markup or paths -------------------------------------------------------
+
+
+def test_names_are_drawn_as_they_are(fake: FakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {1: "sky [/x]", 2: "$\\frac$", 3: "cow", 5: "[bold]tree", 7: "a $1 and $2 sign", 4: "dog"}
+    fake.write_classes("".join(f"{own_id}\t{name}\n" for own_id, name in names.items()))
+    assert main(["data", "check", *options(fake)]) == 0
+    checked = capsys.readouterr().out
+    assert all(name in checked for name in names.values())
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "show", *options(fake), "--output", str(sheet)]) == 0
+    model = ["--config", write_tiny(tmp_path), *options(fake)]
+    vectors = tmp_path / "vectors.npz"
+    rows = np.random.default_rng(0).standard_normal((len(names), 8)).astype(np.float32)
+    ClassTable(tuple(names.values()), {"random": rows}).save(vectors)
+    nearest = ["--model.vectors", str(vectors), "--output", str(tmp_path / "near.png")]
+    assert main(["embed", "show", *model, *nearest]) == 0
+    sizes = ["--data.crop_size", "32", "--data.warp_size", "32", "--data.num_workers", "0", "--data.batch_size", "2"]
+    assert main(["fit", *model, *sizes, "--model.vectors", str(vectors)]) == 0
+    out = capsys.readouterr().out
+    assert "sky [/x]" in out and "[bold]tree" in out
+    # a run's own configuration serves the other verbs
+    config = ["--config", str(tmp_path / "runs" / "version_0" / "config.yaml")]
+    assert main(["data", "check", *config]) == 0
+    assert main(["embed", "show", *config, "--output", str(tmp_path / "again.png")]) == 0
+
+
+def test_predictions_keep_their_subfolders(fake: FakeFolder, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        for name in FOLDER_TEST:
+            for path in (fake.root / folder).glob(f"{name}.*"):
+                for side in ("north", "south"):
+                    (fake.root / folder / side).mkdir(exist_ok=True)
+                    shutil.copy(path, fake.root / folder / side / path.name)
+    fake.write_list("test", [f"{side}/{name}" for side in ("north", "south") for name in FOLDER_TEST])
+    model = ["--config", write_tiny(tmp_path), *options(fake), "--model.phases", "[train]", "--data.num_workers", "0"]
+    sizes = ["--data.crop_size", "32", "--data.warp_size", "32", "--data.batch_size", "2"]
+    assert main(["fit", *model, *sizes]) == 0
+    checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
+    assert main(["predict", *model, *sizes, "--ckpt_path", checkpoint]) == 0
+    written = tmp_path / "runs" / "version_1" / "predictions"
+    found = sorted(path.relative_to(written).as_posix() for path in written.rglob("*.png"))
+    assert found == sorted(f"{side}/{name}.png" for side in ("north", "south") for name in FOLDER_TEST)
+
+
+def test_a_folder_is_no_report(fake: FakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", *options(fake), "--report", str(tmp_path)]) == 1
+    assert lines(capsys.readouterr().err)[-1].startswith("error: --report: found the folder")
+
+
+def write_tiny(folder: Path) -> str:
+    content = {"trainer": {"default_root_dir": str(folder / "runs"), "accelerator": "cpu"}, "model": TINY}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "tiny.yaml")

@@ -296,7 +296,10 @@ class TestShow:
         assert not list(tmp_path.glob("**/*.part"))
         assert not (tmp_path / "runs").exists()
 
-    def test_the_options_of_fit(self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_options_of_fit(
+        self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)  # where the picture goes unless told otherwise
         table = tmp_path / "table.npz"
         ClassTable.bundled().save(table)
         options = ["--model.vectors", str(table), "--model.center_vectors", "true", "--data.unseen", "[red circle]"]
@@ -307,6 +310,7 @@ class TestShow:
         assert found["center_vectors"] is True
         assert len(found["nearest"]["red circle"]) == 5
         assert "table.npz vectors, centred" in capsys.readouterr().out
+        assert (tmp_path / "nearest.png").is_file()
 
     @pytest.mark.parametrize(
         ("options", "message"),

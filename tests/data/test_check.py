@@ -326,7 +326,7 @@ def test_faults_of_single_lines_of_a_list(fake_folder: FakeFolder) -> None:
     assert [fault.split("; ")[0] for fault in faults] == [
         f"{path}: found the id '{FOLDER_TRAIN[0]}' twice, expected it once",
         f"{path}: found the id '../elsewhere', expected a name below the folder of images",
-        f"{fake_folder.image(FOLDER_TEST[1])}: found in the lists for train and for test, expected it in one",
+        f"{fake_folder.image(FOLDER_TEST[1])}: found in the train and in the test list, expected it in one",
     ]
     masks = [fake_folder.masks[name] for name in (*FOLDER_TRAIN, FOLDER_TEST[1])]
     assert_counts(counts["train"], masks, data.protocol, 8)
@@ -336,7 +336,7 @@ def test_an_image_for_validation_and_for_testing(fake_folder: FakeFolder) -> Non
     fake_folder.write_list("val", [FOLDER_TEST[0]])
     _, faults = check(module(fake_folder))
     assert len(faults) == 1 and faults[0].startswith(
-        f"{fake_folder.image(FOLDER_TEST[0])}: found in the lists for val and for test"
+        f"{fake_folder.image(FOLDER_TEST[0])}: found in the val and in the test list"
     )
 
 

@@ -122,7 +122,7 @@ def test_without_unseen_classes_all_are_seen(fake_folder: FakeFolder) -> None:
         ({"unseen": list(FOLDER_CLASSES.values())}, "found 0 seen of 6 classes"),
         ({"ignored_classes": ["gras"]}, "did you mean 'grass'"),
         ({"ignored_classes": ["zeppelin"]}, "ignored_classes: found 'zeppelin'"),
-        ({"ignored_classes": ["cow"]}, "unseen: found 'cow', expected a class of mine (sky, grass, dog"),
+        ({"ignored_classes": ["cow"]}, "unseen: found 'cow', which is in ignored_classes too"),
         ({"unseen": [], "ignored_classes": list(FOLDER_CLASSES.values())}, "found 0 seen of 0 classes"),
         ({"test_fraction": 0.0}, "test_fraction: found 0.0"),
         ({"test_fraction": 1.0}, "test_fraction: found 1.0"),
@@ -331,6 +331,36 @@ def test_an_image_for_training_and_testing_is_refused(fake_folder: FakeFolder) -
     with pytest.raises(UserError) as caught:
         module(fake_folder).setup("fit")
     assert str(caught.value).startswith(f"{fake_folder.image(FOLDER_TRAIN[3])}: found in the training and in the test")
+
+
+@pytest.mark.parametrize("other", ["train", "test"])
+def test_an_image_for_validation_is_for_nothing_else(fake_folder: FakeFolder, other: str) -> None:
+    image = {"train": FOLDER_TRAIN[2], "test": FOLDER_TEST[0]}[other]
+    fake_folder.write_list("val", [image])
+    with pytest.raises(UserError) as caught:
+        module(fake_folder).setup("fit")
+    message = str(caught.value)
+    assert message.startswith(f"{fake_folder.image(image)}: found in the") and "validation" in message
+
+
+def test_the_list_val_may_be_the_one_for_testing(fake_folder: FakeFolder) -> None:
+    """Many folders have train.txt and val.txt alone, and test on the latter."""
+    (fake_folder.root / "splits" / "test.txt").rename(fake_folder.root / "splits" / "val.txt")
+    assert "or give test_list (splits/val.txt?)" in refused(fake_folder)
+    data = module(fake_folder, test_list="splits/val.txt", val_fraction=0.3)
+    data.setup("fit")
+    assert not data.own_validation and data.test_set is not None
+    assert names(data.test_set) == FOLDER_TEST
+    assert len(data.train_indices) + len(data.val_indices) == len(FOLDER_TRAIN)
+
+
+def test_a_class_named_unlabelled_is_told(fake_folder: FakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    fake_folder.write_classes("0\tUnlabelled\n1\tsky\n3\tcow\n")
+    with caplog.at_level(logging.WARNING):
+        FolderDataModule(str(fake_folder.root), ["cow"], ignored_classes=["Unlabelled"])
+        assert not caplog.text
+        FolderDataModule(str(fake_folder.root), ["cow"])
+    assert "'Unlabelled' (id 0) counts as a class" in caplog.text
 
 
 def test_a_list_of_validation_images(fake_folder: FakeFolder) -> None:

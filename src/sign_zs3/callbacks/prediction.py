@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,6 +32,7 @@ class PredictionWriter(BasePredictionWriter):
         """Write the maps of one batch."""
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
         for name, labels in prediction:
-            # An id is a file's name in the data set; only its last part may name a file here.
-            with replacing(folder / f"{Path(name).name}.png") as beside:
+            # An id may name subfolders of the data set, and no place outside of this one.
+            inside = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+            with replacing(folder.joinpath(*inside[:-1], f"{inside[-1]}.png")) as beside:
                 Image.fromarray(labels.numpy()).save(beside, format="PNG")

@@ -60,6 +60,8 @@ def _check(args: list[str]) -> int:
         lambda parser: parser.add_argument("--report", type=str, default=None, help="write the counts as JSON, too"),
     )
     data = cli.datamodule
+    if cli.config["report"] and Path(cli.config["report"]).is_dir():
+        raise UserError(f"--report: found the folder {cli.config['report']}, expected a file to write; name one in it")
     counts, faults = check_data(data)
     report = as_report(data.protocol, counts, faults)
     if counts:

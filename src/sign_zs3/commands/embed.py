@@ -243,7 +243,7 @@ def _show(args: list[str]) -> int:
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--nearest", type=int, default=5, help="How many seen classes to show per unseen class.")
-        parser.add_argument("--output", type=str | None, default=None, help="Picture to write, as PNG.")
+        parser.add_argument("--output", type=str, default="nearest.png", help="Picture to write, as PNG.")
         parser.add_argument("--json", type=str | None, default=None, help="JSON file to write, with the cosines.")
 
     cli = ConfiguredCLI(
@@ -254,8 +254,9 @@ def _show(args: list[str]) -> int:
     )
     protocol, options = cli.datamodule.protocol, cli.config
     model = options["model"]
-    if options["output"] and Path(options["output"]).suffix.lower() != ".png":
-        raise UserError(f"--output: found {options['output']}, expected a file that ends in .png; rename it")
+    picture = Path(options["output"])
+    if picture.suffix.lower() != ".png":
+        raise UserError(f"--output: found {picture}, expected a file that ends in .png; rename it")
     vectors = class_vectors(model["vectors"], protocol.classes, model["center_vectors"])
     neighbours = nearest(vectors, protocol, options["nearest"])
     title = (
@@ -264,11 +265,9 @@ def _show(args: list[str]) -> int:
         f"{protocol.num_seen} seen classes"
     )
     _print_neighbours(neighbours, title)
-    if path := options["output"]:
-        figure = draw_nearest(neighbours, title)
-        with replacing(Path(path)) as beside:
-            figure.savefig(beside, format="png")
-        print(f"picture:  {path}")
+    with replacing(picture) as beside:
+        draw_nearest(neighbours, title).savefig(beside, format="png")
+    print(f"picture:  {picture}")
     if path := options["json"]:
         content = {
             "format": 1,
@@ -288,11 +287,12 @@ def _show(args: list[str]) -> int:
 
 def _print_neighbours(neighbours: Mapping[str, Sequence[tuple[str, float]]], title: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("unseen class", style="bold yellow", no_wrap=True)
     table.add_column("seen classes, the nearest first")
     for unseen, seen in neighbours.items():
-        table.add_row(unseen, ", ".join(f"{name} {cosine:.2f}" for name, cosine in seen))
+        table.add_row(escape(unseen), escape(", ".join(f"{name} {cosine:.2f}" for name, cosine in seen)))
     Console().print(table)

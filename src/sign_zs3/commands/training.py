@@ -228,6 +228,8 @@ class ConfiguredCLI(ZeroShotCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the verb's options to those of `fit`."""
         super().add_arguments_to_parser(parser)
+        # a run's own config.yaml has these
+        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
         self.add(parser)
 
     def _set_seed(self) -> None:

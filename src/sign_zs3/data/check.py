@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,11 +86,11 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 
 
 def _shared(sets: dict[Part, SegmentationDataset]) -> Iterator[str]:
-    """Says which images are in the test list and in another."""
-    images = {part: {i.image for i in found.items} for part, found in sets.items() if isinstance(found, ListedDataset)}
-    for part in ("train", "val"):
-        for path in sorted(images.get(part, set()) & images.get("test", set())):
-            yield f"{path}: found in the lists for {part} and for test, expected it in one; remove it from the other"
+    """Says which images are in two lists."""
+    for (one, first), (two, second) in itertools.combinations(sets.items(), 2):
+        if isinstance(first, ListedDataset) and isinstance(second, ListedDataset):
+            for path in first.shared_with(second):
+                yield f"{path}: found in the {one} and in the {two} list, expected it in one; remove it from the other"
 
 
 def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[str]) -> dict[str, Any]:

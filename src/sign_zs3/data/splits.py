@@ -76,7 +76,7 @@ def published_protocol(
     """
     splits = SPLITS[dataset]
     if split not in splits:
-        close = difflib.get_close_matches(split, splits, n=1)
+        close = difflib.get_close_matches(split.lower(), splits, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "or name the classes in unseen"
         raise UserError(f"split: found {split!r}, expected one of {dataset}'s: {', '.join(splits)}; {hint}")
     chosen = splits[split]

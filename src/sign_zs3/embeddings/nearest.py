@@ -70,6 +70,8 @@ def draw_nearest(neighbours: Neighbours, title: str = "") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from sign_zs3.plotting import literal
+
     cosines = np.array([[cosine for _, cosine in row] for row in neighbours.values()])
     rows, columns = cosines.shape
     longest = max(len(name) for row in neighbours.values() for name, _ in row)
@@ -85,9 +87,9 @@ def draw_nearest(neighbours: Neighbours, title: str = "") -> Figure:
     for row, seen in enumerate(neighbours.values()):
         for column, (name, cosine) in enumerate(seen):
             colour = "black" if cosine > 0.6 else "white"
-            axes.text(column, row, f"{name}\n{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(column, row, f"{literal(name)}\n{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(columns), [f"{rank + 1}" for rank in range(columns)])
-    axes.set_yticks(range(rows), [f"{name} ★" for name in neighbours])
+    axes.set_yticks(range(rows), [f"{literal(name)} ★" for name in neighbours])
     axes.set_xlabel("seen classes, the nearest first")
     axes.set_ylabel("★ unseen class")
     axes.tick_params(length=0)
@@ -99,5 +101,5 @@ def draw_nearest(neighbours: Neighbours, title: str = "") -> Figure:
     axes.tick_params(which="minor", length=0)
     figure.colorbar(image, ax=axes, label="cosine", shrink=min(1.0, 3 / (0.44 * rows)))
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(literal(title), fontsize=10)
     return figure

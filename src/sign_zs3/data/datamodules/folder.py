@@ -64,11 +64,15 @@ class FolderDataModule(ImageDataModule):
             split: given if given is not None else _default_list(root, split)
             for split, given in (("train", train_list), ("val", val_list), ("test", test_list))
         }
+        if val_list is None and self.lists["val"] == self.lists["test"]:
+            # a folder with train.txt and val.txt alone, whose owner tests on the latter
+            self.lists["val"] = None
         if (self.lists["train"] is None) != (self.lists["test"] is None):
             there, other = ("train", "test") if self.lists["test"] is None else ("test", "train")
+            instead = f", or give {other}_list ({self.lists['val']}?)" if self.lists["val"] else ""
             raise UserError(
                 f"{other}_list: found none, but {self.lists[there]} for {there}, expected both lists or neither; write "
-                f"{Path(root) / 'splits' / other}.txt"
+                f"{Path(root) / 'splits' / other}.txt{instead}"
             )
         self.test_fraction = test_fraction
         self.own_validation = self.lists["val"] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
@@ -67,17 +68,19 @@ class ImageDataModule(ZeroShotDataModule):
             stage: As in `ZeroShotDataModule.setup`.
 
         Raises:
-            UserError: A root, list, image or mask is missing, an image is both for training and for testing, or no
-                image is left to train on.
+            UserError: A root, list, image or mask is missing, an image is in two lists, or no image is left to train
+                on.
         """
         super().setup(stage)
-        train, test = self.train_set, self.test_set
-        if isinstance(train, ListedDataset) and isinstance(test, ListedDataset) and not self.development:
-            both = {item.image for item in train.items} & {item.image for item in test.items}
-            if both:
+        sets = {"training": self.train_set, "test": None if self.development else self.test_set}
+        if self.own_validation:
+            sets["validation"] = self.val_set
+        listed = [(name, found) for name, found in sets.items() if isinstance(found, ListedDataset)]
+        for (one, first), (two, second) in itertools.combinations(listed, 2):
+            if both := first.shared_with(second):
                 raise UserError(
-                    f"{min(both)}: found in the training and in the test list ({len(both)} images are), expected it in "
-                    "one of them; remove it from the other"
+                    f"{both[0]}: found in the {one} and in the {two} list ({len(both)} images are), expected it in one "
+                    "of them; remove it from the other"
                 )
 
     def reading(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:

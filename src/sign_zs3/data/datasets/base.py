@@ -184,15 +184,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
 
+        from sign_zs3.plotting import literal
+
         mask = sample["mask"].numpy()
         colours = class_colours(len(self.classes))
         figure = Figure(figsize=(9, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(sample["image"].permute(1, 2, 0).numpy())
-        left.set_title(sample["id"])
+        left.set_title(literal(sample["id"]))
         right.imshow(colours[mask])
         present = [i for i in np.unique(mask).tolist() if i != IGNORE_INDEX]
-        names = [self.classes[i] + (" (unseen)" if i in self.protocol.unseen else "") for i in present]
+        names = [literal(self.classes[i]) + (" (unseen)" if i in self.protocol.unseen else "") for i in present]
         patches = [Patch(color=colours[i], label=name) for i, name in zip(present, names, strict=True)]
         patches.append(Patch(color=colours[IGNORE_INDEX], label="ignored"))
         right.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
         if match is None:
             raise UserError(f"{path}: found {line!r} in line {number}, expected {expected}; correct the line")
         own_id, name = int(match[1]), match[2]
+        if own_id == IGNORE_INDEX and largest < IGNORE_INDEX:
+            raise UserError(
+                f"{path}: found the id 255, expected 0 to {largest}, since 255 always means no label; delete line "
+                f"{number}"
+            )
         if own_id > largest:
             raise UserError(f"{path}: found the id {own_id}, expected 0 to {largest}; renumber classes and masks")
         if own_id in classes or name in classes.values():

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # no GIF: those who write one renumber its palette, and the ids are lost
+_NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -49,6 +50,13 @@ def folder_protocol(
             close = difflib.get_close_matches(name, names.values(), n=1)
             hint = f"did you mean {close[0]!r}?" if close else "correct the name"
             raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}; {hint}")
+        if name in (unseen or ()):
+            raise UserError(f"unseen: found {name!r}, which is in ignored_classes too; remove it from one of them")
+    for i, name in names.items():
+        if name.lower() in _NO_LABEL and name not in ignored_classes:
+            log.warning(
+                "%s: %r (id %d) counts as a class; name it in ignored_classes if it means no label", path, name, i
+            )
     left_out = [i for i, name in names.items() if name in ignored_classes]
     kept = {i: name for i, name in names.items() if i not in left_out}
     ignored = {*left_out, *(i for i in (*ignored_ids, IGNORE_INDEX) if i not in names)}

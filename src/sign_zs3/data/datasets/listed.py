@@ -63,6 +63,10 @@ class ListedDataset(SegmentationDataset):
                     f"expected every listed file; unpack the data set again so that {missing[0].parent} is complete"
                 )
 
+    def shared_with(self, other: ListedDataset) -> list[Path]:
+        """Returns the images that are in another data set, too, sorted."""
+        return sorted({item.image for item in self.items} & {item.image for item in other.items})
+
     def __len__(self) -> int:
         return len(self.items)
 
