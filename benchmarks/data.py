@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/data.py --root ../shared/data
 
 "Bare" is Pillow decoding the image to RGB and the mask, nothing else. The pipeline is what training reads: batches of
-the default preset (warp 513, crop 321) from a `StreamLoader`. "Plain" is the preset of the published loaders, step by
-step on the CPU: resize, scale, pad, crop, flip and normalise by albumentations. "Evaluation" is a `Loader` of single
-images, at their own size or warped to 513. With 0 workers all run on one core, with N in N processes. The kinds are run
-in turns and the medians compared, so that a slow minute of the machine falls on all of them.
+the default preset (warp 513, crop 321) from a `StreamLoader`, as a Trainer gets them (masks are widened on the device).
+"Plain" is the preset of the published loaders, step by step on the CPU: resize, scale, pad, crop, flip and normalise by
+albumentations. "Evaluation" is a `Loader` of single images, at their own size or warped to 513. With 0 workers all run
+on one core, with N in N processes. The kinds are run in turns and the medians compared, so that a slow minute of the
+machine falls on all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Case:
     name: str
     make: Callable[[Transform | None], ListedDataset]
     indices: list[int]
+    warp: int = 513
+    crop: int = 321
 
     @classmethod
     def of(cls, name: str, make: Callable[[Transform | None], ListedDataset], count: int, suffix: str = ".png") -> Case:
@@ -90,13 +93,13 @@ def write_folder(root: Path, height: int, width: int, count: int) -> None:
         mask.save(root / "masks" / f"{number}.png")
 
 
-def folder_case(name: str, root: Path, count: int) -> Case:
+def folder_case(name: str, root: Path, count: int, warp: int = 513, crop: int = 321) -> Case:
     protocol = folder_protocol(root)
 
     def make(transform: Transform | None) -> ListedDataset:
         return FolderDataset(root, "train", protocol, test_fraction=0.0, hide_unseen=True, transform=transform)
 
-    return Case.of(name, make, count)
+    return replace(Case.of(name, make, count), warp=warp, crop=crop)
 
 
 def cases(root: Path, written: Path, count: int) -> Iterator[Case]:
@@ -118,6 +121,8 @@ def cases(root: Path, written: Path, count: int) -> Iterator[Case]:
         yield Case.of("COCO-Stuff", stuff, count)
     if (root / "msrc").is_dir():
         yield folder_case("MSRC", root / "msrc", count)
+        # as experiments/msrc.yaml has it: these images are smaller than the crop above
+        yield folder_case("MSRC, 225 and 161", root / "msrc", count, warp=225, crop=161)
     if not (root / "VOCdevkit").is_dir():
         write_folder(written / "small", 375, 500, 24)
         yield folder_case("made, 500 x 375", written / "small", count)
@@ -148,10 +153,10 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.table: NDArray[np.int64] = np.where(table < 0, 255, table)
         self.steps = A.Compose(
             [
-                A.Resize(513, 513),
+                A.Resize(case.warp, case.warp),
                 A.RandomScale((-0.5, 0.5), p=1),
-                A.PadIfNeeded(321, 321, border_mode=cv2.BORDER_CONSTANT, fill=IMAGENET_MEAN, fill_mask=255),
-                A.RandomCrop(321, 321),
+                A.PadIfNeeded(case.crop, case.crop, border_mode=cv2.BORDER_CONSTANT, fill=IMAGENET_MEAN, fill_mask=255),
+                A.RandomCrop(case.crop, case.crop),
                 A.HorizontalFlip(),
                 A.Normalize(),
             ]
@@ -177,7 +182,7 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def loader(kind: str, case: Case, workers: int) -> DataLoader[Any]:
     """Returns the loader of a kind; a pass over it is a round."""
     if kind == "pipeline":
-        stream = Stream(case.make(training_preset()), case.indices, seed=0)
+        stream = Stream(case.make(training_preset(case.warp, crop=case.crop)), case.indices, seed=0, compact=True)
         return StreamLoader(stream, BATCH, num_workers=workers)
     if kind == "plain":
         return DataLoader(Plain(case), BATCH, shuffle=True, drop_last=True, **worker_options(workers))

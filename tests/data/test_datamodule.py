@@ -320,3 +320,16 @@ def test_real_data_in_both_modes() -> None:
     assert dropped.val_indices == kept.val_indices
     assert sorted(dropped.train_indices + dropped.dropped_indices) == list(kept.train_indices)
     assert 0 < len(dropped.dropped_indices) < 458
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_travel_small_and_arrive_as_integers(fake_voc: FakeVOC, tmp_path: Path, workers: int) -> None:
+    """A Trainer's batches equal those of a loader in a notebook, though they are packed on the way."""
+    alone = voc(fake_voc, num_workers=workers)
+    alone.setup("fit")
+    plain = next(iter(alone.train_dataloader()))
+    assert plain["mask"].dtype == torch.int64
+    module, task = voc(fake_voc, num_workers=workers), Recorder()
+    trainer(tmp_path, 1, limit_val_batches=0).fit(task, module)
+    assert same_samples(plain, task.seen[0])
+    assert next(iter(module.train_dataloader()))["mask"].dtype == torch.uint8

@@ -38,6 +38,7 @@ class Stream(Dataset[Sample]):
         seed: Decides order and augmentation, at least 0.
         extra: Images that join later, with every mask pixel 255.
         extra_from: First position of the larger pool; None: never.
+        compact: Leave masks at uint8 (see `SegmentationDataset.sample`).
 
     Raises:
         UserError: The pool is empty.
@@ -51,6 +52,7 @@ class Stream(Dataset[Sample]):
         *,
         extra: Sequence[int] = (),
         extra_from: int | None = None,
+        compact: bool = False,
     ) -> None:
         if not indices:
             raise UserError("training images: found none, expected at least one; check the lists and `unseen_pixels`")
@@ -59,6 +61,7 @@ class Stream(Dataset[Sample]):
         self.seed = seed
         self.extra = tuple(extra)
         self.extra_from = extra_from if self.extra else None
+        self.compact = compact
 
     def __len__(self) -> int:
         """Returns n, the number of images of the pool without `extra`; positions go on beyond it."""
@@ -67,7 +70,7 @@ class Stream(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         """Returns the sample at a position, at least 0 (see `SegmentationDataset.sample`)."""
         index, labelled = self.locate(position)
-        sample = self.dataset.sample(index, _hash(self.seed, _AUGMENTATION, position))
+        sample = self.dataset.sample(index, _hash(self.seed, _AUGMENTATION, position), self.compact)
         if not labelled:
             sample["mask"] = torch.full_like(sample["mask"], IGNORE_INDEX)
         return sample

@@ -148,13 +148,16 @@ class _Training(Transform):
         cut = _Cut((mask.shape[0], mask.shape[1]), (height, width), (top, left), (rows, columns), mirrored)
         place = slice(rows), slice(crop - columns, crop) if mirrored else slice(columns)
         # stored by channel, as samples are
-        planes = np.empty((3, crop, crop), np.uint8)
-        planes[:] = np.array(self.fill, np.uint8)[:, None, None]
-        planes[:, place[0], place[1]] = cut.image(image)
-        labels = np.full((crop, crop), IGNORE_INDEX, np.uint8)
-        labels[place] = cut.mask(mask)
-        valid = np.zeros((crop, crop), np.bool_)
-        valid[place] = True
+        planes, labels = cut.image(image), cut.mask(mask)
+        valid = np.ones((rows, columns), np.bool_)
+        if (rows, columns) != (crop, crop):
+            whole = np.empty((3, crop, crop), np.uint8), np.empty((crop, crop), np.uint8)
+            whole[0][:] = np.array(self.fill, np.uint8)[:, None, None]
+            whole[1][:] = IGNORE_INDEX
+            whole[0][:, place[0], place[1]], whole[1][place] = planes, labels
+            planes, labels = whole
+            valid = np.zeros((crop, crop), np.bool_)
+            valid[place] = True
         if self.extra is None:
             return planes.transpose(1, 2, 0), labels, valid
         # a seed of its own: the first draw of `seed` is the scale

@@ -153,6 +153,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             self.seed,
             extra=self.dropped_indices,
             extra_from=None if batch is None else batch * self.batch_size * world_size,
+            compact=self.trainer is not None,
         )
         loader = StreamLoader(
             stream,
@@ -164,6 +165,10 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         )
         loader.load_state_dict({"position": getattr(module, "batches_done", 0)})
         return loader
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Widens masks to int64 on the device: from the worker to there those of training are uint8."""
+        return {**batch, "mask": batch["mask"].long()}
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Returns the loader of the validation images; an empty list where there are none."""

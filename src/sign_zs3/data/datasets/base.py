@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from sign_zs3.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 UNLABELLED = (0.15, 0.15, 0.15)
 """RGB of what has no label in pictures."""
@@ -105,12 +107,13 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """Returns what an error about a mask should name: its file, or else the image's name."""
         return self.name(index)
 
-    def sample(self, index: int, seed: int) -> Sample:
+    def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
         """Reads and augments one image.
 
         Args:
             index: Which image, 0..len-1.
             seed: Decides the augmentation.
+            compact: Leave the mask at uint8, an eighth of the memory.
 
         Returns:
             ``image`` uint8 (3, H, W); ``mask`` int64 (H, W) of contiguous ids with 255; ``valid`` bool (H,
@@ -135,9 +138,9 @@ class SegmentationDataset(Dataset[Sample], ABC):
             if hidden:
                 mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
         return {
-            "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
-            "mask": torch.from_numpy(mask.astype(np.int64)),
-            "valid": torch.from_numpy(np.array(valid, order="C")),
+            "image": torch.from_numpy(_own(image.transpose(2, 0, 1))),
+            "mask": torch.from_numpy(_own(mask) if compact else mask.astype(np.int64)),
+            "valid": torch.from_numpy(_own(valid)),
             "hidden": torch.tensor(hidden),
             "id": self.name(index),
         }
@@ -237,6 +240,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
             f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask "
             "or the list of classes"
         )
+
+
+def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """Returns an array that torch can hold: by rows and open to writing; a copy only where it is not."""
+    return np.require(array, requirements=["C", "W"])
 
 
 def class_colours(num_classes: int) -> NDArray[np.float64]:
