@@ -400,3 +400,9 @@ def write_tiny(folder: Path) -> str:
     content = {"trainer": {"default_root_dir": str(folder / "runs"), "accelerator": "cpu"}, "model": TINY}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     return str(folder / "tiny.yaml")
+
+
+def test_no_image_is_resized_twice(fake: FakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--config", write_tiny(tmp_path), *options(fake), "--model.resolution", "feature"]
+    assert main(["fit", *model, "--data.eval_size", "100"]) == 1
+    assert lines(capsys.readouterr().err)[-1].startswith("error: eval_size: found 100 with resolution 'feature'")

@@ -131,6 +131,12 @@ class ZeroShotTask(pl.LightningModule):
                 self._initialise_from(Path(self.hparams["init_from"]))
         else:
             self._check_classes(protocol, "the data")
+        eval_size = getattr(data, "eval_size", None)
+        if self.hparams["resolution"] == "feature" and eval_size not in (None, FEATURE_RESOLUTION_SIZE[0]):
+            raise UserError(
+                f"eval_size: found {eval_size} with resolution 'feature', which warps to {FEATURE_RESOLUTION_SIZE[0]} "
+                "itself, so that images would be resized twice; leave eval_size out"
+            )
         if stage == "fit":
             self.check_ready()
             if self.trainer.precision in ("16-mixed", "16-true"):
@@ -415,7 +421,7 @@ class ZeroShotTask(pl.LightningModule):
             (N, height, width) int64 class indices.
         """
         hp = self.hparams
-        if hp["resolution"] == "feature":
+        if hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
             images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
         scores = self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
         if size is not None:
