@@ -1,10 +1,17 @@
-"""Files are written beside their place and renamed: a reader never meets half of one."""
+"""Text files are read whatever editor wrote them; files are written beside their place and renamed."""
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sign_zs3.errors import UserError
+
+CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
+"""A line of a list of classes: id, a tab or colon, name."""
 
 
 @contextmanager
@@ -13,7 +20,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made where it is missing.
+
+    Raises:
+        UserError: `path` is a folder.
     """
+    check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -21,3 +32,55 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path, *suffixes: str) -> None:
+    """Refuse a file to write before the work that it is to hold.
+
+    Args:
+        path: The file.
+        *suffixes: Those that its name may have; none for any.
+
+    Raises:
+        UserError: It is a folder, or its name ends otherwise.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file to write; name one in it")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: cannot be written, expected a name that ends in {' or '.join(suffixes)}; rename it")
+
+
+def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
+    """Reads a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
+
+    Args:
+        path: The file.
+        what: What a line holds, for the error.
+        expected: What the file should be, for the error.
+
+    Returns:
+        Number in the file, from 1, and content of each line.
+
+    Raises:
+        UserError: The file cannot be read or holds nothing.
+    """
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; save it as UTF-8") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
+    return lines
+
+
+def line_of(error: Exception) -> str:
+    """Puts an error of another library on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

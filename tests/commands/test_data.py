@@ -393,7 +393,9 @@ def test_predictions_keep_their_subfolders(fake: FakeFolder, tmp_path: Path) -> 
 
 def test_a_folder_is_no_report(fake: FakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", *options(fake), "--report", str(tmp_path)]) == 1
-    assert lines(capsys.readouterr().err)[-1].startswith("error: --report: found the folder")
+    assert lines(capsys.readouterr().err)[-1].startswith(f"error: {tmp_path}: is a folder")
+    assert main(["data", "show", *options(fake), "--output", str(tmp_path / "sheet.jpg")]) == 1
+    assert "expected a name that ends in .png" in lines(capsys.readouterr().err)[-1]
 
 
 def write_tiny(folder: Path) -> str:

@@ -116,6 +116,8 @@ def test_names_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], capl
         b"\xef\xbb\xbfdog\r\n\r\nhot dog\r\n",
         b"1\tdog\n2\thot dog\n",
         b"0: dog\n 17: hot dog\n",
+        b"0 : dog\n17 : hot dog\n",
+        "1\tdog\n2\thot dog\n".encode("utf-16"),
         b"dog\nhot   dog",
     ],
 )
@@ -150,7 +152,7 @@ def test_data_sets(dataset: str, count: int, first: str, last: str, tmp_path: Pa
     torch.testing.assert_close(ClassTable.load(output).vectors(names), bundled.vectors(names, ["glove50"]))
 
 
-def test_the_published_vectors_of_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_published_vectors_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if not SHARED.is_dir():
         pytest.skip("the published class vectors (../shared/data beside the project) are not here")
     sources = [
@@ -158,9 +160,8 @@ def test_the_published_vectors_of_voc(tmp_path: Path, capsys: pytest.CaptureFixt
         *("--source", str(SHARED / "vectors" / "class_names.word2vec-googlenews.300d.vec")),
     ]
     output = str(tmp_path / "voc.safetensors")
-    line = refused(capsys, "--classes", "voc", *sources, "--output", output)
-    assert line.count("no vector for 1 of 21 names: 'background'") == 2
-    assert main(["embed", "--classes", "voc", *sources, "--output", output, "--missing", "drop"]) == 0
+    assert main(["embed", "--classes", "voc", *sources, "--output", output]) == 0
+    assert "left out: background" in caplog.text
     table, published = ClassTable.load(output), ClassTable.load(SHARED / "voc.npz")
     assert table.names == published.names[1:]
     torch.testing.assert_close(table.vectors(table.names), published.vectors(table.names), atol=2e-6, rtol=0)
@@ -232,7 +233,11 @@ class TestRefusals:
 
     def test_class_lists(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source, path = text_vectors(tmp_path / "a.txt"), tmp_path / "classes.txt"
-        for content, message in ((b"\n", "found no name in"), (b"caf\xe9\n", "expected a text file in UTF-8")):
+        for content, message in (
+            (b"\n", "found no class name"),
+            (b"caf\xe9\n", "save it as UTF-8"),
+            (b"\n1\tdog\n\n2 cat\n", "found '2 cat' in line 4"),
+        ):
             path.write_bytes(content)
             line = self.embed(capsys, tmp_path, source, classes=str(path))
             assert message in line
@@ -242,8 +247,8 @@ class TestRefusals:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments = ["--classes", "dog,", "--source", "nowhere.bin", "--output"]
-        assert "expected a file that ends in .npz or .safetensors" in refused(capsys, *arguments, "table.txt")
-        assert "the folder of" in refused(capsys, *arguments, str(tmp_path / "no" / "table.npz"))
+        assert "expected a name that ends in .npz or .safetensors" in refused(capsys, *arguments, "table.txt")
+        assert "is a folder" in refused(capsys, *arguments, "table.npz", "--report", str(tmp_path))
 
     @pytest.mark.parametrize(
         "arguments",
@@ -318,7 +323,7 @@ class TestShow:
             (["--nearest", "0"], "--nearest: found 0, expected at least 1"),
             (["--model.vectors", "none.npz"], "none.npz: no such file"),
             (["--data.unseen", "[blue rung]"], "unseen: found 'blue rung'"),
-            (["--output", "nearest.pdf"], "--output: found nearest.pdf, expected a file that ends in .png"),
+            (["--output", "nearest.pdf"], "nearest.pdf: cannot be written, expected a name that ends in .png"),
         ],
     )
     def test_refusals(self, config: str, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:

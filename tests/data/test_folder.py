@@ -4,6 +4,8 @@ import hashlib
 import logging
 import pickle
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sign_zs3.data.check import check_data
 from sign_zs3.data.datamodules import FolderDataModule
+from sign_zs3.data.datasets.files import read_index_mask
 from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
@@ -422,7 +426,73 @@ def test_images_without_mask_and_masks_without_image(fake_folder: FakeFolder, ca
     with caplog.at_level(logging.WARNING):
         train, test = parts(module(fake_folder), "train", "test")
     assert sorted(train + test) == list(FOLDER_NAMES[2:])
-    assert f"{fake_folder.root / 'images'}: 1 images have no mask in {fake_folder.root / 'masks'}" in caplog.text
+    assert f"{fake_folder.image(FOLDER_NAMES[0])}: found no mask of this name (1 are left out)" in caplog.text
+    assert f"{fake_folder.mask(FOLDER_NAMES[1])}: found no image of this name (1 are left out)" in caplog.text
+    _, faults = check_data(module(fake_folder), progress=False)
+    assert sorted(fault.split(", expected")[0] for fault in faults) == [
+        f"{fake_folder.image(FOLDER_NAMES[0])}: found no mask of this name",
+        f"{fake_folder.mask(FOLDER_NAMES[1])}: found no image of this name",
+    ]
+
+
+def test_folders_named_like_splits_are_not_mixed(fake_folder: FakeFolder) -> None:
+    without_lists(fake_folder)
+    for name in FOLDER_NAMES:
+        side = "train" if name in FOLDER_TRAIN else "val"
+        for path in (fake_folder.image(name), fake_folder.mask(name)):
+            (path.parent / side).mkdir(exist_ok=True)
+            path.rename(path.parent / side / path.name)
+    assert "images: found the folders train, val but no lists, which would mix them" in refused(fake_folder)
+    fake_folder.write_list("train", [f"train/{name}" for name in FOLDER_TRAIN])
+    # as `find images -type f` writes them
+    fake_folder.write_list("test", [f"images/val/{name}.jpg" for name in FOLDER_TEST])
+    assert parts(module(fake_folder), "test")[0] == tuple(f"val/{name}" for name in FOLDER_TEST)
+
+
+def test_links_that_lead_back_are_followed_once(fake_folder: FakeFolder) -> None:
+    without_lists(fake_folder)
+    for folder in ("images", "masks"):
+        (fake_folder.root / folder / "loop").symlink_to(fake_folder.root / folder)
+    train, test = parts(module(fake_folder), "train", "test")
+    assert sorted(train + test) == list(FOLDER_NAMES)
+
+
+def test_one_folder_for_images_and_masks_is_refused(fake_folder: FakeFolder) -> None:
+    assert "found as the folder of images and of masks" in refused(fake_folder, masks="images")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_of_few_bits_keeps_its_ids(fake_folder: FakeFolder, bits: int) -> None:
+    """Pillow spreads such values over 0 to 255."""
+    import cv2
+
+    name, path = FOLDER_TRAIN[0], fake_folder.mask(FOLDER_TRAIN[0])
+    mask = (fake_folder.masks[name] % 4).astype(np.uint8)
+    packed = np.zeros((mask.shape[0], -(-mask.shape[1] * bits // 8)), np.uint8)
+    for column in range(mask.shape[1]):
+        start = column * bits
+        packed[:, start // 8] |= mask[:, column] << (8 - bits - start % 8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    # another reader agrees on what the file holds
+    spread = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert spread is not None and np.array_equal(spread, mask * (255 // (2**bits - 1)))
+    assert np.array_equal(read_index_mask(path), mask)
+
+
+def test_the_check_leaves_the_module_as_it_was(fake_folder: FakeFolder) -> None:
+    data = module(fake_folder)
+    fake_folder.image(FOLDER_TRAIN[0]).unlink()
+    check_data(data, progress=False)
+    with pytest.raises(UserError, match="not found"):
+        data.setup("fit")
 
 
 def test_too_few_images_to_split(tmp_path: Path) -> None:

@@ -172,8 +172,11 @@ class TestFiles:
     def test_writing_refuses(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="unknown kind"):
             make_table().save(tmp_path / "table.txt")
+        (tmp_path / "file").touch()
         with pytest.raises(UserError, match="cannot be written"):
-            make_table().save(tmp_path / "nowhere" / "table.npz")
+            make_table().save(tmp_path / "file" / "table.npz")
+        make_table().save(tmp_path / "new" / "table.npz")
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.npz"]
 
     def test_missing_and_unknown(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"none\.npz: no such file"):

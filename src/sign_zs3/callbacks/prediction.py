@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,12 +13,18 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.files import replacing
 
+log = logging.getLogger(__name__)
+
 
 class PredictionWriter(BasePredictionWriter):
     """Write ``predictions/ID.png`` into the run's folder: index maps of the data set's own ids."""
 
     def __init__(self) -> None:
         super().__init__("batch")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the maps are."""
+        log.info("index maps: %s", Path(trainer.log_dir or trainer.default_root_dir) / "predictions")
 
     def write_on_batch_end(
         self,

@@ -14,7 +14,7 @@ from sign_zs3.data.check import Part, SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Sample
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
-from sign_zs3.files import replacing
+from sign_zs3.files import check_writable, replacing
 
 USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
        sign-zs3 data show  --config FILE [options of fit] [--split SPLIT] [--count N] [--output FILE]
@@ -60,8 +60,8 @@ def _check(args: list[str]) -> int:
         lambda parser: parser.add_argument("--report", type=str, default=None, help="write the counts as JSON, too"),
     )
     data = cli.datamodule
-    if cli.config["report"] and Path(cli.config["report"]).is_dir():
-        raise UserError(f"--report: found the folder {cli.config['report']}, expected a file to write; name one in it")
+    if cli.config["report"]:
+        check_writable(cli.config["report"])
     counts, faults = check_data(data)
     report = as_report(data.protocol, counts, faults)
     if counts:
@@ -131,6 +131,7 @@ def _show(args: list[str]) -> int:
     cli = ConfiguredCLI(args, "Draw images of a data set, their masks and a legend into one PNG.", add)
     data, config = cli.datamodule, cli.config
     part, count = config["split"], config["count"]
+    check_writable(config["output"], ".png")
     if count < 1:
         raise UserError(f"--count: found {count}, expected at least 1; raise it")
     if part == "val" and not data.own_validation:

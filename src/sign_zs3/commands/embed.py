@@ -26,7 +26,7 @@ from sign_zs3.embeddings import (
     resolve,
 )
 from sign_zs3.errors import UserError
-from sign_zs3.files import replacing
+from sign_zs3.files import CLASS_LINE, check_writable, read_lines, replacing
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def run(args: list[str]) -> int:
     options = _parser().parse_args(args)
     names = _class_names(options.classes)
     output = Path(options.output)
-    _check_output(output)
+    # before gigabytes are read
+    check_writable(output, ".npz", ".safetensors")
+    if options.report:
+        check_writable(options.report)
     sources: dict[str, WordVectors] = {}
     for given in options.source:
         name, path = _split_source(given)
@@ -85,6 +88,8 @@ def run(args: list[str]) -> int:
                 f"give them as NAME={path}"
             )
         sources[name] = vectors
+    if options.classes in DATASETS:
+        names = _without_background(names, sources)
     table = build_table(sources, names, options.missing)
     resolutions = {name: resolve(sources[name], names) for name in sorted(sources)}
     table.save(output)
@@ -140,13 +145,24 @@ def _dataset_names(dataset: str) -> list[str]:
 
 
 def _listed_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}): expected a text file in UTF-8, one class name per line"
-        ) from None
-    return [" ".join(re.sub(r"^\s*\d+(\t|:)", "", line).split()) for line in lines if line.strip()]
+    names = []
+    for number, line in read_lines(path, "class name", "a class a line, as `name`, `id<TAB>name` or `id: name`"):
+        listed = CLASS_LINE.fullmatch(line)
+        if listed is None and re.match(r"\d+\s", line):
+            raise UserError(
+                f"{path}: found {line!r} in line {number}, expected `name`, `id<TAB>name` or `id: name`; put a tab or "
+                "colon between the id and the name"
+            )
+        names.append(" ".join((listed[2] if listed else line).split()))
+    return names
+
+
+def _without_background(names: list[str], sources: Mapping[str, WordVectors]) -> list[str]:
+    """Leave out a data set's background where a source lacks it: few splits have this class."""
+    if "background" not in names or all(resolve(s, ["background"])[0].kind != "missing" for s in sources.values()):
+        return names
+    log.warning("left out: background, which a source lacks; only splits that count it as seen (zs3-N) need it")
+    return [name for name in names if name != "background"]
 
 
 # -- sources ---------------------------------------------------------------------------------------------------
@@ -172,14 +188,6 @@ def _read(path: Path, names: Sequence[str]) -> WordVectors:
 
 
 # -- output ----------------------------------------------------------------------------------------------------
-
-
-def _check_output(path: Path) -> None:
-    """Refuse what cannot be written before gigabytes are read."""
-    if path.suffix not in (".npz", ".safetensors"):
-        raise UserError(f"--output: found {path}, expected a file that ends in .npz or .safetensors; rename it")
-    if not path.parent.is_dir():
-        raise UserError(f"--output: the folder of {path} is not there: expected one that exists; make it first")
 
 
 def _write_report(
@@ -255,8 +263,9 @@ def _show(args: list[str]) -> int:
     protocol, options = cli.datamodule.protocol, cli.config
     model = options["model"]
     picture = Path(options["output"])
-    if picture.suffix.lower() != ".png":
-        raise UserError(f"--output: found {picture}, expected a file that ends in .png; rename it")
+    check_writable(picture, ".png")
+    if options["json"]:
+        check_writable(options["json"])
     vectors = class_vectors(model["vectors"], protocol.classes, model["center_vectors"])
     neighbours = nearest(vectors, protocol, options["nearest"])
     title = (

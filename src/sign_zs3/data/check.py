@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datamodules import ImageDataModule, ZeroShotDataModule
+from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets import ListedDataset, SegmentationDataset
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
@@ -59,15 +59,16 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
     faults: list[str] = []
     sets: dict[Part, SegmentationDataset] = {}
     counts: dict[Part, SplitCount] = {}
-    if isinstance(data, ImageDataModule):
-        data.check_files = False
     parts: list[Part] = ["train", "val", "test"] if data.own_validation else ["train", "test"]
     for part in parts:
+        checked, data.check_files = data.check_files, False
         try:
             sets[part] = data.make_dataset(part, hide_unseen=False, augment=False)
         except UserError as error:
             faults.append(str(error))
             continue
+        finally:
+            data.check_files = checked
         counts[part] = SplitCount(len(sets[part]))
         faults += getattr(sets[part], "problems", ())
     faults += _shared(sets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from safetensors.numpy import save
 
 from sign_zs3.embeddings.spelling import Vocabulary
 from sign_zs3.errors import UserError
+from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,10 @@ class ClassTable:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such file: expected a .npz or .safetensors table of class vectors")
+            raise UserError(
+                f"{path}: no such file: expected a .npz or .safetensors table of class vectors; build it with "
+                "`sign-zs3 embed`, or take --model.vectors bundled"
+            )
         readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
         if path.suffix not in readers:
             raise UserError(
@@ -143,20 +146,17 @@ class ClassTable:
             raise UserError(f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors")
         if path.suffix == ".npz" and "names" in self.sources:
             raise UserError(f"{path}: a source cannot be called 'names' in a .npz file; rename it")
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            if path.suffix == ".npz":
-                with beside.open("wb") as file:
-                    np.savez(file, allow_pickle=False, names=np.array(self.names), **self.sources)
-            else:
-                # One key only: the writer does not keep the order of several.
-                names = json.dumps(self.names, ensure_ascii=False)
-                beside.write_bytes(save(dict(self.sources), metadata={"names": names}))
-            beside.replace(path)
+            with replacing(path) as beside:
+                if path.suffix == ".npz":
+                    with beside.open("wb") as file:
+                        np.savez(file, allow_pickle=False, names=np.array(self.names), **self.sources)
+                else:
+                    # One key only: the writer does not keep the order of several.
+                    names = json.dumps(self.names, ensure_ascii=False)
+                    beside.write_bytes(save(dict(self.sources), metadata={"names": names}))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be written ({_first_line(error)}); choose a folder that exists") from None
-        finally:
-            beside.unlink(missing_ok=True)
+            raise UserError(f"{path}: cannot be written ({_first_line(error)}); choose another folder") from None
 
     def vectors(self, class_names: Sequence[str], sources: Sequence[str] | None = None, center: bool = False) -> Tensor:
         """One unit vector per class: rows looked up by name, normalised per source, concatenated, normalised.

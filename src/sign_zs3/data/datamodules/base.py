@@ -50,6 +50,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     # an unpadded shard may be empty on some ranks
     allow_zero_length_dataloader_with_multiple_devices = True
+    check_files: bool = True
+    """Refuse faults of the lists and missing files at `setup`; False only while somebody looks for all of them."""
     own_validation: bool = False
     """True where `make_dataset` knows a split ``"val"`` apart from the training list: then nothing is cut."""
 

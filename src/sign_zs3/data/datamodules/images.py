@@ -25,9 +25,6 @@ class ImageDataModule(ZeroShotDataModule):
         eval_size: Side in pixels that evaluation images are warped to; None keeps the native size.
         **kwargs: Further arguments of `ZeroShotDataModule`; an `eval_batch_size` above 1 needs `eval_size`.
 
-    Attributes:
-        check_files: Refuse faults of the lists and missing files at `setup`, True unless somebody else looks.
-
     Raises:
         UserError: An option is out of range or names no class.
     """
@@ -59,7 +56,6 @@ class ImageDataModule(ZeroShotDataModule):
         self.scale = scale
         self.augmentations = augmentations
         self.eval_size = eval_size
-        self.check_files = True
 
     def setup(self, stage: str | None = None) -> None:
         """Reads lists and checks that every file is there, before any training.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
+from sign_zs3.files import CLASS_LINE, line_of, read_lines
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -20,34 +19,10 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+_SPREAD = {"L;2": 85, "L;4": 17}
 _ORIENTATION = 0x0112
 # EXIF orientations that swap height and width
 _TURNED = (5, 6, 7, 8)
-
-
-def read_lines(path: Path, what: str, expected: str) -> list[str]:
-    """Reads a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
-
-    Args:
-        path: The file.
-        what: What a line holds, for the error.
-        expected: What the file should be, for the error.
-
-    Raises:
-        UserError: The file cannot be read or holds nothing.
-    """
-    try:
-        content = path.read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
-        ) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
-    return lines
 
 
 def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
@@ -61,12 +36,15 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
         UserError: The file cannot be read or is empty; an id occurs twice or leaves the folder of the images.
     """
     ids: dict[str, None] = {}
-    for line in read_lines(path, "image id", "a list of image ids, one a line"):
+    for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
         parts = PurePosixPath(line).parts
         if line.startswith("/") or ".." in parts or "\\" in line or "\0" in line:
-            _tell(f"{path}: found the id {line!r}, expected a name below the folder of images; correct it", problems)
+            _tell(
+                f"{path}: found the id {line!r}, expected a name below the folder of images; correct line {number}",
+                problems,
+            )
         elif line in ids:
-            _tell(f"{path}: found the id {line!r} twice, expected it once; remove one", problems)
+            _tell(f"{path}: found the id {line!r} twice, expected it once; remove line {number}", problems)
         else:
             ids[line] = None
     return list(ids)
@@ -87,8 +65,8 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
     """
     expected = "a class a line, as id<TAB>name"
     classes: dict[int, str] = {}
-    for number, line in enumerate(read_lines(path, "class", expected), 1):
-        match = re.fullmatch(r"(\d+)\s*[\t:]\s*(\S.*)", line)
+    for number, line in read_lines(path, "class", expected):
+        match = CLASS_LINE.fullmatch(line)
         if match is None:
             raise UserError(f"{path}: found {line!r} in line {number}, expected {expected}; correct the line")
         own_id, name = int(match[1]), match[2]
@@ -157,6 +135,8 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Pillow.open(path) as file:
+            # Pillow spreads grey of 2 and 4 bits over 0 to 255
+            spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
             mode, mask = file.mode, np.asarray(file)
     except Exception as error:
         raise undecodable(path, "a palette or grey PNG", error) from error
@@ -166,7 +146,7 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
             f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
             "grey PNG); convert it"
         )
-    return mask
+    return mask if spread == 1 else mask // np.uint8(spread)
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
@@ -243,12 +223,9 @@ def undecodable(path: Path, expected: str, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")
 
 
-def line_of(error: Exception) -> str:
-    """Puts an error of another library on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ValueError("an image of real numbers, of unknown range: convert it to 8 bits")
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits off at 255
         grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)

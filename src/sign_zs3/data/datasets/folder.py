@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # no GIF: those who write one renumber its palette, and the ids are lost
+_PARTS = {"train", "val", "test"}
 _NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
@@ -100,19 +101,37 @@ class FolderDataset(ListedDataset):
     ) -> None:
         problems: list[str] | None = None if check else []
         folders = Path(root) / images, Path(root) / masks
+        if folders[0].resolve() == folders[1].resolve():
+            raise UserError(
+                f"{folders[0]}: found as the folder of images and of masks, expected two; move the masks to one of "
+                "their own and name it in masks"
+            )
         pictures = _by_name(folders[0], IMAGE_SUFFIXES, "images", problems)
         labels = _by_name(folders[1], MASK_SUFFIXES, "masks", problems)
         if list_file is None:
             names = _part(sorted(pictures.keys() & labels.keys()), test_fraction, split)
-            if alone := len(pictures.keys() - labels.keys()):
-                log.warning("%s: %d images have no mask in %s and are left out", folders[0], alone, folders[1])
+            for mine, others, what, other in ((pictures, labels, "image", "mask"), (labels, pictures, "mask", "image")):
+                alone = sorted(mine.keys() - others.keys())
+                if alone and problems is None:
+                    log.warning("%s: found no %s of this name (%d are left out)", mine[alone[0]], other, len(alone))
+                elif problems is not None:
+                    problems += [
+                        f"{mine[name]}: found no {other} of this name, expected one; add it or remove the {what}"
+                        for name in alone
+                    ]
+            if apart := sorted({name.split("/")[0] for name in pictures if "/" in name} & _PARTS):
+                raise UserError(
+                    f"{folders[0]}: found the folders {', '.join(apart)} but no lists, which would mix them; write the "
+                    f"names of their images into splits/train.txt and splits/test.txt, as in {apart[0]}/NAME"
+                )
             if not names:
                 raise UserError(
                     f"{folders[0]}: found no {split} image with a mask in {folders[1]}, expected a mask of the same "
                     "name per image; name the folders in images and masks, or change test_fraction"
                 )
         else:
-            names = sorted({_stem(name) for name in read_list(Path(root) / list_file, problems)})
+            listed = read_list(Path(root) / list_file, problems)
+            names = sorted({_stem(name.removeprefix(f"{images}/")) for name in listed})
         items = [
             Item(
                 name,
@@ -149,8 +168,15 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
 
 def _visible(folder: Path) -> Iterator[Path]:
     """Yields the files in a folder and its subfolders, linked ones included (which `Path.rglob` leaves out)."""
+    entered: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            # a link to a folder that was walked: its files would be there twice, or without end
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
