@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from sign_zs3 import SIGNModule, VOCDataModule
 from sign_zs3.models import Classifier, Encoder
-from sign_zs3.tasks.sign import pixel_cross_entropy
+from sign_zs3.tasks.self_training import pixel_cross_entropy
 
 KINDS = ("train", "transfer", "self_training")
 

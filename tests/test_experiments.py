@@ -1,108 +1,319 @@
-"""Every experiment file is run, with its lengths cut and its images small."""
+"""Every experiment file is read, and every row of Table 1 run, with its lengths cut and its images small."""
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
+from sign_zs3 import ZeroShotTask, paper
 from sign_zs3.cli import main
+from sign_zs3.commands.training import METHODS, ZeroShotCLI
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+FILES = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if path.parent.name not in ("parts", "sweeps"))
 CUT = [
-    *("--model.train_iterations", "2", "--model.generator_iterations", "0", "--model.transfer_iterations", "2"),
-    *("--model.self_training_iterations", "2", "--model.feature_dim", "32", "--trainer.accelerator", "cpu"),
+    *("--model.train_iterations", "2", "--model.self_training_iterations", "2", "--trainer.accelerator", "cpu"),
     *("--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "2"),
 ]
+# SPNet has none of these
+CUT_GENERATIVE = [
+    *("--model.generator_iterations", "0", "--model.transfer_iterations", "2", "--model.feature_dim", "32"),
+]
+# row -> what makes it, beside the method
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "spnet": ("SPNet", {"self_training": "none"}),
+    "zs3": ("ZS3", {"self_training": "none"}),
+    "cagnet": ("CaGNet", {"self_training": "none"}),
+    "sign": ("SIGN", {"self_training": "none"}),
+    "zs3_st": ("ZS3 + ST", {"self_training": "top_fraction", "top_fraction": 0.75, "pseudo_top_p": 0}),
+    "cagnet_st": ("CaGNet + ST", {"self_training": "top_fraction", "top_fraction": 1.0}),
+    "sign_st": ("SIGN + ST", {"self_training": "top_fraction", "top_fraction": 0.75, "pseudo_top_p": 0}),
+    "sign_ast": ("SIGN + AST", {"self_training": "annealed", "temperature": 2.0}),
+}
+SETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "voc": ("voc", {"train_iterations": 20_000, "transfer_iterations": 6_000, "self_training_iterations": 6_000,
+                    "unseen_odds": 10.0, "lr_transfer": 5e-5, "lr_discriminator": 2.5e-4}),
+    "context": ("pascal_context_33", {"train_iterations": 40_000, "transfer_iterations": 10_000,
+                                      "self_training_iterations": 7_000, "unseen_odds": 15.0, "lr_transfer": 5e-5,
+                                      "lr_discriminator": 2.5e-4}),
+    "coco_stuff": ("coco_stuff", {"train_iterations": 100_000, "transfer_iterations": 6_000,
+                                  "self_training_iterations": 4_000, "unseen_odds": 60.0, "lr_transfer": 1e-5,
+                                  "lr_discriminator": 5e-4}),
+}  # fmt: skip
+TOP_P = {"voc": 1, "context": 16, "coco_stuff": 1}
+
+
+@pytest.fixture(autouse=True)
+def as_main_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than a run here, and is tested with the program."""
+    monkeypatch.setattr("sign_zs3.plotting.save_panel", lambda *_: None)
+
+
+def built(name: str, *options: str) -> ZeroShotCLI:
+    """Read a file and instantiate what it asks for; nothing is set up."""
+    return ZeroShotCLI(
+        ["--config", str(EXPERIMENTS / name), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+         *options],
+        run=False,
+    )  # fmt: skip
+
+
+# -- what the files say ----------------------------------------------------------------------------------------------
 
 
 def test_every_file_is_tried_here() -> None:
-    assert sorted(path.name for path in EXPERIMENTS.glob("*.yaml")) == [
-        "coco_stuff.yaml", "context.yaml", "msrc.yaml", "quickstart.yaml", "voc.yaml", "voc_sign.yaml", "voc_st.yaml",
-    ]  # fmt: skip
+    assert {str(path.relative_to(EXPERIMENTS)) for path in FILES} == {
+        *(f"{name}.yaml" for name in ("coco_stuff", "context", "msrc", "quickstart", "voc")),
+        *(f"table1/{name}_{row}.yaml" for name in SETS for row in ROWS),
+        *(f"table2/voc_{encoding}.yaml" for encoding in ("attention", "conv", "multihead", "self_attention")),
+        *(f"table3/voc_{position}.yaml" for position in ("absolute", "interpolated", "none", "relative")),
+        "table4/voc_without.yaml",
+    }
+    assert [path.name for path in (EXPERIMENTS / "sweeps").iterdir()] == ["annealing_temperature.yaml"]
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 50
+    lines = path.read_text().splitlines()
+    assert len(lines) < 50
+    assert max(len(line) for line in lines) <= 120
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_rows_of_table_1(name: str) -> None:
+    dataset, lengths = SETS[name]
+    for row, (label, options) in ROWS.items():
+        path = f"table1/{name}_{row}.yaml"
+        cli = built(path)
+        method = label.split()[0]
+        hparams = dict(cli.model.hparams)
+        assert type(cli.model) is METHODS[method], path
+        expected = options | {key: value for key, value in lengths.items() if key in METHODS[method].defaults()}
+        if row == "cagnet_st":
+            expected |= {"pseudo_top_p": TOP_P[name]}
+        assert {key: hparams[key] for key in expected} == expected, path
+        assert (hparams["backbone"], hparams["weights"]) == ("resnet101", "IMAGENET1K_V2")
+        assert cli.datamodule.protocol.dataset == dataset
+        assert cli.trainer.default_root_dir == f"runs/table1/{name}_{row}"
+        text = (EXPERIMENTS / path).read_text()
+        seen, unseen, harmonic = paper.TABLE_1[dataset][label]
+        assert f"{label}. The paper: seen {seen:.2f}, unseen {unseen:.2f}, harmonic {harmonic:.2f}.\n" in text
+        # the schedules differ only in what the method has
+        kinds = [phase.kind for phase in cli.model.schedule.phases]
+        assert kinds == [
+            "train",
+            *(["transfer"] if method != "SPNet" else []),
+            *(["self_training"] if hparams["self_training"] != "none" else []),
+        ]
+    main_row = built(f"{name}.yaml")
+    assert main_row.trainer.default_root_dir == f"runs/{name}"
+    for where in ("model", "data"):
+        assert main_row.config[where] == cli.config[where]  # SIGN + AST is the last row
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(path.stem, "encoding") for path in FILES if path.parent.name == "table2"]
+    + [(path.stem, "position") for path in FILES if path.parent.name == "table3"],
+)
+def test_rows_of_tables_2_and_3_differ_in_one_option(name: str, option: str) -> None:
+    base = built("table1/voc_sign.yaml").config["model"]
+    cli = built(f"{'table2' if option == 'encoding' else 'table3'}/{name}.yaml")
+    value = name.removeprefix("voc_")
+    expected = {option: value} | ({"train_size": [41, 41]} if value == "interpolated" else {})
+    changed = {key: found for key, found in cli.config["model"].items() if found != base[key]}
+    assert changed == {key: found for key, found in expected.items() if found != base[key]}
+    assert type(cli.model) is METHODS["SIGN"]
+    assert cli.model.hparams[option] == value
+
+
+def test_interpolation_is_from_the_map_of_a_crop() -> None:
+    cli = built("table3/voc_interpolated.yaml", "--model.weights", "null", "--model.backbone", "resnet18")
+    with torch.device("meta"):
+        cli.model.build_networks(20, 15, 600, pretrained=False)
+        size = cli.datamodule.crop_size
+        features = cli.model.segmenter.encoder(torch.zeros(1, 3, size, size))
+    assert list(features.shape[-2:]) == cli.model.hparams["train_size"]
+
+
+def parameters(model: ZeroShotTask) -> dict[str, int]:
+    with torch.device("meta"):
+        model.build_networks(20, 15, 600, pretrained=False)
+    count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts().items()}
+    backbone = sum(p.numel() for p in model.segmenter.encoder.backbone.parameters())
+    return count | {"backbone": backbone, "head": count["encoder"] - backbone}
+
+
+def test_table_4_compares_networks_of_one_size() -> None:
+    model = built("table4/voc_without.yaml").model
+    with_sim, without = parameters(built("table2/voc_multihead.yaml").model), parameters(model)
+    assert with_sim["backbone"] == without["backbone"]
+    assert without["spatial"] == 0
+    totals = [sum(count[part] for part in ("head", "spatial", "classifier")) for count in (with_sim, without)]
+    assert totals == [49_832_324, 49_856_372]  # as the file's comment has it
+    assert totals[1] == pytest.approx(totals[0], rel=0.01)
+    assert [phase.kind for phase in model.schedule.phases] == ["train"]
+    assert model.trainable("train") == {"encoder", "spatial", "classifier"}
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
 
 
 def test_quickstart(tmp_path: Path) -> None:
     arguments = ["--data.train_size", "32", "--data.val_size", "4", "--data.test_size", "4", "--data.batch_size", "4"]
     config = str(EXPERIMENTS / "quickstart.yaml")
-    assert main(["fit", "--config", config, *CUT, *arguments, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert (
+        main(
+            ["fit", "--config", config, *CUT, *CUT_GENERATIVE, *arguments, "--trainer.default_root_dir", str(tmp_path)]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "version_0" / "results.json").read_text())
     assert found["final"] == "self_training"
 
 
 def small(tmp_path: Path) -> list[str]:
     return [
-        *("--data.num_workers", "0", "--data.batch_size", "2", "--data.crop_size", "97", "--data.warp_size", "129"),
-        *("--data.eval_size", "97", "--model.weights", "null", "--model.backbone", "resnet18"),
+        *("--data.num_workers", "0", "--data.batch_size", "2", "--data.crop_size", "65", "--data.warp_size", "97"),
+        *("--data.eval_size", "65", "--model.weights", "null", "--model.backbone", "small"),
         *("--trainer.default_root_dir", str(tmp_path)),
     ]
 
 
-@pytest.mark.parametrize("name", ["voc", "voc_sign", "voc_st"])
-def test_voc_rows_on_real_images(name: str, tmp_path: Path) -> None:
+def run(name: str, row: str, tmp_path: Path, *options: str) -> None:
+    label, _ = ROWS[row]
+    cut = [*CUT, *small(tmp_path), *options]
+    if not label.startswith("SPNet"):
+        cut += CUT_GENERATIVE
+    path = EXPERIMENTS / "table1" / f"{name}_{row}.yaml"
+    assert main(["fit", "--config", str(path), *cut]) == 0
+    found = json.loads((tmp_path / "version_0" / "results.json").read_text())
+    assert (found["dataset"], found["method"]) == (SETS[name][0], label.split()[0])
+    phases = [
+        "train",
+        *(["transfer"] if found["method"] != "SPNet" else []),
+        *(["self_training"] if "+" in label else []),
+    ]
+    assert list(found["phases"]) == phases
+    assert len(found["test"]["per_class"]) == {"voc": 20, "context": 33, "coco_stuff": 171}[name]
+    saved = yaml.safe_load((tmp_path / "version_0" / "config.yaml").read_text())
+    assert (saved["method"], saved["model"]["self_training"]) == (found["method"], ROWS[row][1]["self_training"])
+
+
+def voc_options() -> list[str]:
     if not SHARED.is_dir():
         pytest.skip("needs real VOC and SBD images in ../shared/data")
-    arguments = [
-        *("--data.root", str(SHARED), "--data.sbd_root", str(SHARED)),
-        *("--model.vectors", str(SHARED / "embeddings" / "voc.npz"), *small(tmp_path)),
-    ]
-    assert main(["fit", "--config", str(EXPERIMENTS / f"{name}.yaml"), *CUT, *arguments]) == 0
-    run = tmp_path / "version_0"
-    found = json.loads((run / "results.json").read_text())
-    assert found["dataset"] == "voc"
-    assert list(found["phases"]) == ["train", "transfer", *(["self_training"] if name != "voc_sign" else [])]
-    last = str(run / "checkpoints" / "last.ckpt")
-    assert main(["test", "--config", str(EXPERIMENTS / f"{name}.yaml"), *CUT, *arguments, "--ckpt_path", last]) == 0
-    assert json.loads((tmp_path / "version_1" / "results.json").read_text())["test"] == found["test"]
+    table = str(SHARED / "embeddings" / "voc.npz")
+    return ["--data.root", str(SHARED), "--data.sbd_root", str(SHARED), "--model.vectors", table]
 
 
-def test_coco_stuff_on_real_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ROWS)
+def test_voc_rows_on_real_images(row: str, tmp_path: Path) -> None:
+    run("voc", row, tmp_path, *voc_options())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_coco_stuff_rows_on_real_images(row: str, tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs real COCO-Stuff images in ../shared/data")
-    arguments = [
-        *("--data.root", str(SHARED / "coco-stuff"), "--data.val_size", "3"),
-        *("--model.vectors", str(SHARED / "embeddings" / "coco_stuff.npz"), *small(tmp_path)),
-    ]
-    assert main(["fit", "--config", str(EXPERIMENTS / "coco_stuff.yaml"), *CUT, *arguments]) == 0
+    table = str(SHARED / "embeddings" / "coco_stuff.npz")
+    root = str(SHARED / "coco-stuff")
+    run("coco_stuff", row, tmp_path, "--data.root", root, "--data.val_size", "3", "--model.vectors", table)
+
+
+@pytest.fixture(scope="module")
+def context_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pascal Context in its native layout; its images are not to be had here, drawn ones take their place."""
+    root = tmp_path_factory.mktemp("context")
+    voc, labels = root / "VOCdevkit" / "VOC2010", root / "33_context_labels"
+    (voc / "JPEGImages").mkdir(parents=True)
+    labels.mkdir()
+    rng = np.random.default_rng(0)
+    names = {"train": [f"2008_{i:06d}" for i in range(8)], "val": [f"2008_{i:06d}" for i in range(100, 103)]}
+    for part, members in names.items():
+        (root / f"{part}.txt").write_text("\n".join(members))
+        for name in members:
+            Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(voc / "JPEGImages" / f"{name}.jpg")
+            mask = np.kron(rng.integers(0, 34, (5, 6)), np.ones((10, 10))).astype(np.uint8)
+            Image.fromarray(mask).save(labels / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_context_rows_in_the_native_layout(row: str, context_root: Path, tmp_path: Path) -> None:
+    run("context", row, tmp_path, "--data.root", str(context_root), "--model.vectors", "bundled")
+
+
+@pytest.mark.parametrize("name", ["table2/voc_conv", "table3/voc_interpolated", "table4/voc_without"])
+def test_rows_of_other_tables_on_real_images(name: str, tmp_path: Path) -> None:
+    options = [*CUT, *CUT_GENERATIVE, *small(tmp_path), *voc_options()]
+    assert main(["fit", "--config", str(EXPERIMENTS / f"{name}.yaml"), *options]) == 0
     found = json.loads((tmp_path / "version_0" / "results.json").read_text())
-    assert found["dataset"] == "coco_stuff"
-    assert len(found["test"]["per_class"]) == 171
+    assert list(found["phases"]) == (["train"] if "table4" in name else ["train", "transfer"])
+
+
+def test_the_main_command_and_a_test_of_its_checkpoint(tmp_path: Path) -> None:
+    options = [*CUT, *CUT_GENERATIVE, *small(tmp_path), *voc_options()]
+    config = str(EXPERIMENTS / "voc.yaml")
+    assert main(["fit", "--config", config, *options]) == 0
+    found = json.loads((tmp_path / "version_0" / "results.json").read_text())
+    assert list(found["phases"]) == ["train", "transfer", "self_training"]
+    last = str(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
+    assert main(["test", "--config", config, *options, "--ckpt_path", last]) == 0
+    assert json.loads((tmp_path / "version_1" / "results.json").read_text())["test"] == found["test"]
 
 
 def test_msrc_on_real_images(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs the MSRC images in ../shared/data")
-    arguments = ["--data.root", str(SHARED / "msrc"), *small(tmp_path)]
+    arguments = ["--data.root", str(SHARED / "msrc"), *CUT_GENERATIVE, *small(tmp_path), "--model.backbone", "resnet18"]
     assert main(["fit", "--config", str(EXPERIMENTS / "msrc.yaml"), *CUT, *arguments]) == 0
     found = json.loads((tmp_path / "version_0" / "results.json").read_text())
     assert found["dataset"] == "msrc"
     assert len(found["test"]["per_class"]) == 21
 
 
-def test_context_in_its_native_layout(tmp_path: Path) -> None:
-    """Its images are not to be had here: drawn ones take their place, with the published folders and formats."""
-    voc, labels = tmp_path / "VOCdevkit" / "VOC2010", tmp_path / "33_context_labels"
-    (voc / "JPEGImages").mkdir(parents=True)
-    labels.mkdir()
-    rng = np.random.default_rng(0)
-    names = {"train": [f"2008_{i:06d}" for i in range(8)], "val": [f"2008_{i:06d}" for i in range(100, 103)]}
-    for part, members in names.items():
-        (tmp_path / f"{part}.txt").write_text("\n".join(members))
-        for name in members:
-            Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(voc / "JPEGImages" / f"{name}.jpg")
-            mask = np.kron(rng.integers(0, 34, (5, 6)), np.ones((10, 10))).astype(np.uint8)
-            Image.fromarray(mask).save(labels / f"{name}.png")
-    arguments = ["--data.root", str(tmp_path), "--model.vectors", "bundled", *small(tmp_path)]
-    assert main(["fit", "--config", str(EXPERIMENTS / "context.yaml"), *CUT, *arguments]) == 0
-    found = json.loads((tmp_path / "version_0" / "results.json").read_text())
-    assert found["dataset"] == "pascal_context_33"
-    assert len(found["test"]["per_class"]) == 33
+def test_the_sweep_runs_from_a_transferred_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = yaml.safe_load((EXPERIMENTS / "sweeps" / "annealing_temperature.yaml").read_text())
+    assert sweep["method"] == "grid"
+    ((name, grid),) = sweep["parameters"].items()
+    assert (name, 2 in grid["values"]) == ("model.temperature", True)
+    command = sweep["command"]
+    assert command[:2] == ["${env}", "sign-zs3"]
+    assert all(isinstance(word, str) for word in command)
+    # the files' paths are from the project's root, where an agent is started
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    value = grid["values"][0]
+    at = command.index("${args}")
+    words = [*command[2:at], f"--{name}={value}", *command[at + 1 :]]
+    assert words[0] == "fit"
+    options = [*CUT, *CUT_GENERATIVE, *small(tmp_path), *voc_options(), "--data.development", "3"]
+    first = re.search(
+        r"--config (\S+/voc_sign.yaml)", (EXPERIMENTS / "sweeps" / "annealing_temperature.yaml").read_text()
+    )
+    assert first is not None
+    assert main(["fit", "--config", first[1], *options]) == 0
+    transferred = str(tmp_path / "version_0" / "checkpoints" / "transfer.ckpt")
+    local = [*options, "--trainer.logger", "null", "--model.init_from", transferred]
+    assert main([*words, *local]) == 0
+    run = tmp_path / "version_1"
+    assert list(json.loads((run / "results.json").read_text())["phases"]) == ["self_training"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["temperature"] == value
+    with (run / "metrics.csv").open() as file:
+        assert sweep["metric"]["name"] in (csv.DictReader(file).fieldnames or [])

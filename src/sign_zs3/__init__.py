@@ -24,36 +24,42 @@ if TYPE_CHECKING:
     from sign_zs3.errors import UserError
     from sign_zs3.metrics import GZSLMeanIoU
     from sign_zs3.models import Segmenter
-    from sign_zs3.tasks import SIGNModule, ZeroShotTask
+    from sign_zs3.tasks import CaGNetModule, SIGNModule, SPNetModule, ZeroShotTask, ZS3Module
 
 _HOMES = {
     "COCOStuffDataModule": "data.datamodules",
+    "CaGNetModule": "tasks",
     "ClassTable": "embeddings",
     "FolderDataModule": "data.datamodules",
     "GZSLMeanIoU": "metrics",
     "PascalContextDataModule": "data.datamodules",
     "Protocol": "data.protocol",
     "SIGNModule": "tasks",
+    "SPNetModule": "tasks",
     "Segmenter": "models",
     "ShapesDataModule": "data.datamodules",
     "UserError": "errors",
     "VOCDataModule": "data.datamodules",
+    "ZS3Module": "tasks",
     "ZeroShotDataModule": "data.datamodules",
     "ZeroShotTask": "tasks",
 }
 
 __all__ = [
     "COCOStuffDataModule",
+    "CaGNetModule",
     "ClassTable",
     "FolderDataModule",
     "GZSLMeanIoU",
     "PascalContextDataModule",
     "Protocol",
     "SIGNModule",
+    "SPNetModule",
     "Segmenter",
     "ShapesDataModule",
     "UserError",
     "VOCDataModule",
+    "ZS3Module",
     "ZeroShotDataModule",
     "ZeroShotTask",
     "__version__",

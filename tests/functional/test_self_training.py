@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sign_zs3.functional import annealed_weights, confident_fraction
+from sign_zs3.functional import annealed_weights, confident_fraction, within_top
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,3 +112,29 @@ class TestConfidentFraction:
     def test_fraction_must_be_one(self, fraction: float) -> None:
         with pytest.raises(ValueError, match="fraction"):
             confident_fraction(*example(), fraction)
+
+
+class TestWithinTop:
+    @pytest.mark.parametrize("top", [1, 2, 5, 7])
+    def test_is_membership_in_torchs_top_k(self, top: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(3, 7, 4, 5, generator=generator)
+        labels = torch.randint(0, 7, (3, 4, 5), generator=generator)
+        passed = within_top(logits, labels, top)
+        assert torch.equal(passed, (logits.topk(top, dim=1).indices == labels.unsqueeze(1)).any(dim=1))
+        assert bool(passed.all()) is (top == 7)
+
+    def test_equal_logits_share_a_rank(self) -> None:
+        logits = torch.tensor([2.0, 2.0, 1.0]).view(1, 3, 1, 1)
+        ranks = [
+            [bool(within_top(logits, torch.full((1, 1, 1), label), top)) for top in (1, 2, 3)] for label in (0, 1, 2)
+        ]
+        assert ranks == [[True, True, True], [True, True, True], [False, False, True]]
+
+    def test_bad_input_is_refused(self) -> None:
+        logits, labels = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.int64)
+        for top in (0, 4):
+            with pytest.raises(ValueError, match=rf"1\.\.3, got {top}"):
+                within_top(logits, labels, top)
+        with pytest.raises(ValueError, match="expected logits"):
+            within_top(logits, labels[:1], 1)

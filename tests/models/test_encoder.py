@@ -1,45 +1,32 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
-from torchvision.models import get_model
+from torch import Tensor, nn
 
 from sign_zs3 import UserError
-from sign_zs3.models import Encoder, build_backbone
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("stride", [8, 16])
-def test_dilated_backbone_on_the_coarse_grid_is_the_strided_one(name: str, stride: int, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    strided = get_model(name, weights=None).eval()
-    torch.save(strided.state_dict(), tmp_path / "r.pth")
-    dilated, channels = build_backbone(name, stride, str(tmp_path / "r.pth"))
-    images = torch.randn(1, 3, 97, 65)
-    with torch.no_grad():
-        want = images
-        for part in list(strided.children())[:-2]:
-            want = part(want)
-        got = dilated.eval()(images)
-    assert got.shape == (1, channels, -(-97 // stride), -(-65 // stride))
-    step = 32 // stride
-    torch.testing.assert_close(got[..., ::step, ::step], want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+from sign_zs3.models import (
+    Backbone,
+    Classifier,
+    Encoder,
+    Segmenter,
+    SpatialInformationModule,
+)
+from sign_zs3.models.heads import DeepLabHead
 
 
 def test_head_is_the_sum_of_its_branches() -> None:
     torch.manual_seed(0)
     encoder = Encoder((nn.Identity(), 3), feature_dim=4, dilations=(1, 2))
     images = torch.randn(2, 3, 9, 7)
+    assert isinstance(encoder.head, DeepLabHead)
     first, second = encoder.head
     torch.testing.assert_close(encoder(images), first(images) + second(images))
 
 
 def test_published_head_has_biased_3x3_convolutions_of_four_dilations() -> None:
     head = Encoder((nn.Identity(), 2048), feature_dim=600).head
+    assert isinstance(head, DeepLabHead)
     assert [c.dilation[0] for c in head if isinstance(c, nn.Conv2d)] == [6, 12, 18, 24]
     assert sum(p.numel() for p in head.parameters()) == 4 * (2048 * 600 * 9 + 600)
 
@@ -66,29 +53,82 @@ def test_frozen_batch_norm_keeps_its_statistics(frozen: bool | None, unchanged: 
     assert norm.weight.requires_grad is not unchanged
 
 
-def test_weights_from_files(tmp_path: Path) -> None:
-    state = get_model("resnet18", weights=None).state_dict()
-    save_file(state, tmp_path / "r.safetensors")
-    backbone, _ = build_backbone("resnet18", 8, str(tmp_path / "r.safetensors"))
-    torch.testing.assert_close(next(backbone.parameters()), state["conv1.weight"])
+def test_frozen_backbone_is_a_function_of_the_image_alone() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("small", feature_dim=8, head="fcn", freeze=True).train()
+    images = torch.randn(2, 3, 16, 16)
+    before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0, weight_decay=0.1)
+    encoder(images).square().mean().backward()
+    optimizer.step()
+    assert not any(p.requires_grad for p in encoder.backbone.parameters())
+    assert all(p.grad is not None for p in encoder.head.parameters())
+    for key, value in encoder.backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not any(level.requires_grad for level in encoder.maps(images.requires_grad_()))
+    assert torch.equal(encoder.maps(images)[0], encoder.eval().maps(images)[0])
+    encoder.train()
+    assert encoder.head.training
+    assert not any(m.training for m in encoder.backbone.modules())
 
 
-def test_bad_weights_are_named(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (pytest.fail, ("a pickle was executed",))
+@pytest.mark.parametrize("head", ["deeplab", "fcn", "unet"])
+def test_maps_stand_for_images(head: str) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("resnet18", feature_dim=8, output_stride=32, head=head, freeze=True).eval()
+    images = torch.randn(1, 3, 64, 96)
+    maps = encoder.maps(images)
+    assert encoder.strides == {"deeplab": (32,), "fcn": (8, 16, 32), "unet": (4, 8, 16, 32)}[head]
+    assert [tuple(level.shape[-2:]) for level in maps] == [(64 // s, 96 // s) for s in encoder.strides]
+    want = encoder(images)
+    assert want.shape == (1, 8, 64 // encoder.strides[0], 96 // encoder.strides[0])
+    torch.testing.assert_close(encoder(list(maps)), want, rtol=0, atol=0)
+    half = encoder([level.half() for level in maps])
+    assert half.dtype == torch.float32
+    assert torch.equal(half, encoder([level.half().float() for level in maps]))
+    with pytest.raises(ValueError, match="found 5, expected"):
+        encoder([maps[0]] * 5)
 
-    torch.save({"x": Evil()}, tmp_path / "evil.pth")
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"evil\.pth cannot be read"):
-        build_backbone("resnet18", 8, str(tmp_path / "evil.pth"))
-    with pytest.raises(UserError, match=r"other\.pth does not fit .* entries missing"):
-        build_backbone("resnet18", 8, str(tmp_path / "other.pth"))
-    with pytest.raises(UserError, match=r"none\.pth is not there"):
-        build_backbone("resnet18", 8, str(tmp_path / "none.pth"))
-    with pytest.raises(UserError, match="expected null, one of IMAGENET1K_V1"):
-        build_backbone("resnet18", 8, "IMAGENET")
-    with pytest.raises(UserError, match="did you mean 'resnet101'"):
-        build_backbone("resnet10", 8)
-    with pytest.raises(UserError, match="expected 8 or 16"):
-        build_backbone("resnet18", 32)
+
+def test_several_input_scales_need_images() -> None:
+    encoder = Encoder("small", feature_dim=8, input_scales=(1.0, 0.5))
+    maps = encoder.maps(torch.randn(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"input_scales: found \(1.0, 0.5\) beside maps"):
+        encoder(maps)
+
+
+def test_a_backbone_of_ones_own() -> None:
+    class Halves(Backbone):
+        channels = (3, 3)
+        strides = (8, 16)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return images[..., ::8, ::8], images[..., ::16, ::16]
+
+    encoder = Encoder(Halves(), feature_dim=5, head="fcn")
+    assert encoder.strides == (8, 16)
+    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 5, 4, 4)
+
+
+def test_unknown_head_is_named() -> None:
+    with pytest.raises(UserError, match="head: found 'fpn', expected one of deeplab, fcn, unet"):
+        Encoder("small", head="fpn")
+
+
+def test_segmenter_reads_maps_for_images() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("small", feature_dim=8, head="fcn", freeze=True)
+    segmenter = Segmenter(encoder, SpatialInformationModule(8), Classifier(8, 5), num_seen=4).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
+    maps = segmenter.maps(images)
+    want = segmenter(images, seen_penalty=0.3)
+    assert bool(want[:, :4].isfinite().all())
+    assert torch.equal(segmenter(maps, seen_penalty=0.3), want)
+    assert torch.equal(
+        segmenter.features(list(maps), sample=False).features, segmenter.features(images, False).features
+    )
+    assert torch.equal(segmenter.scores(maps), segmenter.scores(images))
+    with pytest.raises(UserError, match=r"flip True.*feature cache"):
+        segmenter.scores(maps, flip=True)
+    with pytest.raises(UserError, match=r"scales \[1.0, 2.0\].*feature cache"):
+        segmenter.scores(maps, scales=(1.0, 2.0))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, Segmenter, SpatialInformationModule
+from sign_zs3.models.classifier import ProjectionClassifier
 from sign_zs3.models.segmenter import resize_scores
 
 
@@ -44,6 +45,18 @@ def test_generator_refuses_rates_that_do_not_fit() -> None:
 
 def test_discriminator_gives_one_logit_a_pixel() -> None:
     assert Discriminator(8, 16)(torch.rand(2, 8, 3, 5)).shape == (2, 1, 3, 5)
+
+
+def test_projection_classifier_is_the_inner_product_with_vectors_it_keeps() -> None:
+    torch.manual_seed(0)
+    vectors, features = torch.randn(5, 8), torch.randn(2, 8, 3, 4)
+    classifier = ProjectionClassifier(vectors, scale=0.5)
+    want = 0.5 * (vectors @ features.flatten(2)).view(2, 5, 3, 4)
+    torch.testing.assert_close(classifier(features), want)
+    vectors.zero_()
+    torch.testing.assert_close(classifier(features), want)
+    assert not list(classifier.parameters())
+    assert classifier.num_classes == Classifier(8, 5).num_classes == 5
 
 
 def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial import Encoding, Position
+from sign_zs3.models.spatial import ContextualModule, Encoding, PlainFeatures, Position
 
 
 def count(module: nn.Module) -> int:
@@ -111,3 +111,63 @@ def test_window_sees_its_place_in_the_whole() -> None:
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpatialInformationModule(**({"feature_dim": 24} | options))  # type: ignore[arg-type]
+
+
+def test_contextual_module_has_cagnets_layers() -> None:
+    module = ContextualModule(600)
+    want = (
+        9 * 600 * 256 + 2 * 9 * 256 * 256  # 3x3 at dilations 1, 2 and 5
+        + 9 * 768 * 3  # gate
+        + 768 * 600  # 1x1
+        + 2 * (9 * 600 * 600 + 600)  # mu and logvar
+    )  # fmt: skip
+    assert count(module) == want
+    assert [c.dilation for c in module.context.scales if isinstance(c, nn.Conv2d)] == [(1, 1), (2, 2), (5, 5)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9)])
+def test_contextual_module_starts_from_pure_noise(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    module = ContextualModule(24)
+    x = torch.randn(2, 24, *size)
+    mean, drawn = module(x, sample=False), module(x)
+    for out in (mean, drawn):
+        assert not out.mu.any()
+        assert not out.logvar.any()
+        torch.testing.assert_close(out.features, torch.sigmoid(x + x * torch.sigmoid(out.latent)))
+    assert not mean.latent.any()
+    assert drawn.latent.all()
+    assert not module.eval()(x).latent.any()
+
+
+def test_contextual_module_sees_its_dilations_and_no_position() -> None:
+    torch.manual_seed(0)
+    module = ContextualModule(8, width=4).eval()
+    nn.init.normal_(module.mu.weight)
+    x = torch.randn(1, 8, 1, 40)
+    moved = x.clone()
+    moved[..., 20] += 1
+    changed = (module(moved).mu != module(x).mu).any(dim=1)[0, 0].nonzero().flatten()
+    # dilations 1 + 2 + 5, the gate's 3x3 on top of them, and mu's 3x3
+    assert changed.tolist() == list(range(20 - 10, 20 + 10 + 1))
+    window = module(x, origin=(0, 3), full_size=(1, 80))
+    assert torch.equal(window.features, module(x).features)
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_plain_features_are_the_encoders(sigmoid: bool) -> None:
+    torch.manual_seed(0)
+    module = PlainFeatures(8, sigmoid)
+    x = torch.randn(4, 8, 40, 40)
+    drawn, mean = module(x), module(x, sample=False)
+    for out in (drawn, mean):
+        assert torch.equal(out.features, x.sigmoid() if sigmoid else x)
+        assert not out.mu.any()
+        assert not out.logvar.any()
+    assert mean.latent.shape == x.shape
+    assert not mean.latent.any()
+    assert float(drawn.latent.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(drawn.latent.std()) == pytest.approx(1.0, abs=0.02)
+    assert not module.eval()(x).latent.any()
+    assert module(x, sample=True).latent.any()
+    assert not module.state_dict()

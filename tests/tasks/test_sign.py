@@ -30,6 +30,11 @@ def state_of(module: torch.nn.Module) -> State:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
+def weight_of(model: SIGNModule) -> Tensor:
+    """Return C's weight, (C, D, 1, 1)."""
+    return next(model.segmenter.classifier.parameters())
+
+
 class Watch(pl.Callback):
     """Keep every part's state from before and after each phase."""
 
@@ -93,7 +98,7 @@ def test_no_unseen_label_reaches_any_weight(
 def test_same_seed_same_weights(fit: Fit) -> None:
     first, second, other = fit(), fit(), fit(seed=1)
     assert same(state_of(first), state_of(second))
-    assert not torch.equal(first.segmenter.classifier.projection.weight, other.segmenter.classifier.projection.weight)
+    assert not torch.equal(weight_of(first), weight_of(other))
 
 
 def test_workers_change_nothing(fit: Fit) -> None:
@@ -123,14 +128,14 @@ def test_validation_between_accumulated_batches_changes_nothing(fit: Fit) -> Non
 def test_accumulated_gradients_are_averaged(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     def slope(self: SIGNModule, phase: Any, batch: Any) -> dict[str, Tensor]:
         with self.toggled_optimizer(self._optimizers()["segmenter"]):
-            loss = self.segmenter.classifier.projection.weight.sum() * (1.0 + self.schedule.batches)
+            loss = weight_of(self).sum() * (1.0 + self.schedule.batches)
             self.update("segmenter", loss)
         return {"loss": loss}
 
     monkeypatch.setattr(SIGNModule, "optimise", slope)
     options = {"phases": ["train"], "train_iterations": 1, "lr": 0.5, "weight_decay": 0.0}
-    start = built(tiny_model()).segmenter.classifier.projection.weight
-    moved = fit(accumulate=3, **options).segmenter.classifier.projection.weight
+    start = weight_of(built(tiny_model()))
+    moved = weight_of(fit(accumulate=3, **options))
     # slopes 1, 2 and 3; the classifier's rate is ten times lr
     torch.testing.assert_close(moved, start - 10 * 0.5 * 2.0)
 
@@ -139,7 +144,7 @@ def test_training_step_leaves_unseen_rows_to_weight_decay(fit: Fit) -> None:
     model = fit(phases=["train"], weight_decay=0.0)
     fresh = built(tiny_model(weight_decay=0.0))
     rows = list(model.protocol.unseen)  # type: ignore[union-attr]
-    weight, start = (m.segmenter.classifier.projection.weight for m in (model, fresh))
+    weight, start = (weight_of(m) for m in (model, fresh))
     assert torch.equal(weight[rows], start[rows])
     assert not torch.equal(weight, start)
     assert not bool(model.segmenter.known[rows].any())
@@ -148,9 +153,9 @@ def test_training_step_leaves_unseen_rows_to_weight_decay(fit: Fit) -> None:
 def test_transfer_teaches_unseen_classes(fit: Fit) -> None:
     model = fit(phases=["train", "transfer"])
     assert bool(model.segmenter.known.all())
-    start = built(tiny_model()).segmenter.classifier.projection.weight
+    start = weight_of(built(tiny_model()))
     rows = list(model.protocol.unseen)  # type: ignore[union-attr]
-    assert not torch.equal(model.segmenter.classifier.projection.weight[rows], start[rows])
+    assert not torch.equal(weight_of(model)[rows], start[rows])
 
 
 @pytest.mark.parametrize("options", [{"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"layout": "region"},
@@ -199,9 +204,9 @@ def test_pseudo_labels_are_the_best_unseen_class_of_ignored_pixels() -> None:
 
 
 def test_weight_zero_on_pseudo_labels_is_supervised_training(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sign_zs3.tasks.sign as sign
+    import sign_zs3.tasks.self_training as task
 
-    monkeypatch.setattr(sign, "annealed_weights", lambda confidence, pseudo, temperature: (~pseudo).float())
+    monkeypatch.setattr(task, "annealed_weights", lambda confidence, pseudo, temperature: (~pseudo).float())
     plain = fit(rounds=1)
     monkeypatch.setattr(SIGNModule, "pseudo_labels", lambda self, batch: (
         batch["mask"], torch.zeros(batch["mask"].shape), torch.zeros_like(batch["valid"])))  # fmt: skip

@@ -1,17 +1,24 @@
 """The verbs fit, validate, test and predict: LightningCLI with short YAML, and the GZSL table at the end of `fit`.
 
 Other verbs that need a data set take the same options, so that one can replace `fit` by them in a command.
+
+Two keys of a configuration file are read before the parser is built: ``method`` decides which class's options it has,
+and ``include`` names files that come first, as if each had been given with its own ``--config``.
 """
 
 from __future__ import annotations
 
-import inspect
+import argparse
 import logging
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -22,12 +29,18 @@ from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.results import as_results, print_table, write_results
-from sign_zs3.tasks import SIGNModule
-from sign_zs3.tasks.checkpoint import read_checkpoint
+from sign_zs3.tasks import CaGNetModule, SIGNModule, SPNetModule, ZeroShotTask, ZS3Module
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "Generalised zero-shot semantic segmentation. --debug shows tracebacks."
+METHODS: dict[str, type[ZeroShotTask]] = {
+    "SPNet": SPNetModule,
+    "ZS3": ZS3Module,
+    "CaGNet": CaGNetModule,
+    "SIGN": SIGNModule,
+}
 # One epoch is the whole schedule, so validation is by batches; the closing table tells more than a model summary.
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -37,6 +50,8 @@ TRAINER_DEFAULTS = {
 }
 # What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
+# What is each run's own affair: folders of this machine.
+PLACES = ("feature_cache",)
 
 
 class _TimerOfThisRun(Timer):
@@ -45,12 +60,26 @@ class _TimerOfThisRun(Timer):
 
 
 class ZeroShotCLI(LightningCLI):
-    """LightningCLI with the library's trainer defaults, checkpoints and closing table."""
+    """LightningCLI with the library's trainer defaults, checkpoints and closing table.
+
+    Args:
+        args: The command line without the program's name.
+        run: The first argument is the verb; else there is none.
+        description: First line of the help.
+
+    Attributes:
+        arguments: The command line with the files that configurations include.
+        method: Key of `METHODS`.
+
+    Raises:
+        UserError: An included file or the method cannot be used, or the method is not the checkpoint's.
+    """
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
-        self.arguments = args
+        self.arguments, settings = _with_includes(args)
+        self.method = _chosen_method(self.arguments, settings)
         super().__init__(
-            SIGNModule,
+            METHODS[self.method],
             ZeroShotDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveConfigCallback,
@@ -65,6 +94,26 @@ class ZeroShotCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given to `main`, which may come from the process or from a caller."""
         self.config = parser.parse_args(self.arguments)
+        subcommand = self.config.get("subcommand")
+        config = self.config[subcommand] if subcommand else self.config
+        if config["method"] != self.method and _last_option(self.arguments, "--method") is None:
+            raise UserError(
+                f"method: found {config['method']} where it comes too late to choose the options: give it as --method, "
+                "or at the top of a file given with --config after the verb"
+            )
+        config["method"] = self.method
+        del config["include"]
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the method, and the files' ``include``, which has been followed by then."""
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--method",
+            choices=list(METHODS),
+            default=self.method,
+            help=f"Whose class's options --model has; these are those of {self.method}.",
+        )
+        parser.add_argument("--include", type=Any, help=argparse.SUPPRESS)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint options, and one seed for model and data."""
@@ -94,11 +143,17 @@ class ZeroShotCLI(LightningCLI):
             return
         if path == "last":
             path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
-        hparams = dict(read_checkpoint(Path(path))["hyper_parameters"])
+        checkpoint = read_checkpoint(Path(path))
+        if (stored := _stored_method(checkpoint)) != self.method:
+            raise UserError(
+                f"method: found {self.method}, but the checkpoint {path} was trained with {stored}: give --method "
+                f"{stored} with its own configuration, or the checkpoint of a {self.method} run"
+            )
+        hparams = dict(checkpoint["hyper_parameters"])
         given = _given_model_options(self.arguments)
-        defaults = inspect.signature(SIGNModule).parameters
+        defaults = METHODS[self.method].defaults()
         for name, stored in hparams.items():
-            if name not in config["model"]:
+            if name not in config["model"] or name in PLACES:
                 continue
             found = config["model"][name]
             if name in INFERENCE_OPTIONS and name in given and subcommand != "fit":
@@ -108,7 +163,7 @@ class ZeroShotCLI(LightningCLI):
                     f"--model.{name}: found {found}, but the checkpoint {path} was trained with {stored}: leave the "
                     "option out, or start a new run from its weights with --model.init_from"
                 )
-            if found not in (stored, defaults[name].default) and name != "seed":
+            if found not in (stored, defaults[name]) and name != "seed":
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
@@ -179,14 +234,103 @@ class ZeroShotCLI(LightningCLI):
         from sign_zs3.plotting import save_panel
 
         model = self.model
-        method = type(model).__name__.removesuffix("Module")
         ignored, unseen = (model.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))
         share = unseen / ignored if ignored else None
-        results = as_results(model.protocol, method, model.hparams["seed"], scores, share)
+        options = {name: model.hparams[name] for name in METHODS[self.method].defaults()}
+        results = as_results(model.protocol, self.method, model.hparams["seed"], scores, share, options)
         write_results(folder / "results.json", results)
         save_panel(folder / "panel.png", model, self.datamodule.test_set)
         print_table(model.protocol, scores, share)
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
+
+
+# -- what is read before the parser is built -------------------------------------------------------------------------
+
+
+def _with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Put a ``--config`` before each one of the command line for every file that it includes.
+
+    Returns:
+        The longer command line, and the top-level settings of all its files; the last file that has one holds.
+
+    Raises:
+        UserError: An included file is not there, includes itself, or ``include`` is no path.
+    """
+    expanded: list[str] = []
+    settings: dict[str, Any] = {}
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
+        if arg.partition("=")[0] == "--include":
+            raise UserError("--include: found on the command line, expected in a file: give --config more than once")
+        if joined or (arg in ("--config", "-c") and rest):
+            given = joined.group(1) if joined else rest.pop(0)
+            files: dict[Path, dict[str, Any]] = {}
+            _follow(Path(given), (), files)
+            for path, content in files.items():
+                # as it was typed, since it may be YAML itself
+                expanded += ["--config", given if path == Path(given) else str(path)]
+                settings |= {key: value for key, value in content.items() if value is not None}
+        else:
+            expanded.append(arg)
+    return expanded, settings
+
+
+def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
+    """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
+    content: Any = None
+    # a file that is not there or no YAML is the parser's to refuse
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = content if isinstance(content, dict) else {}
+    named = content.get("include") or []
+    if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"{path}: include: found {named!r}, expected the path of a YAML file, or a list of paths")
+    includers = (*includers, path)
+    for name in [named] if isinstance(named, str) else named:
+        # normalised by its letters: a link's own folder counts, as for every other path in a file
+        included = Path(os.path.normpath(path.parent / name))
+        if not included.is_file():
+            raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
+        if any(included.samefile(includer) for includer in includers):
+            chain = " -> ".join(str(step) for step in (*includers, included))
+            raise UserError(f"{path}: include: found a circle, {chain}: take one of these lines out")
+        if included not in files:
+            _follow(included, includers, files)
+    files[path] = content
+
+
+def _chosen_method(args: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Return the method of the command line, else of the files, else of the checkpoint, else SIGN."""
+    method = _last_option(args, "--method") or settings.get("method")
+    if method is None:
+        path = _last_option(args, "--ckpt_path") or settings.get("ckpt_path")
+        if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
+            return "SIGN"
+        return _stored_method(read_checkpoint(Path(path)))
+    if method not in METHODS:
+        raise UserError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    return str(method)
+
+
+def _stored_method(checkpoint: dict[str, Any]) -> str:
+    stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
+    if stored not in METHODS:
+        raise UserError(f"method: the checkpoint was trained with {stored}, expected one of {', '.join(METHODS)}")
+    return stored
+
+
+def _last_option(args: Sequence[str], option: str) -> str | None:
+    found = None
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == option:
+            found = value if equals else following
+    return found
+
+
+# -- what the command line holds -------------------------------------------------------------------------------------
 
 
 def _given_model_options(args: list[str]) -> set[str]:

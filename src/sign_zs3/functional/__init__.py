@@ -8,7 +8,7 @@ from sign_zs3.functional.positional import (
     interpolated_positional_encoding,
     relative_positional_encoding,
 )
-from sign_zs3.functional.self_training import annealed_weights, confident_fraction
+from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
 
 __all__ = [
     "absolute_positional_encoding",
@@ -24,4 +24,5 @@ __all__ = [
     "mmd",
     "per_class_iou",
     "relative_positional_encoding",
+    "within_top",
 ]

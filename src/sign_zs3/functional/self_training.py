@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["annealed_weights", "confident_fraction"]
+__all__ = ["annealed_weights", "confident_fraction", "within_top"]
 
 
 def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> Tensor:
@@ -56,6 +56,29 @@ def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> T
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
     return ((rank < keep[:, None]) & flat).view_as(pseudo)
+
+
+def within_top(logits: Tensor, labels: Tensor, top: int) -> Tensor:
+    """Which pixels' label ranks among the highest logits of all classes: CaGNet's rule for pseudo-labels.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64 in 0..C-1.
+        top: In 1..C; C lets every label pass.
+
+    Returns:
+        (N, H, W) bool: True where fewer than `top` classes have a higher logit than the label's.
+
+    Raises:
+        ValueError: `top` lies outside 1..C, or the shapes do not fit.
+    """
+    if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"expected logits (N, C, H, W) and labels (N, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    if not 1 <= top <= logits.shape[1]:
+        raise ValueError(f"top must lie in 1..{logits.shape[1]}, got {top}")
+    return (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1) < top
 
 
 def _check(confidence: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:

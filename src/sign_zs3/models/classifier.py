@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Classifier(nn.Module):
@@ -17,7 +18,39 @@ class Classifier(nn.Module):
         super().__init__()
         self.projection = nn.Conv2d(feature_dim, num_classes, 1)
 
+    @property
+    def num_classes(self) -> int:
+        """C, seen and unseen."""
+        return self.projection.out_channels
+
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, D, h, w) to logits (N, C, h, w)."""
         logits: Tensor = self.projection(features)
         return logits
+
+
+class ProjectionClassifier(nn.Module):
+    """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with the fixed class vectors.
+
+    It has no parameters: unseen classes are told apart by their vectors alone.
+
+    Args:
+        vectors: (C, W) float32 class vectors, seen classes first; a copy is kept as a buffer.
+        scale: What the inner products are multiplied with.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors.clone())
+        self.scale = scale
+
+    @property
+    def num_classes(self) -> int:
+        """C, seen and unseen."""
+        return len(self.vectors)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map F (N, W, h, w) to logits (N, C, h, w): scale * F^T w_c at each pixel."""
+        return self.scale * F.conv2d(features, self.vectors[:, :, None, None])

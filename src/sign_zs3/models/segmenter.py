@@ -1,4 +1,4 @@
-"""Segmenter = E + SIM + C: all that inference needs."""
+"""Segmenter = E + spatial module + C: all that inference needs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.models.classifier import Classifier
+from sign_zs3.models.classifier import Classifier, ProjectionClassifier
 from sign_zs3.models.encoder import Encoder
-from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule
+from sign_zs3.models.spatial import SpatialFeatures
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +25,7 @@ class Segmenter(nn.Module):
 
     Args:
         encoder: E.
-        spatial: SIM.
+        spatial: A module (E(x), sample) -> `SpatialFeatures`, such as SIM.
         classifier: C, seen classes first.
         num_seen: S, how many of C's classes are seen.
         image_mean: Per RGB channel, of images in [0, 1].
@@ -43,8 +43,8 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        spatial: SpatialInformationModule,
-        classifier: Classifier,
+        spatial: nn.Module,
+        classifier: Classifier | ProjectionClassifier,
         num_seen: int,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
@@ -54,8 +54,7 @@ class Segmenter(nn.Module):
         self.spatial = spatial
         self.classifier = classifier
         self.num_seen = num_seen
-        num_classes = classifier.projection.out_channels
-        self.register_buffer("known", torch.arange(num_classes) < num_seen)
+        self.register_buffer("known", torch.arange(classifier.num_classes) < num_seen)
         self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1))
 
@@ -68,16 +67,28 @@ class Segmenter(nn.Module):
         """Map images (N, 3, H, W), uint8 or float in [0, 255], to zero mean and unit deviation."""
         return (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
 
-    def features(self, images: Tensor, sample: bool | None = None) -> SpatialFeatures:
-        """Return F, z, mu and logvar of images (N, 3, H, W), uint8 or float in [0, 255]."""
-        features: SpatialFeatures = self.spatial(self.encoder(self.normalise(images)), sample)
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the backbone that the encoder's head reads: `features` and others take them for images.
+
+        Args:
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 255].
+
+        Returns:
+            See `Encoder.maps`.
+        """
+        return self.encoder.maps(self.normalise(images))
+
+    def features(self, images: Tensor | Sequence[Tensor], sample: bool | None = None) -> SpatialFeatures:
+        """Return F, z, mu and logvar of images (N, 3, H, W), uint8 or float in [0, 255], or of their `maps`."""
+        x = self.encoder(self.normalise(images) if isinstance(images, Tensor) else images)
+        features: SpatialFeatures = self.spatial(x, sample)
         return features
 
-    def forward(self, images: Tensor, seen_penalty: float = 0.0) -> Tensor:
+    def forward(self, images: Tensor | Sequence[Tensor], seen_penalty: float = 0.0) -> Tensor:
         """Return logits at feature resolution.
 
         Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; any size.
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; any size. Or what `maps` returns for them.
             seen_penalty: Calibrated stacking (Chao et al., ECCV 2016): subtracted from the seen logits.
 
         Returns:
@@ -91,22 +102,34 @@ class Segmenter(nn.Module):
         return logits.masked_fill(~self.known.view(1, -1, 1, 1), -math.inf)
 
     def scores(
-        self, images: Tensor, seen_penalty: float = 0.0, flip: bool = False, scales: Sequence[float] = (1.0,)
+        self,
+        images: Tensor | Sequence[Tensor],
+        seen_penalty: float = 0.0,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
     ) -> Tensor:
         """Return logits, or with `flip` or several `scales` the mean of their softmax.
 
         Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 255].
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; or what `maps` returns for them.
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
             scales: Image scales to read.
 
         Returns:
             (N, C, h, w) float32 at the feature resolution of the first scale; their arg-max is the label.
+
+        Raises:
+            UserError: No scale, or `flip` or scales with maps, from which no other view of the image can be made.
         """
         if not flip and tuple(scales) == (1.0,):
             logits: Tensor = self(images, seen_penalty)
             return logits.float()
+        if not isinstance(images, Tensor):
+            raise UserError(
+                f"flip {flip}, scales {list(scales)}: found kept backbone maps, which hold one view of the image: "
+                "switch flip and scales off, or the feature cache"
+            )
         total: Tensor | None = None
         for scale in scales:
             scaled = images

@@ -1,4 +1,4 @@
-"""SIM: the Spatial Information Module (section 3.3; Table 2 and 3)."""
+"""What stands between E and C: SIM (section 3.3; Table 2 and 3), CaGNet's contextual module, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Position = Literal["relative", "absolute", "interpolated", "none"]
 
 
 class SpatialFeatures(NamedTuple):
-    """What SIM returns.
+    """What the modules of this file return.
 
     Attributes:
         features: F, (N, D, h, w) in (0, 1).
@@ -98,12 +98,11 @@ class _ConvolutionEncoding(nn.Module):
         return out
 
 
-class _GatedEncoding(nn.Module):
-    """CaGNet's contextual module: three dilated scales, each weighed by its own attention map."""
+class _GatedScales(nn.Module):
+    """CaGNet's context: 3x3 convolutions of three dilations, each weighed by its own attention map; 1x1 up to D."""
 
-    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+    def __init__(self, feature_dim: int, width: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
         self.scales = nn.ModuleList(
             nn.Conv2d(feature_dim if d == 1 else width, width, 3, padding=d, dilation=d, bias=False) for d in (1, 2, 5)
         )
@@ -111,7 +110,6 @@ class _GatedEncoding(nn.Module):
         self.last = nn.Conv2d(3 * width, feature_dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.reduce(x))
         maps: list[Tensor] = []
         for scale in self.scales:
             x = F.relu(scale(x))
@@ -119,6 +117,19 @@ class _GatedEncoding(nn.Module):
         gates = torch.split(torch.sigmoid(self.gate(torch.cat(maps, dim=1))), 1, dim=1)
         out: Tensor = self.last(torch.cat([m * g for m, g in zip(maps, gates, strict=True)], dim=1))
         return out
+
+
+class _GatedEncoding(_GatedScales):
+    """1x1 to D before CaGNet's context."""
+
+    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+        # Drawn first, so that a seed keeps giving the weights it gave.
+        reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
+        super().__init__(feature_dim, width)
+        self.reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.relu(self.reduce(x)))
 
 
 class SpatialInformationModule(nn.Module):
@@ -183,10 +194,7 @@ class SpatialInformationModule(nn.Module):
         # Table 2's count of "attention" has no room for biases on mu and logvar.
         self.mu = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
         self.logvar = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
-        # z starts as N(0, 1): at the published alpha = 100 a random start of e^logvar diverges in two iterations.
-        for head in (self.mu, self.logvar):
-            for parameter in head.parameters():
-                nn.init.zeros_(parameter)
+        _start_at_zero(self.mu, self.logvar)
 
     def position_map(
         self,
@@ -239,11 +247,99 @@ class SpatialInformationModule(nn.Module):
         position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
         h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
         mu, logvar = self.mu(h), self.logvar(h)
-        latent = mu
-        if self.training if sample is None else sample:
-            latent = mu + torch.randn_like(mu) * torch.exp(logvar / 2)
-        features = torch.sigmoid(h + h * torch.sigmoid(latent))
-        return SpatialFeatures(features, latent, mu, logvar)
+        latent = _draw(mu, logvar, self.training if sample is None else sample)
+        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+
+
+class ContextualModule(nn.Module):
+    """CaGNet's contextual module (Gu et al., ACM MM 2020): a latent of each pixel's surroundings, and no position.
+
+    3x3 convolutions of dilations 1, 2 and 5, each weighed by its own attention map, give a context of D channels;
+    3x3 convolutions on it give mu and logvar; z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent
+    gates the feature, F = sigmoid(E + E * sigmoid(z)).
+
+    Args:
+        feature_dim: D.
+        width: Channels of each scale; None scales the published 256 by D / 600.
+    """
+
+    def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:
+        super().__init__()
+        self.context = _GatedScales(feature_dim, width or _scaled(256, feature_dim))
+        self.mu = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        self.logvar = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        _start_at_zero(self.mu, self.logvar)
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> SpatialFeatures:
+        """Add context to a feature map.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z, or take its mean; None: draw in training mode.
+            origin: Not read: the module knows no position.
+            full_size: Not read.
+
+        Returns:
+            F, z, mu and logvar.
+        """
+        context = self.context(x)
+        mu, logvar = self.mu(context), self.logvar(context)
+        latent = _draw(mu, logvar, self.training if sample is None else sample)
+        return SpatialFeatures(torch.sigmoid(x + x * torch.sigmoid(latent)), latent, mu, logvar)
+
+
+class PlainFeatures(nn.Module):
+    """No spatial information: F = sigmoid(E(x)) or E(x) itself, and a latent of pure noise. Has no parameters.
+
+    Args:
+        feature_dim: D.
+        sigmoid: Squash F into (0, 1), where G's features lie; False: F = E(x), unbounded.
+    """
+
+    def __init__(self, feature_dim: int = 600, sigmoid: bool = True) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.sigmoid = sigmoid
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> SpatialFeatures:
+        """Pass a feature map on.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z from N(0, 1), or take its mean 0; None: draw in training mode.
+            origin: Not read: there is no position.
+            full_size: Not read.
+
+        Returns:
+            F, z, and mu = logvar = 0, all of x's shape.
+        """
+        zero = torch.zeros_like(x)
+        drawn = self.training if sample is None else sample
+        latent = torch.randn_like(x) if drawn else zero
+        return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
+
+
+def _start_at_zero(*heads: nn.Conv2d) -> None:
+    # z starts as N(0, 1): at the published alpha = 100 a random start of e^logvar diverges in two iterations.
+    for head in heads:
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+
+
+def _draw(mu: Tensor, logvar: Tensor, sample: bool) -> Tensor:
+    return mu + torch.randn_like(mu) * torch.exp(logvar / 2) if sample else mu
 
 
 def _scaled(published: int, feature_dim: int, multiple: int = 1) -> int:

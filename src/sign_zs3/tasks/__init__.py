@@ -1,7 +1,22 @@
 """LightningModules: they orchestrate the functions and networks, and hold no equation."""
 
 from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.tasks.cagnet import CaGNetModule
+from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.schedule import Phase, Schedule
+from sign_zs3.tasks.self_training import SelfTrainingTask
 from sign_zs3.tasks.sign import SIGNModule
+from sign_zs3.tasks.spnet import SPNetModule
+from sign_zs3.tasks.zs3 import ZS3Module
 
-__all__ = ["Phase", "SIGNModule", "Schedule", "ZeroShotTask"]
+__all__ = [
+    "CaGNetModule",
+    "GenerativeTask",
+    "Phase",
+    "SIGNModule",
+    "SPNetModule",
+    "Schedule",
+    "SelfTrainingTask",
+    "ZS3Module",
+    "ZeroShotTask",
+]

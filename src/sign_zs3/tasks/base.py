@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import math
-from abc import abstractmethod
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +22,7 @@ from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
+from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmenter, resize_scores
 from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_FORMAT,
@@ -28,6 +31,7 @@ from sign_zs3.tasks.checkpoint import (
     stored_part,
     stored_protocol,
 )
+from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive
 from sign_zs3.tasks.schedule import Phase, Schedule, counted_randomness
 
 log = logging.getLogger(__name__)
@@ -37,20 +41,32 @@ FEATURE_RESOLUTION_SIZE = (513, 513)
 Batch = dict[str, Any]
 
 
-class ZeroShotTask(pl.LightningModule):
+class ZeroShotTask(pl.LightningModule, ABC):
     """Base of the methods.
 
-    A subclass saves its hyperparameters (plain scalars, strings and lists, among them those read here:
-    ``vectors center_vectors init_from seed accumulate clip_norm lr_power resolution flip scales seen_penalty``),
-    sets `schedule`, and implements `build_networks`, `parts`, `trainable`, `rate` and `optimise`.
+    A subclass declares its options in its constructor (plain scalars, strings and lists) and passes the rest on; all
+    are saved as hyperparameters here, parents' defaults included. It sets `schedule`, and implements
+    `build_networks`, `parts`, `trainable`, `rate` and `optimise`.
 
     Networks are built when the classes are known: in `setup`, from the trainer's data module, or in
     `on_load_checkpoint`. The data are checked before that, so a missing file is named before any weights
     are downloaded.
 
+    Args:
+        vectors: Class vectors: ``bundled``, or a ``.npz`` or ``.safetensors`` table.
+        center_vectors: Subtract the mean over the classes, per source, before normalising.
+        init_from: Checkpoint whose weights to start from, for runs of later phases alone.
+        seed: Decides initial weights, noise and dropout.
+        clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
+        lr_power: Exponent of the poly schedule of the SGD rates, per phase.
+        seen_penalty: Calibrated stacking: subtracted from seen logits in evaluation.
+        resolution: Score at the ``label``'s own size, or at ``feature`` size after a warp to 513 x 513.
+        flip: Average with the mirror image in evaluation.
+        scales: Image scales averaged in evaluation.
+
     Attributes:
         protocol: Classes and their split; None until built.
-        segmenter: E, SIM and C.
+        segmenter: E, the spatial module and C.
         schedule: The phases and where the run stands.
         skipped: Batches left out because they held no labelled pixel.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
@@ -64,8 +80,25 @@ class ZeroShotTask(pl.LightningModule):
     class_vectors: Tensor
     metric: GZSLMeanIoU
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        vectors: str = "bundled",
+        center_vectors: bool = False,
+        init_from: str | None = None,
+        seed: int = 0,
+        clip_norm: float = 0.0,
+        lr_power: float = 0.9,
+        seen_penalty: float = 0.0,
+        resolution: Literal["label", "feature"] = "label",
+        flip: bool = False,
+        scales: list[float] = [1.0],  # noqa: B006 (never changed; lists are what YAML gives)
+    ) -> None:
         super().__init__()
+        # Reads the arguments of every constructor on the way here, so those of the subclasses too.
+        self.save_hyperparameters()
+        check_choice("resolution", resolution, "label", "feature")
+        check_positive(scales=scales)
+        check_not_negative(clip_norm=clip_norm, lr_power=lr_power)
         self.automatic_optimization = False
         self.protocol: Protocol | None = None
         self.schedule: Schedule
@@ -75,6 +108,17 @@ class ZeroShotTask(pl.LightningModule):
         self.tallies: dict[str, int] = {}
         self._gradients: dict[str, Tensor] = {}
         self._entered: str | None = None
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return every option of the class, its parents' included, with its default."""
+        return {
+            parameter.name: copy.deepcopy(parameter.default)
+            for ancestor in reversed(cls.__mro__)
+            if issubclass(ancestor, ZeroShotTask) and "__init__" in vars(ancestor)
+            for parameter in inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+            if parameter.default is not inspect.Parameter.empty
+        }
 
     # -- what a method brings ---------------------------------------------------------------------------
 
@@ -184,10 +228,13 @@ class ZeroShotTask(pl.LightningModule):
                 f"{self.hparams['center_vectors']}): use the file and the option that it was trained with"
             )
         other = checkpoint["hyper_parameters"]
+        if checkpoint[CHECKPOINT_KEY]["method"] == type(self).__name__:
+            # A checkpoint older than an option was trained as the option's default says.
+            other = self.defaults() | other
         for name in self.architecture:
-            if other.get(name) != self.hparams[name]:
+            if name in other and other[name] != self.hparams[name]:
                 raise UserError(
-                    f"{name}: found {self.hparams[name]}, but {path} was trained with {other.get(name)}: give the same"
+                    f"{name}: found {self.hparams[name]}, but {path} was trained with {other[name]}: give the same"
                 )
         wanted = self.state_dict()
         state = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
@@ -198,6 +245,12 @@ class ZeroShotTask(pl.LightningModule):
                     f"init_from: {path} holds {found} for {key}, this model expects {tuple(value.shape)}: use the "
                     "vectors, backbone and widths that it was trained with"
                 )
+        left = [key for key in checkpoint["state_dict"] if key.startswith("segmenter.") and key not in wanted]
+        if left:
+            raise UserError(
+                f"init_from: {path} holds {left[0]}, for which this model has no place: use the method and the options "
+                "that it was trained with"
+            )
         self.load_state_dict(state)
 
     # -- checkpoints ----------------------------------------------------------------------------------------
@@ -405,28 +458,28 @@ class ZeroShotTask(pl.LightningModule):
 
     # -- evaluation -----------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, C, h, w) of images (N, 3, H, W) in [0, 255]."""
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return logits (N, C, h, w) of images (N, 3, H, W) in [0, 255], or of their backbone's maps."""
         logits: Tensor = self.segmenter(images, self.hparams["seen_penalty"])
         return logits
 
-    def label(self, images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def label(self, images: Tensor | Sequence[Tensor], size: tuple[int, int] | None) -> Tensor:
         """Label images with the evaluation's options.
 
         Args:
-            images: (N, 3, H, W) in [0, 255].
+            images: (N, 3, H, W) in [0, 255]; or their backbone's maps, which are not warped.
             size: (height, width) of the result; None: that of the feature map.
 
         Returns:
             (N, height, width) int64 class indices.
         """
         hp = self.hparams
-        if hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
+        if isinstance(images, Tensor) and hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
             images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
         scores = self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
         if size is not None:
             scores = resize_scores(scores, size)
-        return scores.argmax(dim=1)
+        return scores.max(dim=1).indices  # argmax over a strided dimension takes six times as long
 
     def _evaluate(self, batch: Batch) -> None:
         target = batch["mask"]
@@ -470,16 +523,17 @@ class ZeroShotTask(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Tensor]]:
         """Return each image's id and its (H, W) uint8 map of the data set's own ids."""
         assert self.protocol is not None
-        size = map_size(batch["image"])
-        labels = self.label(batch["image"], size)
+        labels = self.label(batch["image"], map_size(batch["mask"]))
         own = torch.as_tensor(self.protocol.to_ids(), device=labels.device)[labels]
         return list(zip(batch["id"], own.cpu(), strict=True))
 
 
 def _own_parameters(part: nn.Module) -> list[nn.Parameter]:
-    """Return a part's parameters but those of batch norm that the encoder keeps frozen for good."""
+    """Return a part's parameters but those that the encoder keeps frozen for good: backbone or batch norm."""
     frozen: set[int] = set()
     for module in part.modules():
+        if isinstance(module, Encoder) and module.freeze:
+            frozen |= {id(p) for p in module.backbone.parameters()}
         if getattr(module, "freeze_batch_norm", False):
             frozen |= {
                 id(p)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import default_collate
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
+from sign_zs3.data.features import FeatureCache, FeatureDataset, View
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
 from sign_zs3.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_Share = TypeVar("_Share")
 
 
 class ZeroShotDataModule(LightningDataModule, ABC):
@@ -88,6 +91,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.train_indices: tuple[int, ...] = ()
         self.dropped_indices: tuple[int, ...] = ()
         self.val_indices: tuple[int, ...] = ()
+        self._cache: FeatureCache | None = None
+        self._with_features: dict[int, FeatureDataset] = {}
 
     @abstractmethod
     def make_dataset(
@@ -139,6 +144,49 @@ class ZeroShotDataModule(LightningDataModule, ABC):
                 "unseen_pixels=ignore: unseen pixels of training images are hidden; train/hidden_pixels counts them"
             )
 
+    def use_features(self, cache: FeatureCache | None) -> None:
+        """Has the loaders that are asked for from now on give maps of a frozen network instead of images.
+
+        Before a loader is returned, the maps that it needs and that are not in the cache are computed in this
+        process; with several processes each computes its share.
+
+        Args:
+            cache: The network's maps; None gives images again.
+
+        Raises:
+            UserError: After `setup` for training: maps cannot be augmented as the options say.
+        """
+        self._cache = cache
+        self._with_features = {}
+        if cache is not None and self.train_set is not None:
+            # better now than after the maps of the validation images
+            self.feature_view(self.train_set, True, cache.strides[-1])
+
+    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
+        """Returns how images are encoded and maps are cropped, instead of the data set's transform.
+
+        This one takes images as they are, mirrored or not; override it where `make_dataset` gives other transforms.
+
+        Args:
+            dataset: What `make_dataset` made, with at least one image.
+            augment: Whether it was made with the training transform.
+            stride: Pixels per cell of the coarsest map.
+
+        Raises:
+            UserError: Cached maps cannot stand in for what the transform makes of the images.
+        """
+        if dataset.transform is None:
+            return View()
+        image = torch.from_numpy(np.ascontiguousarray(dataset.read(0)[0].transpose(2, 0, 1)))
+        for seed in range(4):
+            found = dataset.sample(0, seed)["image"]
+            if not torch.equal(found, image) and not torch.equal(found, image.flip(-1)):
+                raise UserError(
+                    f"feature_cache: found {type(self).__name__}, whose transform changes images, expected data whose "
+                    "images are mirrored at most; leave feature_cache out"
+                )
+        return View(flip=0.5 if augment else 0.0)
+
     def train_dataloader(self) -> StreamLoader:
         """Returns the training loader, which carries its position in a ``state_dict``.
 
@@ -149,8 +197,17 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         rank, world_size = self._place()
         module = getattr(self.trainer, "lightning_module", None)
         batch = getattr(module, "unlabelled_from", None)
+        dataset = _ready(self.train_set)
+        if self._cache is not None:
+            needed = self.train_indices + (() if batch is None else self.dropped_indices)
+            features = self._features(dataset, augment=True)
+            self._in_shares(lambda rank, count: features.fill(needed[rank::count], progress=rank == 0))
+            if torch.distributed.is_initialized():
+                # the names of all, and what a machine with a disk of its own has not got from the others
+                features.fill(needed)
+            dataset = features
         stream = Stream(
-            _ready(self.train_set),
+            dataset,
             self.train_indices,
             self.seed,
             extra=self.dropped_indices,
@@ -191,13 +248,25 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
         rank, world_size = self._place()
+        sampler = ShardSampler(indices, rank, world_size)
+        if self._cache is not None:
+            dataset = features = self._features(dataset, augment=False)
+            self._in_shares(lambda *_: features.fill(sampler.shard, progress=rank == 0))
         return Loader(
             dataset,
             batch_size=self.eval_batch_size,
-            sampler=ShardSampler(indices, rank, world_size),
+            sampler=sampler,
             collate_fn=_collate,
             **worker_options(self.num_workers),
         )
+
+    def _features(self, dataset: SegmentationDataset, augment: bool) -> FeatureDataset:
+        """Returns a data set with maps for images, the same one each time: it remembers masks."""
+        assert self._cache is not None
+        if id(dataset) not in self._with_features:
+            view = self.feature_view(dataset, augment, self._cache.strides[-1])
+            self._with_features[id(dataset)] = FeatureDataset(dataset, self._cache, view)
+        return self._with_features[id(dataset)]
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -218,24 +287,39 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _held(self) -> list[bool]:
         """Says for each training image whether it holds an unseen class; each rank reads its share of the masks."""
         dataset = _ready(self.train_set)
-        rank, world_size = self._place() if torch.distributed.is_initialized() else (0, 1)
-        shares: list[list[bool] | str] = [[]] * world_size
-        try:
+
+        def share(rank: int, count: int) -> list[bool]:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                share: list[bool] | str = list(pool.map(dataset.holds_unseen, self.train_indices[rank::world_size]))
-        except UserError as error:
-            # the others must hear of it, or they would wait for this share
-            share = str(error)
-        if world_size > 1:
-            torch.distributed.all_gather_object(shares, share)
-        else:
-            shares = [share]
+                return list(pool.map(dataset.holds_unseen, self.train_indices[rank::count]))
+
+        shares = self._in_shares(share)
         held = [False] * len(self.train_indices)
         for number, found in enumerate(shares):
-            if isinstance(found, str):
-                raise UserError(found)
-            held[number::world_size] = found
+            held[number :: len(shares)] = found
         return held
+
+    def _in_shares(self, work: Callable[[int, int], _Share]) -> list[_Share]:
+        """Returns what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
+
+        Raises:
+            UserError: One of them raised it.
+        """
+        rank, world_size = self._place() if torch.distributed.is_initialized() else (0, 1)
+        share: _Share | UserError
+        try:
+            share = work(rank, world_size)
+        except UserError as error:
+            # the others must hear of it, or they would wait for this share
+            share = error
+        shares = [share] * world_size
+        if world_size > 1:
+            torch.distributed.all_gather_object(shares, share)
+        done: list[_Share] = []
+        for found in shares:
+            if isinstance(found, UserError):
+                raise found
+            done.append(found)
+        return done
 
     def _drop(self) -> None:
         held = self._held()
@@ -255,7 +339,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
 
 def _collate(samples: list[Sample]) -> Any:
-    shapes = {sample["id"]: tuple(sample["image"].shape[1:]) for sample in samples}
+    # of the mask, since the image may be maps
+    shapes = {sample["id"]: tuple(sample["mask"].shape) for sample in samples}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {height} x {width}" for name, (height, width) in shapes.items())
         raise UserError(

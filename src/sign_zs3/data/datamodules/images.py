@@ -6,7 +6,9 @@ import itertools
 from typing import Any
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.listed import ListedDataset
+from sign_zs3.data.features import View
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.transforms import evaluation_preset, training_preset
 from sign_zs3.errors import UserError
@@ -90,3 +92,38 @@ class ImageDataModule(ZeroShotDataModule):
             "transform": transform,
             "check": self.check_files,
         }
+
+    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
+        """Returns how images are encoded and maps are cropped, instead of the transforms.
+
+        A crop at least as large as the warped image is the whole of it, without padding.
+
+        Raises:
+            UserError: Maps cannot be augmented as the options say.
+        """
+        if not augment:
+            return View(self.eval_size)
+        cached = "with feature_cache"
+        if self.warp_size is None:
+            raise UserError(
+                f"warp_size: found null {cached}, expected the one side in pixels of all training images; set it, or "
+                "leave feature_cache out"
+            )
+        if tuple(self.scale) != (1, 1):
+            raise UserError(
+                f"scale: found {list(self.scale)} {cached}, expected [1, 1], since maps cannot be rescaled; set it so, "
+                "or leave feature_cache out"
+            )
+        if self.augmentations is not None:
+            raise UserError(
+                f"augmentations: found {self.augmentations} {cached}, expected none, since images are encoded once; "
+                "leave out one of the two"
+            )
+        if self.crop_size >= self.warp_size:
+            return View(self.warp_size, None, 0.5)
+        if self.crop_size % stride:
+            raise UserError(
+                f"crop_size: found {self.crop_size} {cached}, expected a multiple of {stride}, the pixels per cell of "
+                f"the coarsest map, or at least {self.warp_size} for no crop; change it, or leave feature_cache out"
+            )
+        return View(self.warp_size, self.crop_size, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -103,6 +104,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
             self.refuse_sizes(index, image.shape, mask.shape)
         return image, mask
 
+    def fingerprint(self, index: int) -> str:
+        """Returns 32 hexadecimal digits that stand for an image's content (BLAKE2b); here of its shape and pixels."""
+        image = self.read(index)[0]
+        return content_hash(repr(image.shape).encode() + image.tobytes())
+
     def mask_source(self, index: int) -> str:
         """Returns what an error about a mask should name: its file, or else the image's name."""
         return self.name(index)
@@ -131,6 +137,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
             valid: Valid = np.ones(mask.shape, np.bool_)
         else:
             image, mask, valid = transform(image, mask, seed)
+        planes = torch.from_numpy(_own(image.transpose(2, 0, 1)))
+        return {"image": planes, **self.labels(mask, valid, compact), "id": self.name(index)}
+
+    def labels(self, mask: Image, valid: Valid, compact: bool) -> Sample:
+        """Returns the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes.
+
+        Args:
+            mask: uint8 (H, W) of contiguous ids and 255.
+            valid: bool (H, W), False on padding.
+            compact: Leave the mask at uint8.
+        """
         hidden = 0
         if self.hide_unseen:
             unseen = self._is_unseen(mask)
@@ -138,11 +155,9 @@ class SegmentationDataset(Dataset[Sample], ABC):
             if hidden:
                 mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
         return {
-            "image": torch.from_numpy(_own(image.transpose(2, 0, 1))),
             "mask": torch.from_numpy(_own(mask) if compact else mask.astype(np.int64)),
             "valid": torch.from_numpy(_own(valid)),
             "hidden": torch.tensor(hidden),
-            "id": self.name(index),
         }
 
     def __getitem__(self, index: int) -> Sample:
@@ -240,6 +255,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
             f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask "
             "or the list of classes"
         )
+
+
+def content_hash(content: bytes) -> str:
+    """Returns 32 hexadecimal digits that stand for some bytes (BLAKE2b)."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform
-from sign_zs3.data.datasets.files import missing_files, read_image, read_index_mask
+from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform, content_hash
+from sign_zs3.data.datasets.files import missing_files, read_image, read_index_mask, undecodable
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 
@@ -52,6 +52,7 @@ class ListedDataset(SegmentationDataset):
         super().__init__(protocol, hide_unseen=hide_unseen, transform=transform)
         self.items = tuple(items)
         self.problems = tuple(problems)
+        self._fingerprints: dict[int, tuple[tuple[int, int], str]] = {}
         if not check:
             return
         if self.problems:
@@ -73,6 +74,23 @@ class ListedDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         """Returns the image's id, e.g. ``"2007_000032"``."""
         return self.items[index].name
+
+    def fingerprint(self, index: int) -> str:
+        """Returns what stands for the bytes of the image's file; they are read again where the file has changed.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        path = self.items[index].image
+        try:
+            status = path.stat()
+            state = status.st_size, status.st_mtime_ns
+            known = self._fingerprints.get(index)
+            if known is None or known[0] != state:
+                known = self._fingerprints[index] = state, content_hash(path.read_bytes())
+        except OSError as error:
+            raise undecodable(path, "an image", error) from error
+        return known[1]
 
     def mask_source(self, index: int) -> str:
         """Returns the path of the mask."""

@@ -1,0 +1,32 @@
+"""CaGNet (Gu et al., ACM MM 2020): features generated from class vectors and contextual latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sign_zs3.models.spatial import ContextualModule
+from sign_zs3.tasks.checks import check_not_negative
+from sign_zs3.tasks.generative import GenerativeTask
+
+
+class CaGNetModule(GenerativeTask):
+    """CaGNet in SIGN's frame: its contextual module stands in SIM's place, and no position is known.
+
+    Its self-training keeps a pixel's best unseen class only where it ranks within the top p of all logits
+    (``pseudo_top_p``), all with weight 1 (``self_training: top_fraction``, ``top_fraction: 1``).
+
+    Args:
+        spatial_width: Channels of each scale of the contextual module; null scales the published 256.
+        alpha: Weight of the KL loss that draws the contextual latent to N(0, 1).
+        **kwargs: Further options of `GenerativeTask`.
+    """
+
+    def __init__(self, spatial_width: int | None = None, alpha: float = 100.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_not_negative(alpha=alpha)
+
+    def build_spatial(self, feature_dim: int) -> nn.Module:
+        """Make the contextual module."""
+        return ContextualModule(feature_dim, self.hparams["spatial_width"])

@@ -1,0 +1,373 @@
+"""What the methods share: E, a spatial module and C; the supervised step; self-training on pseudo-labels."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sign_zs3.data.datamodules import ZeroShotDataModule
+from sign_zs3.data.features import FeatureCache
+from sign_zs3.errors import UserError
+from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_kl, within_top
+from sign_zs3.models.classifier import Classifier, ProjectionClassifier
+from sign_zs3.models.encoder import Encoder
+from sign_zs3.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from sign_zs3.models.spatial import SpatialFeatures
+from sign_zs3.tasks.base import Batch, ZeroShotTask
+from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.tasks.schedule import Phase, Schedule
+
+log = logging.getLogger(__name__)
+
+
+class SelfTrainingTask(ZeroShotTask):
+    """Base of the methods: trains E, a spatial module and C on seen classes, then on pseudo-labels of its own.
+
+    A subclass says what stands in the spatial module's and C's place, and has the option `alpha` where the spatial
+    module learns a latent.
+
+    Args:
+        backbone: See `build_backbone`.
+        weights: Backbone weights, see `build_backbone`.
+        output_stride: Of the backbone, see `build_backbone`.
+        freeze_batch_norm: See `Encoder`.
+        freeze_encoder: Keep the whole backbone as it is; its head still trains.
+        feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
+            none. Evaluation with flip, scales or feature resolution reads images all the same.
+        head: ``deeplab``, ``fcn`` or ``unet``, see `Encoder`.
+        dilations: Of the ``deeplab`` head.
+        input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
+        image_mean: RGB mean of images in [0, 1].
+        image_std: RGB standard deviation of images in [0, 1].
+        phases: Kinds of phase to run; null runs all that have iterations.
+        train_iterations: Length of the training step.
+        self_training_iterations: Length of a round of self-training.
+        self_training: ``annealed`` (eq. 17), ``top_fraction`` (the most confident pseudo-labels, weight 1) or ``none``.
+        rounds: Rounds of self-training, the teacher renewed before each.
+        accumulate: Batches per iteration.
+        lr: SGD rate of the encoder's backbone in the training step (spatial module 5x, heads 10x, biases 20x).
+        lr_self_training: The same in self-training.
+        momentum: Of SGD.
+        weight_decay: Of SGD (biases of new heads go without) and of D.
+        temperature: T of eq. 17.
+        top_fraction: Fraction of pseudo-labels kept by ``top_fraction``, per image.
+        pseudo_classes: ``unseen`` gives an ignored pixel its best unseen class; ``all`` its best class.
+        pseudo_top_p: A pseudo-label counts only where it ranks within the top p of all logits (CaGNet's rule); 0
+            counts all.
+        **kwargs: Further options of `ZeroShotTask`.
+    """
+
+    architecture: ClassVar[tuple[str, ...]] = (
+        "backbone", "output_stride", "head", "dilations", "input_scales", "image_mean", "image_std",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        backbone: str = "resnet101",
+        weights: str | None = None,
+        output_stride: int = 8,
+        freeze_batch_norm: bool | None = None,
+        freeze_encoder: bool = False,
+        feature_cache: str | None = None,
+        head: Literal["deeplab", "fcn", "unet"] = "deeplab",
+        dilations: list[int] = [6, 12, 18, 24],  # noqa: B006 (never changed; lists are what YAML gives)
+        input_scales: list[float] = [1.0],  # noqa: B006
+        image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006
+        image_std: list[float] = list(IMAGENET_STD),  # noqa: B006
+        phases: list[str] | None = None,
+        train_iterations: int = 20_000,
+        self_training_iterations: int = 6_000,
+        self_training: Literal["annealed", "top_fraction", "none"] = "annealed",
+        rounds: int = 1,
+        accumulate: int = 1,
+        lr: float = 2.5e-4,
+        lr_self_training: float = 2.5e-4,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        temperature: float = 2.0,
+        top_fraction: float = 0.75,
+        pseudo_classes: Literal["unseen", "all"] = "unseen",
+        pseudo_top_p: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_choice("self_training", self_training, "annealed", "top_fraction", "none")
+        check_choice("pseudo_classes", pseudo_classes, "unseen", "all")
+        check_positive(dilations=dilations, input_scales=input_scales)
+        check_range("temperature", temperature, above=0)
+        check_range("top_fraction", top_fraction, above=0, most=1)
+        check_not_negative(pseudo_top_p=pseudo_top_p)
+        if feature_cache is not None and not freeze_encoder:
+            raise UserError(
+                f"feature_cache: found {feature_cache!r} with freeze_encoder off, where the maps change with each "
+                "step: set freeze_encoder to true, or feature_cache to null"
+            )
+        if feature_cache is not None and list(input_scales) != [1.0]:
+            raise UserError(
+                f"feature_cache: found input_scales {input_scales}, expected [1.0], that of the maps that are kept: "
+                "set input_scales to [1.0], or feature_cache to null"
+            )
+        self.schedule = Schedule.build(self.iterations(), phases, rounds, accumulate)
+        self.teacher: Segmenter | None = None
+
+    def iterations(self) -> dict[str, int]:
+        """Return the length of each kind of phase, in the order in which they run."""
+        hp = self.hparams
+        return {
+            "train": hp["train_iterations"],
+            "self_training": 0 if hp["self_training"] == "none" else hp["self_training_iterations"],
+        }
+
+    def setup(self, stage: str) -> None:
+        """Set up as `ZeroShotTask.setup`; with a `feature_cache` the data module gives maps instead of images."""
+        super().setup(stage)
+        hp = self.hparams
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hp["feature_cache"] is None:
+            return
+        if not isinstance(data, ZeroShotDataModule):
+            raise UserError(
+                f"feature_cache: found a {type(data).__name__}, expected a ZeroShotDataModule, which can crop maps: "
+                "set feature_cache to null"
+            )
+        if hp["flip"] or list(hp["scales"]) != [1.0] or hp["resolution"] == "feature":
+            log.info(
+                "feature_cache: not used, since flip, scales and feature resolution read other views of the images"
+            )
+            data.use_features(None)
+        else:
+            data.use_features(self._feature_cache())
+
+    def _feature_cache(self) -> FeatureCache:
+        """Make the cache of the frozen backbone's maps; its key stands for all that decides them but the image."""
+        hp, segmenter = self.hparams, self.segmenter
+        encoder = segmenter.encoder
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((hp["backbone"], hp["output_stride"], encoder.strides)).encode())
+        state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
+        for name, value in state.items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        key = f"{hp['backbone'].replace('/', '-')}-{digest.hexdigest()}"
+        return FeatureCache(hp["feature_cache"], key, self._encode, encoder.strides)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps: tuple[Tensor, ...] = self.segmenter.maps(images.to(self.device))
+        return maps
+
+    # -- networks -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def feature_dim(self, word_dim: int) -> int:
+        """Return D, the channels of E(x), where class vectors have `word_dim` numbers."""
+
+    @abstractmethod
+    def build_spatial(self, feature_dim: int) -> nn.Module:
+        """Make what stands between E and C: (E(x), sample) -> `SpatialFeatures`."""
+
+    def build_classifier(self, feature_dim: int, num_classes: int) -> Classifier | ProjectionClassifier:
+        """Make C."""
+        return Classifier(feature_dim, num_classes)
+
+    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+        """Make E, the spatial module and C, as `segmenter`."""
+        hp = self.hparams
+        feature_dim = self.feature_dim(word_dim)
+        # With weights from a checkpoint, batch norm is as frozen as it was when that was trained.
+        freeze = hp["weights"] is not None if hp["freeze_batch_norm"] is None else hp["freeze_batch_norm"]
+        encoder = Encoder(
+            hp["backbone"],
+            feature_dim,
+            hp["output_stride"],
+            hp["weights"] if pretrained and not hp["init_from"] else None,
+            freeze,
+            hp["dilations"],
+            hp["input_scales"],
+            head=hp["head"],
+            freeze=hp["freeze_encoder"],
+        )
+        spatial = self.build_spatial(feature_dim)
+        classifier = self.build_classifier(feature_dim, num_classes)
+        self.segmenter = Segmenter(encoder, spatial, classifier, num_seen, hp["image_mean"], hp["image_std"])
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return E, the spatial module and C by name."""
+        return {
+            "encoder": self.segmenter.encoder,
+            "spatial": self.segmenter.spatial,
+            "classifier": self.segmenter.classifier,
+        }
+
+    def trainable(self, kind: str) -> frozenset[str]:
+        """Return the parts that a kind of phase trains."""
+        return frozenset({"encoder", "spatial", "classifier"})
+
+    def check_ready(self) -> None:
+        """Refuse later phases without what they build on."""
+        assert self.protocol is not None
+        kinds = {phase.kind for phase in self.schedule.phases}
+        if not self.protocol.unseen and {"transfer", "self_training"} & kinds:
+            raise UserError(
+                "unseen: found no unseen class, which transfer and self_training are for: name some, or set phases to "
+                "[train]"
+            )
+        if self.hparams["pseudo_top_p"] > self.protocol.num_classes:
+            raise UserError(
+                f"pseudo_top_p: found {self.hparams['pseudo_top_p']}, expected at most the {self.protocol.num_classes} "
+                "classes of the data (0 counts all pseudo-labels)"
+            )
+
+    def enter_phase(self, phase: Phase) -> None:
+        """Renew the teacher before self-training."""
+        self.teacher = None
+        if phase.kind == "self_training":
+            self._make_teacher()
+
+    def _make_teacher(self) -> None:
+        self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False)
+
+    def shape_for(self, state: Mapping[str, Tensor]) -> None:
+        """Make a teacher where the checkpoint was written during self-training."""
+        if any(key.startswith("teacher.") for key in state):
+            self._make_teacher()
+        else:
+            self.teacher = None
+
+    # -- optimisers -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Make SGD for E, the spatial module and C."""
+        hp = self.hparams
+        segmenter = self.segmenter
+        shared = {"optimizer": "segmenter", "poly": True, "momentary": True}
+        new_heads = [segmenter.encoder.head, segmenter.classifier]
+        backbone = [] if hp["freeze_encoder"] else list(segmenter.encoder.backbone.parameters())
+        weights = [p for head in new_heads for n, p in head.named_parameters() if not n.endswith("bias")]
+        biases = [p for head in new_heads for n, p in head.named_parameters() if n.endswith("bias")]
+        groups = [
+            {"params": backbone, "multiplier": 1.0, **shared},
+            {"params": list(segmenter.spatial.parameters()), "multiplier": 5.0, **shared},
+            {"params": weights, "multiplier": 10.0, **shared},
+            {"params": biases, "multiplier": 20.0, "weight_decay": 0.0, **shared},
+        ]
+        return [
+            torch.optim.SGD(
+                [group for group in groups if group["params"]],
+                lr=hp["lr"], momentum=hp["momentum"], weight_decay=hp["weight_decay"],
+            )
+        ]  # fmt: skip
+
+    def rate(self, group: Mapping[str, Any], kind: str) -> float:
+        """Return a group's base rate in a kind of phase."""
+        return float(self.hparams["lr_self_training" if kind == "self_training" else "lr"])
+
+    # -- the steps ------------------------------------------------------------------------------------------
+
+    def optimise(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        """Run one step of the phase."""
+        return (self.supervised_step(batch) if phase.kind == "train" else self.self_training_step(batch))[1]
+
+    def supervised_step(self, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
+        """Cross-entropy over the seen classes alone (eq. 3), and the KL loss where there is a latent (eq. 4)."""
+        assert self.protocol is not None
+        with self.toggled_optimizer(self._optimizers()["segmenter"]):
+            spatial = self.segmenter.features(batch["image"])
+            seen_logits = self.segmenter.classifier(spatial.features)[:, : self.protocol.num_seen]
+            loss_seg = pixel_cross_entropy(seen_logits, batch["mask"])
+            loss, losses_kl = self._with_kl(loss_seg, spatial)
+            losses = {"loss_seg": loss_seg, **losses_kl}
+            self.update("segmenter", loss, **losses)
+        return spatial, losses
+
+    def _with_kl(self, loss: Tensor, spatial: SpatialFeatures) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the KL loss (eq. 2), weighed by alpha, in the methods that have one."""
+        if "alpha" not in self.hparams:
+            return loss, {}
+        loss_kl = gaussian_kl(spatial.mu, spatial.logvar)
+        return loss + self.hparams["alpha"] * loss_kl, {"loss_kl": loss_kl}
+
+    def pseudo_labels(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Let the teacher label the ignored pixels of a batch.
+
+        Args:
+            batch: With ``image``, ``mask`` and ``valid``.
+
+        Returns:
+            The pseudo-label of each pixel (N, H, W) int64; its confidence, the softmax over all classes at that
+            label, (N, H, W) float32; and which pixels count, (N, H, W) bool: ignored, but no padding, and within
+            `pseudo_top_p` where that is set.
+        """
+        assert self.teacher is not None and self.protocol is not None
+        with torch.no_grad():
+            logits = self.teacher(batch["image"]).float()
+            logits = F.interpolate(logits, batch["mask"].shape[-2:], mode="bilinear", align_corners=False)
+            probabilities = logits.softmax(dim=1)
+            first = self.protocol.num_seen if self.hparams["pseudo_classes"] == "unseen" else 0
+            confidence, label = probabilities[:, first:].max(dim=1)
+            label = label + first
+            pseudo = (batch["mask"] == 255) & batch["valid"]
+            if self.hparams["pseudo_top_p"]:
+                pseudo = pseudo & within_top(logits, label, self.hparams["pseudo_top_p"])
+        return label, confidence, pseudo
+
+    def self_training_step(self, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
+        """Self-training: labels with weight 1, pseudo-labels weighed by eq. 17 or cut to the confident ones."""
+        hp = self.hparams
+        mask = batch["mask"]
+        labels, confidence, pseudo = self.pseudo_labels(batch)
+        if hp["self_training"] == "annealed":
+            weights = annealed_weights(confidence, pseudo, hp["temperature"])
+        else:
+            weights = confident_fraction(confidence, pseudo, hp["top_fraction"]).float()
+        weights = torch.where(pseudo, weights, (mask != 255).float())
+        target = torch.where(pseudo, labels, mask)
+        with self.toggled_optimizer(self._optimizers()["segmenter"]):
+            spatial = self.segmenter.features(batch["image"])
+            logits = self.segmenter.classifier(spatial.features).float()
+            logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
+            losses = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
+            loss = (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+            total, losses_kl = self._with_kl(loss, spatial)
+            self.update("segmenter", total, loss_pseudo=loss, **losses_kl)
+        labelled = mask != 255
+        ignored_pixels = (~labelled & batch["valid"]).sum()
+        ignored = ignored_pixels.clamp(min=1)
+        self.tally("ignored_pixels", ignored_pixels)
+        self.tally("unseen_pixels", batch["hidden"].sum())
+        return spatial, {
+            "loss_seg": _weighted_mean(losses, labelled.float()),
+            "loss_pseudo": _weighted_mean(losses, weights * pseudo),
+            **losses_kl,
+            # Diagnostics: near 1, self-training learns unseen classes from the place of the holes alone.
+            "unseen_share": batch["hidden"].sum() / ignored,
+            "pseudo_weight": (weights * pseudo).sum() / ignored,
+        }
+
+
+def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy of labelled pixels at label resolution (eq. 3, 9).
+
+    Args:
+        logits: (N, C, h, w); resized bilinearly to the mask.
+        mask: (N, H, W) int64, 255 ignored.
+
+    Returns:
+        Scalar; 0 with a gradient path when no pixel is labelled.
+    """
+    logits = logits.float()
+    if logits.shape[-2:] != mask.shape[-2:]:
+        logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, mask, ignore_index=255, reduction="sum")
+    return total / (mask != 255).sum().clamp(min=1)
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    return (losses.detach() * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
