@@ -73,6 +73,15 @@ def built(name: str, *options: str) -> ZeroShotCLI:
     )  # fmt: skip
 
 
+def msrc_classes(dataset: str) -> list[str]:
+    """Name MSRC's folder where the data set is MSRC: its list of classes is read with the options."""
+    if dataset != "msrc":
+        return []
+    if not SHARED.is_dir():
+        pytest.skip("needs the MSRC images in ../shared/data")
+    return ["--data.root", str(SHARED / "msrc")]
+
+
 # -- what the files say ----------------------------------------------------------------------------------------------
 
 
@@ -82,7 +91,10 @@ def test_every_file_is_tried_here() -> None:
         *(f"table1/{name}_{row}.yaml" for name in SETS for row in ROWS),
         *(f"table2/voc_{encoding}.yaml" for encoding in ("attention", "conv", "multihead", "self_attention")),
         *(f"table3/voc_{position}.yaml" for position in ("absolute", "interpolated", "none", "relative")),
-        "table4/voc_without.yaml",
+        *(f"table1/msrc_{row}.yaml" for row in ROWS),
+        *(f"table2/msrc_{encoding}.yaml" for encoding in ("attention", "conv", "self_attention")),
+        *(f"table3/msrc_{position}.yaml" for position in ("absolute", "interpolated", "none")),
+        *(f"table4/{name}_without.yaml" for name in ("msrc", "voc")),
     }
     assert [path.name for path in (EXPERIMENTS / "sweeps").iterdir()] == ["annealing_temperature.yaml"]
 
@@ -133,18 +145,21 @@ def test_rows_of_table_1(name: str) -> None:
     + [(path.stem, "position") for path in FILES if path.parent.name == "table3"],
 )
 def test_rows_of_tables_2_and_3_differ_in_one_option(name: str, option: str) -> None:
-    base = built("table1/voc_sign.yaml").config["model"]
-    cli = built(f"{'table2' if option == 'encoding' else 'table3'}/{name}.yaml")
-    value = name.removeprefix("voc_")
-    expected = {option: value} | ({"train_size": [41, 41]} if value == "interpolated" else {})
+    dataset, value = name.split("_", 1)
+    base = built(f"table1/{dataset}_sign.yaml", *msrc_classes(dataset)).config["model"]
+    cli = built(f"{'table2' if option == 'encoding' else 'table3'}/{name}.yaml", *msrc_classes(dataset))
+    size = {"voc": [41, 41], "msrc": [10, 10]}[dataset]
+    expected = {option: value} | ({"train_size": size} if value == "interpolated" else {})
     changed = {key: found for key, found in cli.config["model"].items() if found != base[key]}
     assert changed == {key: found for key, found in expected.items() if found != base[key]}
     assert type(cli.model) is METHODS["SIGN"]
     assert cli.model.hparams[option] == value
 
 
-def test_interpolation_is_from_the_map_of_a_crop() -> None:
-    cli = built("table3/voc_interpolated.yaml", "--model.weights", "null", "--model.backbone", "resnet18")
+@pytest.mark.parametrize("dataset", ["voc", "msrc"])
+def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
+    options = ["--model.backbone", "resnet18"] if dataset == "voc" else msrc_classes(dataset)
+    cli = built(f"table3/{dataset}_interpolated.yaml", "--model.weights", "null", *options)
     with torch.device("meta"):
         cli.model.build_networks(20, 15, 600, pretrained=False)
         size = cli.datamodule.crop_size
@@ -152,9 +167,10 @@ def test_interpolation_is_from_the_map_of_a_crop() -> None:
     assert list(features.shape[-2:]) == cli.model.hparams["train_size"]
 
 
-def parameters(model: ZeroShotTask) -> dict[str, int]:
-    with torch.device("meta"):
-        model.build_networks(20, 15, 600, pretrained=False)
+def parameters(model: ZeroShotTask, classes: int = 20) -> dict[str, int]:
+    # a timm backbone cannot be made without memory: it is read once to learn its levels
+    with torch.device("meta" if classes == 20 else "cpu"):
+        model.build_networks(classes, classes - 5, 600, pretrained=False)
     count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts().items()}
     backbone = sum(p.numel() for p in model.segmenter.encoder.backbone.parameters())
     return count | {"backbone": backbone, "head": count["encoder"] - backbone}
@@ -168,6 +184,9 @@ def test_table_4_compares_networks_of_one_size() -> None:
     totals = [sum(count[part] for part in ("head", "spatial", "classifier")) for count in (with_sim, without)]
     assert totals == [49_832_324, 49_856_372]  # as the file's comment has it
     assert totals[1] == pytest.approx(totals[0], rel=0.01)
+    pair = [built(f"{row}.yaml", *msrc_classes("msrc")).model for row in ("table1/msrc_sign", "table4/msrc_without")]
+    counts = [parameters(row, 21) for row in pair]
+    assert [c["head"] + c["spatial"] + c["classifier"] for c in counts] == [387_733, 387_681]
     assert [phase.kind for phase in model.schedule.phases] == ["train"]
     assert model.trainable("train") == {"encoder", "spatial", "classifier"}
 
@@ -279,14 +298,39 @@ def test_the_main_command_and_a_test_of_its_checkpoint(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "version_1" / "results.json").read_text())["test"] == found["test"]
 
 
-def test_msrc_on_real_images(tmp_path: Path) -> None:
-    if not SHARED.is_dir():
-        pytest.skip("needs the MSRC images in ../shared/data")
-    arguments = ["--data.root", str(SHARED / "msrc"), *CUT_GENERATIVE, *small(tmp_path), "--model.backbone", "resnet18"]
-    assert main(["fit", "--config", str(EXPERIMENTS / "msrc.yaml"), *CUT, *arguments]) == 0
+@pytest.fixture(scope="module")
+def msrc_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def msrc_lists(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A few images of MSRC, among them some of each unseen class."""
+    folder = tmp_path_factory.mktemp("lists")
+    options = []
+    for split, first in (("train", 6), ("test", 2)):
+        names = (SHARED / "msrc" / "splits" / f"{split}.txt").read_text().split() if SHARED.is_dir() else []
+        path = folder / f"{split}.txt"
+        path.write_text("\n".join(names[:first]))
+        options += [f"--data.{split}_list", str(path)]
+    return options
+
+
+@pytest.mark.parametrize("name", ["msrc", "table1/msrc_spnet", "table1/msrc_cagnet_st", "table4/msrc_without"])
+def test_msrc_rows_on_real_images(name: str, msrc_cache: Path, msrc_lists: list[str], tmp_path: Path) -> None:
+    arguments = [*msrc_classes("msrc"), *msrc_lists, *CUT, "--data.batch_size", "2", "--model.rounds", "1"]
+    arguments += ["--trainer.limit_val_batches", "0"]  # the rows have no validation images
+    arguments += ["--trainer.default_root_dir", str(tmp_path), "--model.feature_cache", str(msrc_cache)]
+    if "spnet" not in name:
+        arguments += ["--model.generator_iterations", "1", "--model.transfer_iterations", "2"]
+    assert main(["fit", "--config", str(EXPERIMENTS / f"{name}.yaml"), *arguments]) == 0
     found = json.loads((tmp_path / "version_0" / "results.json").read_text())
     assert found["dataset"] == "msrc"
     assert len(found["test"]["per_class"]) == 21
+    assert found["final"] == ("self_training" if "_st" in name or name == "msrc" else list(found["phases"])[-1])
+    # one folder for all methods: their frozen backbone is the same
+    (folder,) = (path for path in msrc_cache.iterdir() if path.is_dir())
+    assert len(list(folder.iterdir())) == 2 * 6 + 2
 
 
 def test_the_sweep_runs_from_a_transferred_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

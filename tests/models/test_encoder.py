@@ -72,13 +72,13 @@ def test_frozen_backbone_is_a_function_of_the_image_alone() -> None:
     assert not any(m.training for m in encoder.backbone.modules())
 
 
-@pytest.mark.parametrize("head", ["deeplab", "fcn", "unet"])
+@pytest.mark.parametrize("head", ["deeplab", "fcn", "fcn16", "unet"])
 def test_maps_stand_for_images(head: str) -> None:
     torch.manual_seed(0)
     encoder = Encoder("resnet18", feature_dim=8, output_stride=32, head=head, freeze=True).eval()
     images = torch.randn(1, 3, 64, 96)
     maps = encoder.maps(images)
-    assert encoder.strides == {"deeplab": (32,), "fcn": (8, 16, 32), "unet": (4, 8, 16, 32)}[head]
+    assert encoder.strides == {"deeplab": (32,), "fcn": (8, 16, 32), "fcn16": (16, 32), "unet": (4, 8, 16, 32)}[head]
     assert [tuple(level.shape[-2:]) for level in maps] == [(64 // s, 96 // s) for s in encoder.strides]
     want = encoder(images)
     assert want.shape == (1, 8, 64 // encoder.strides[0], 96 // encoder.strides[0])
@@ -111,7 +111,7 @@ def test_a_backbone_of_ones_own() -> None:
 
 
 def test_unknown_head_is_named() -> None:
-    with pytest.raises(UserError, match="head: found 'fpn', expected one of deeplab, fcn, unet"):
+    with pytest.raises(UserError, match="head: found 'fpn', expected one of deeplab, fcn, fcn16, unet"):
         Encoder("small", head="fpn")
 
 

@@ -63,10 +63,12 @@ def test_heads_read_the_levels_that_they_name() -> None:
     assert DeepLabHead(CHANNELS, 4).levels == (3,)
     assert FCNHead(CHANNELS, STRIDES, 4).levels == (1, 2, 3)
     assert FCNHead((64,), (4,), 4).levels == (0,)
+    assert build_head("fcn", CHANNELS, STRIDES, 4, ()).levels == (1, 2, 3)
+    assert build_head("fcn16", CHANNELS, STRIDES, 4, ()).levels == (2, 3)
     assert UNetHead(CHANNELS, 4).levels == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("name", ["deeplab", "fcn", "unet"])
+@pytest.mark.parametrize("name", ["deeplab", "fcn", "fcn16", "unet"])
 def test_heads_are_determined_by_the_seed_and_train_every_parameter(name: str) -> None:
     outputs = []
     for _ in range(2):

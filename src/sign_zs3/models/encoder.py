@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         dilations: Dilations of the ``deeplab`` head's convolutions.
         input_scales: Scales at which the image is read; the maximum over scales is taken per element (the
             released code uses 1, 0.75 and 0.5; the paper does not mention it).
-        head: ``deeplab``, ``fcn`` or ``unet``, see `DeepLabHead`, `FCNHead` and `UNetHead`.
+        head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps are then a function
             of the image alone, and may be computed once and kept.
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
 
-HEADS = ("deeplab", "fcn", "unet")
+HEADS = ("deeplab", "fcn", "fcn16", "unet")
 
 
 class DeepLabHead(nn.ModuleList):
@@ -45,25 +45,26 @@ class DeepLabHead(nn.ModuleList):
 
 
 class FCNHead(nn.Module):
-    """A linear score of every level of stride 8 and more, summed (FCN-8s; Long et al., CVPR 2015).
+    """A linear score of every level of some stride and more, summed (FCN-8s, FCN-16s; Long et al., CVPR 2015).
 
     Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a
     1x1 convolution at its own resolution; the maps are resized bilinearly to the finest one and summed. Both steps
     being linear, this is a 1x1 convolution on all levels resized and concatenated, with less memory. A pyramid
-    with no level of stride 8 is read whole.
+    with no level of that stride is read whole.
 
     Args:
         channels: Channels of the backbone's levels.
         strides: Their strides.
         feature_dim: D, channels of E(x).
+        finest: Stride of the finest level to read.
 
     Attributes:
         levels: Indices of the backbone's levels that the head reads.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
         super().__init__()
-        coarse = tuple(i for i, stride in enumerate(strides) if stride >= 8)
+        coarse = tuple(i for i, stride in enumerate(strides) if stride >= finest)
         self.levels = coarse or tuple(range(len(channels)))
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels[i], affine=False) for i in self.levels)
         self.projections = nn.ModuleList()
@@ -145,7 +146,7 @@ def build_head(
     """Build a head for a pyramid.
 
     Args:
-        name: ``deeplab``, ``fcn`` or ``unet``.
+        name: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
         channels: Channels of the backbone's levels, fine to coarse.
         strides: Their strides.
         feature_dim: D, channels of E(x).
@@ -156,8 +157,8 @@ def build_head(
     """
     if name == "deeplab":
         return DeepLabHead(channels, feature_dim, dilations)
-    if name == "fcn":
-        return FCNHead(channels, strides, feature_dim)
+    if name in ("fcn", "fcn16"):
+        return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)
     if name == "unet":
         return UNetHead(channels, feature_dim)
     raise UserError(f"head: found {name!r}, expected one of {', '.join(HEADS)}")

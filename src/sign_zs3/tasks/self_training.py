@@ -42,7 +42,7 @@ class SelfTrainingTask(ZeroShotTask):
         freeze_encoder: Keep the whole backbone as it is; its head still trains.
         feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
             none. Evaluation with flip, scales or feature resolution reads images all the same.
-        head: ``deeplab``, ``fcn`` or ``unet``, see `Encoder`.
+        head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
         image_mean: RGB mean of images in [0, 1].
@@ -77,7 +77,7 @@ class SelfTrainingTask(ZeroShotTask):
         freeze_batch_norm: bool | None = None,
         freeze_encoder: bool = False,
         feature_cache: str | None = None,
-        head: Literal["deeplab", "fcn", "unet"] = "deeplab",
+        head: Literal["deeplab", "fcn", "fcn16", "unet"] = "deeplab",
         dilations: list[int] = [6, 12, 18, 24],  # noqa: B006 (never changed; lists are what YAML gives)
         input_scales: list[float] = [1.0],  # noqa: B006
         image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006

@@ -1,0 +1,152 @@
+"""The paper's tables at the scale of MSRC-21, run on a laptop and collected.
+
+    .venv/bin/python experiments/tables.py table1 --data data/msrc
+    .venv/bin/python experiments/tables.py ablations --data data/msrc
+
+Each run is a row's YAML and a seed, in a process of its own with one thread, two at a time. Rows with self-training
+start from the transferred model of their method and seed, so that they are paired. What is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from sign_zs3.commands.results import run as collect
+
+HERE = Path(__file__).parent
+SELF_TRAINING = ("--model.phases", "[self_training]")
+BASES = ("spnet", "zs3", "cagnet", "sign")
+ROWS = (*BASES, "zs3_st", "cagnet_st", "sign_st", "sign_ast")
+ENCODINGS = ("conv", "attention", "self_attention")
+POSITIONS = ("none", "absolute", "interpolated")
+TEMPERATURES = ("0.05", "0.1", "0.5", "1", "2", "8")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row without its seed.
+
+    Attributes:
+        name: Folder of its runs.
+        config: Its YAML, below `experiments`.
+        base: The row whose transferred model it starts from.
+        options: More of the command line.
+    """
+
+    name: str
+    config: str
+    base: str | None = None
+    options: tuple[str, ...] = ()
+
+
+def jobs_of(table: str) -> dict[str, Job]:
+    """Return the rows that a table needs, those first that others start from."""
+    jobs = [Job(name, f"table1/msrc_{name}.yaml") for name in BASES if table == "table1" or name == "sign"]
+    jobs += [Job(f"{name}_st", f"table1/msrc_{name}_st.yaml", name) for name in BASES[1:] if table == "table1"]
+    jobs += [Job("sign_ast", "table1/msrc_sign_ast.yaml", "sign")]
+    # annealing is to be judged against every pseudo-label at weight 1
+    uniform = ("--model.self_training", "top_fraction", "--model.top_fraction", "1")
+    jobs += [Job("sign_uniform", "table1/msrc_sign_st.yaml", "sign", uniform)]
+    if table == "ablations":
+        jobs += [Job(name, f"table2/msrc_{name}.yaml") for name in ENCODINGS]
+        jobs += [Job(f"position_{name}", f"table3/msrc_{name}.yaml") for name in POSITIONS]
+        jobs += [Job("without", "table4/msrc_without.yaml")]
+        jobs += [
+            Job(f"temperature_{t}", "table1/msrc_sign_ast.yaml", "sign", ("--model.temperature", t))
+            for t in TEMPERATURES
+        ]
+    return {job.name: job for job in jobs}
+
+
+def done(folder: Path) -> Path | None:
+    """Return the finished run in a folder."""
+    found = sorted(folder.glob("version_*/results.json"))
+    return found[-1].parent if found else None
+
+
+def fit(job: Job, seed: int, runs: Path, extra: Sequence[str]) -> str | None:
+    """Run a row; return what went wrong."""
+    folder = runs / job.name / f"seed{seed}"
+    arguments = ["--config", str(HERE / job.config), "--seed_everything", str(seed)]
+    arguments += ["--trainer.default_root_dir", str(folder), "--model.feature_cache", str(runs / "features")]
+    if job.base is not None:
+        base = done(runs / job.base / f"seed{seed}")
+        if base is None:
+            return f"{job.name}, seed {seed}: {job.base} is not there"
+        arguments += ["--model.init_from", str(base / "checkpoints" / "transfer.ckpt"), *SELF_TRAINING]
+    folder.mkdir(parents=True, exist_ok=True)
+    # more threads than one would wait for each other where two runs share two cores
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sign_zs3", "fit", *arguments, *job.options, *extra]
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        log.write(" ".join(command) + "\n")
+        log.flush()
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    return f"{job.name}, seed {seed}: exit code {code}, see {folder / 'log.txt'}" if code else None
+
+
+def run_all(jobs: dict[str, Job], seeds: Sequence[int], runs: Path, extra: Sequence[str], workers: int) -> list[str]:
+    """Run what is not there, each row once its base is; return what went wrong."""
+    todo = [(job, seed) for seed in seeds for job in jobs.values() if not done(runs / job.name / f"seed{seed}")]
+    total, errors = len(todo), []
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[Future[str | None], tuple[str, int]] = {}
+        while todo or running:
+            waiting = {(job.name, seed) for job, seed in todo} | set(running.values())
+            ready = [(job, seed) for job, seed in todo if (job.base, seed) not in waiting]
+            for job, seed in ready[: workers - len(running)]:
+                running[pool.submit(fit, job, seed, runs, extra)] = (job.name, seed)
+                todo.remove((job, seed))
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                name, seed = running.pop(future)
+                error = future.result()
+                print(error or f"[{total - len(todo) - len(running)}/{total}] {name}, seed {seed}", flush=True)
+                errors += [error] if error else []
+    return errors
+
+
+def main() -> int:
+    """Run a table and collect it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=["table1", "ablations"])
+    parser.add_argument("--data", type=Path, default=Path("data/msrc"), help="the folder of MSRC v2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/msrc"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/msrc"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each")
+    options, extra = parser.parse_known_args()
+    if not (options.data / "splits" / "train.txt").is_file():
+        print(
+            f"error: {options.data / 'splits' / 'train.txt'}: not found, expected MSRC v2: see --data", file=sys.stderr
+        )
+        return 1
+    extra = ["--data.root", str(options.data), *extra]
+    errors = run_all(jobs_of(options.table), options.seeds, options.runs, extra, options.jobs)
+    if errors:
+        return 1
+
+    def table(name: str, rows: Sequence[str], *more: str) -> int:
+        return collect([*(str(options.runs / row) for row in rows), "--output", str(options.output / name), *more])
+
+    if options.table == "table1":
+        return table("table1", [*ROWS, "sign_uniform"], "--panels", "6")
+    temperatures = [f"temperature_{t}" for t in TEMPERATURES]
+    codes = [
+        table("table2", ["sign", *ENCODINGS]),
+        table("table3", ["sign", *(f"position_{name}" for name in POSITIONS)]),
+        table("table4", ["sign", "without", *ENCODINGS], "--phase", "train"),
+        table("figure5", ["sign_ast", "sign_uniform", *temperatures]),
+    ]
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

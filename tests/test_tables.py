@@ -1,0 +1,113 @@
+"""The scripts that run the rows of the tables: their order, what they skip, and equal budgets."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module("tables")
+
+
+@pytest.fixture
+def search(tables: ModuleType) -> ModuleType:
+    return importlib.import_module("search")
+
+
+class Fits:
+    """Stands in for the program: notes what is asked for, and leaves a result."""
+
+    def __init__(self, tables: ModuleType, broken: str | None = None) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.tables = tables
+        self.broken = broken
+
+    def __call__(self, job: Any, seed: int, runs: Path, extra: Sequence[str]) -> str | None:
+        self.asked.append((job.name, seed))
+        if job.base is not None and self.tables.done(runs / job.base / f"seed{seed}") is None:
+            return f"{job.base} is not there"
+        if job.name == self.broken:
+            return "broken"
+        folder = runs / job.name / f"seed{seed}" / "version_0"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text("{}")
+        return None
+
+
+@pytest.mark.parametrize("table", ["table1", "ablations"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_come_after_what_they_start_from_and_once(
+    tables: ModuleType, table: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = tables.jobs_of(table)
+    fits = Fits(tables)
+    monkeypatch.setattr(tables, "fit", fits)
+    assert tables.run_all(jobs, [0, 1], tmp_path, [], workers) == []
+    assert sorted(fits.asked) == sorted((name, seed) for name in jobs for seed in (0, 1))
+    assert tables.run_all(jobs, [0, 1], tmp_path, [], workers) == []
+    assert len(fits.asked) == 2 * len(jobs)
+    # one that is gone is run again, and no other
+    (tmp_path / "sign" / "seed1" / "version_0" / "results.json").unlink()
+    (tmp_path / "sign" / "seed1" / "version_0").rmdir()
+    assert tables.run_all(jobs, [0, 1], tmp_path, [], workers) == []
+    assert fits.asked[2 * len(jobs) :] == [("sign", 1)]
+
+
+def test_a_row_that_fails_is_named_and_the_others_run(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = tables.jobs_of("table1")
+    monkeypatch.setattr(tables, "fit", Fits(tables, broken="zs3"))
+    assert tables.run_all(jobs, [0], tmp_path, [], 2) == ["broken", "zs3 is not there"]
+    assert {name for name in jobs if tables.done(tmp_path / name / "seed0")} == set(jobs) - {"zs3", "zs3_st"}
+
+
+def test_the_program_is_asked_for_a_row(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> Any:
+        asked.append(command)
+        assert options["env"]["OMP_NUM_THREADS"] == "1"
+        return type("Done", (), {"returncode": len(asked) - 1})
+
+    monkeypatch.setattr(tables.subprocess, "run", run)
+    jobs = tables.jobs_of("ablations")
+    base = tmp_path / "sign" / "seed3" / "version_0"
+    base.mkdir(parents=True)
+    (base / "results.json").write_text(json.dumps({}))
+    assert tables.fit(jobs["temperature_8"], 3, tmp_path, ["--data.root", "here"]) is None
+    command = asked[0]
+    assert command[1:4] == ["-m", "sign_zs3", "fit"]
+    pairs = dict(zip(command[4::2], command[5::2], strict=True))
+    assert pairs["--seed_everything"] == "3"
+    assert pairs["--model.temperature"] == "8"
+    assert pairs["--model.init_from"] == str(base / "checkpoints" / "transfer.ckpt")
+    assert pairs["--model.phases"] == "[self_training]"
+    assert pairs["--data.root"] == "here"
+    error = tables.fit(jobs["conv"], 3, tmp_path, [])
+    assert error is not None and "exit code 1" in error
+    assert "--model.init_from" not in asked[1]
+
+
+def test_every_row_has_its_file(tables: ModuleType, search: ModuleType) -> None:
+    jobs = [*tables.jobs_of("table1").values(), *tables.jobs_of("ablations").values(), *search.jobs().values()]
+    assert {job.config for job in jobs if not (EXPERIMENTS / job.config).is_file()} == set()
+    assert set(tables.jobs_of("table1")) >= set(tables.ROWS)
+
+
+def test_every_method_has_as_many_candidates(search: ModuleType) -> None:
+    for candidates in (search.CANDIDATES, search.SELF_TRAINING):
+        assert len({len(options) for options in candidates.values()}) == 1
+    names = {name for cut in search.CUTS.values() for name in cut}
+    assert not names & {"cow", "dog", "boat", "bicycle"}
