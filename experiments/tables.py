@@ -26,7 +26,7 @@ BASES = ("spnet", "zs3", "cagnet", "sign")
 ROWS = (*BASES, "zs3_st", "cagnet_st", "sign_st", "sign_ast")
 ENCODINGS = ("conv", "attention", "self_attention")
 POSITIONS = ("none", "absolute", "interpolated")
-TEMPERATURES = ("0.05", "0.1", "0.5", "1", "2", "8")
+TEMPERATURES = ("0.1", "1", "2", "8")
 
 
 @dataclass(frozen=True)

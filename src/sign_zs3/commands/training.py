@@ -214,10 +214,15 @@ class ZeroShotCLI(LightningCLI):
                 schedule.phase.name, schedule.iteration, schedule.total, last if last.exists() else "its last.ckpt",
             )  # fmt: skip
             return
-        scores = {}
+        scores: dict[str, Any] = {}
+        kinds = {phase.name: phase.kind for phase in schedule.phases}
         for name, path in checkpoint.phase_files.items():
             if not Path(path).is_file():
                 log.warning("%s is gone: phase %s is left out of the table", path, name)
+                continue
+            if kinds.get(name) == "generator" and scores:
+                # it leaves E, the spatial module and C as they were, bit by bit
+                scores[name] = scores[list(scores)[-1]]
                 continue
             trainer.test(model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
             scores[name] = model.scores
