@@ -291,14 +291,14 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictions: Mapping[str, list[Any]] = {label: [] for label in chosen}
     for label, (_, path) in chosen.items():
-        model = _load(path).to(device)
+        model = load(path).to(device)
         model._check_classes(data.protocol, f"the data of {configs[0]}")
         predictions[label].extend(label_image(model, sample["image"]) for sample in samples)
     images, truths = ([sample[part] for sample in samples] for part in ("image", "mask"))
     return comparison_panel(images, truths, predictions, data.protocol, title)
 
 
-def _load(path: Path) -> ZeroShotTask:
+def load(path: Path) -> ZeroShotTask:
     """Build the task that wrote a checkpoint, which names one of the library's classes."""
     import sign_zs3
     from sign_zs3.tasks import ZeroShotTask
