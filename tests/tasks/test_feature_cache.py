@@ -85,7 +85,8 @@ def test_other_data_modules_are_refused(tmp_path: Path) -> None:
         protocol = tiny_data().protocol
 
     model = tiny_model(**FROZEN, feature_cache=str(tmp_path))
-    model.trainer = quiet_trainer(tmp_path)
-    model.trainer.datamodule = Own()
+    trainer: Any = quiet_trainer(tmp_path)
+    trainer.datamodule = Own()
+    model.trainer = trainer
     with pytest.raises(UserError, match="feature_cache: found a Own, expected a ZeroShotDataModule"):
         model.setup("validate")
