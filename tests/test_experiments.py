@@ -87,7 +87,7 @@ def msrc_classes(dataset: str) -> list[str]:
 
 def test_every_file_is_tried_here() -> None:
     assert {str(path.relative_to(EXPERIMENTS)) for path in FILES} == {
-        *(f"{name}.yaml" for name in ("coco_stuff", "context", "msrc", "quickstart", "voc")),
+        *(f"{name}.yaml" for name in ("coco_stuff", "context", "msrc", "quickstart", "voc", "voc_frozen")),
         *(f"table1/{name}_{row}.yaml" for name in SETS for row in ROWS),
         *(f"table2/voc_{encoding}.yaml" for encoding in ("attention", "conv", "multihead", "self_attention")),
         *(f"table3/voc_{position}.yaml" for position in ("absolute", "interpolated", "none", "relative")),
@@ -189,6 +189,14 @@ def test_table_4_compares_networks_of_one_size() -> None:
     assert [c["head"] + c["spatial"] + c["classifier"] for c in counts] == [387_733, 387_681]
     assert [phase.kind for phase in model.schedule.phases] == ["train"]
     assert model.trainable("train") == {"encoder", "spatial", "classifier"}
+
+
+def test_voc_with_a_frozen_encoder_has_the_papers_split_and_vectors() -> None:
+    cli = built("voc_frozen.yaml")
+    protocol = cli.datamodule.protocol
+    assert [protocol.classes[i] for i in protocol.unseen] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+    assert not cli.model.hparams["center_vectors"]
+    assert cli.model.hparams["freeze_encoder"]
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------

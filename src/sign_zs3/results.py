@@ -109,7 +109,7 @@ KINDS = ("train", "generator", "transfer", "self_training")
 SELF_TRAINING = {"annealed": "+ AST", "top_fraction": "+ ST"}
 # These say where a run read and wrote, or how fast; the phases are told by the final one, the split by its name.
 _UNTOLD = {
-    *("seed", "self_training", "phases", "init_from", "feature_cache"),
+    *("seed", "self_training", "phases", "init_from", "feature_cache", "train_size"),
     *(f"data.{name}" for name in ("root", "sbd_root", "download", "split", "unseen", "seed", "num_workers",
                                   "eval_batch_size", "development")),
 }  # fmt: skip
@@ -287,7 +287,9 @@ def tabulate(runs: Sequence[Run], phase: str | None = None) -> list[Row]:
         raise UserError(f"phase: found {phase!r}, which no run has, expected one of {', '.join(there)}; correct it")
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.base, []).append(run)
+        # before self-training, runs of one method are alike however far they went
+        alike = phase is not None and not run.final.startswith("self_training")
+        groups.setdefault(run.method if alike else run.base, []).append(run)
     rows = []
     for base, members in groups.items():
         varied = _varied(members)

@@ -90,3 +90,24 @@ def test_other_data_modules_are_refused(tmp_path: Path) -> None:
     model.trainer = trainer
     with pytest.raises(UserError, match="feature_cache: found a Own, expected a ZeroShotDataModule"):
         model.setup("validate")
+
+
+def test_a_checkpoint_is_tested_with_the_maps_of_its_own_weights(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    model = fit(tmp_path, feature_cache=str(cache), seed=1)
+    model.trainer.save_checkpoint(tmp_path / "one.ckpt")
+    (own,) = folders(cache)
+    # as the program does: built from the checkpoint with other weights, which Lightning restores after setup
+    again = tiny_model(**FROZEN, feature_cache=str(cache), seed=0)
+    again.on_load_checkpoint(torch.load(tmp_path / "one.ckpt", weights_only=True))
+    quiet_trainer(tmp_path).test(again, tiny_data(), ckpt_path=str(tmp_path / "one.ckpt"), verbose=False)
+    assert folders(cache) == [own]
+    assert again.scores["pixel_accuracy"] == model.scores["pixel_accuracy"]
+
+
+def test_the_next_model_of_a_data_module_reads_images_again(tmp_path: Path) -> None:
+    data = tiny_data()
+    quiet_trainer(tmp_path).fit(tiny_model(**FROZEN, feature_cache=str(tmp_path / "cache")), data)
+    assert isinstance(next(iter(data.train_dataloader()))["image"], list)
+    quiet_trainer(tmp_path).fit(tiny_model(), data)
+    assert isinstance(next(iter(data.train_dataloader()))["image"], torch.Tensor)

@@ -30,7 +30,7 @@ beside; as Markdown, CSV and LaTeX, with pictures."""
 RUNS_HELP = """\
 Files results.json, folders of runs (version_0), or folders above them. All must be of one data set and class split."""
 OUTPUT_HELP = "Folder to write into (default: results). Former tables and pictures in it are replaced."
-PHASE_HELP = "Take the scores after this phase (train, generator, transfer, self_training) instead of each run's last."
+PHASE_HELP = "Take the scores after this phase (train, transfer, self_training_2 ...) instead of each run's last."
 PANELS_HELP = "Also draw N test images, labelled by the first seed of each row from its checkpoint, side by side."
 EPILOG = """\
 Writes table.md, table.csv, table.tex, runs.csv (a line per run), bars.png and per_class.png; temperature.png where rows
@@ -173,7 +173,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     best: dict[str, float] = {}
     for name in SUMMARY:
         means = [mean.mean for row in rows if (mean := row.scores[name]) is not None]
-        if len(means) > 1:
+        if len(set(means)) > 1:
             best[name] = max(means)
     for row in rows:
         means_of_row = [_percent(row.scores[name], best.get(name)) for name in SUMMARY]

@@ -51,20 +51,21 @@ class FeatureCache:
     Args:
         folder: Where the caches of all networks are.
         key: Stands for all that decides the network's maps but the image: weights, architecture, normalisation;
-            fit for a folder's name.
+            fit for a folder's name. A function is asked for it at the first use, when a checkpoint's weights are there.
         encode: From one image, uint8 (1, 3, H, W) on the CPU, to its maps, one per stride, float (1, C_l,
             ceil(H / stride_l), ceil(W / stride_l)) on any device; called without gradients.
         strides: Pixels per cell of each level, fine to coarse; each divides the last.
-
-    Attributes:
-        folder: ``FOLDER/KEY``.
 
     Raises:
         ValueError: A stride does not divide the coarsest one, or there is none.
     """
 
     def __init__(
-        self, folder: str | Path, key: str, encode: Callable[[Tensor], Sequence[Tensor]], strides: Sequence[int]
+        self,
+        folder: str | Path,
+        key: str | Callable[[], str],
+        encode: Callable[[Tensor], Sequence[Tensor]],
+        strides: Sequence[int],
     ) -> None:
         if (
             not strides
@@ -72,13 +73,21 @@ class FeatureCache:
             or any(stride < 1 or strides[-1] % stride for stride in strides)
         ):
             raise ValueError(f"strides {tuple(strides)}: expected them fine to coarse, each a divisor of the last")
-        self.folder = Path(folder) / key
+        self._root = Path(folder)
+        self._key = key
         self.strides = tuple(strides)
         self._encode: Callable[[Tensor], Sequence[Tensor]] | None = encode
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker that is not forked would be sent the network
-        return {**vars(self), "_encode": None}
+        return {**vars(self), "_key": self.folder.name, "_encode": None}
+
+    @property
+    def folder(self) -> Path:
+        """``FOLDER/KEY``."""
+        if not isinstance(self._key, str):
+            self._key = self._key()
+        return self._root / self._key
 
     def holds(self, name: str) -> bool:
         """Says whether whole maps of that name are there; of a broken or cut file it is False."""

@@ -22,7 +22,7 @@ class SpatialFeatures(NamedTuple):
     """What the modules of this file return.
 
     Attributes:
-        features: F, (N, D, h, w) in (0, 1).
+        features: F, (N, D, h, w), in (0, 1) after a sigmoid.
         latent: z, (N, D, h, w).
         mu: Mean of z, (N, D, h, w).
         logvar: Log-variance of z, (N, D, h, w).

@@ -132,6 +132,8 @@ class SelfTrainingTask(ZeroShotTask):
         hp = self.hparams
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if hp["feature_cache"] is None:
+            if isinstance(data, ZeroShotDataModule):
+                data.use_features(None)  # another model may have used it before
             return
         if not isinstance(data, ZeroShotDataModule):
             raise UserError(
@@ -147,7 +149,11 @@ class SelfTrainingTask(ZeroShotTask):
             data.use_features(self._feature_cache())
 
     def _feature_cache(self) -> FeatureCache:
-        """Make the cache of the frozen backbone's maps; its key stands for all that decides them but the image."""
+        strides = self.segmenter.encoder.strides
+        return FeatureCache(self.hparams["feature_cache"], self._fingerprint, self._encode, strides)
+
+    def _fingerprint(self) -> str:
+        """Return what stands for all that decides the maps but the image; Lightning restores weights after `setup`."""
         hp, segmenter = self.hparams, self.segmenter
         encoder = segmenter.encoder
         digest = hashlib.blake2b(digest_size=16)
@@ -156,8 +162,7 @@ class SelfTrainingTask(ZeroShotTask):
         for name, value in state.items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        key = f"{hp['backbone'].replace('/', '-')}-{digest.hexdigest()}"
-        return FeatureCache(hp["feature_cache"], key, self._encode, encoder.strides)
+        return f"{hp['backbone'].replace('/', '-')}-{digest.hexdigest()}"
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
         maps: tuple[Tensor, ...] = self.segmenter.maps(images.to(self.device))

@@ -27,7 +27,7 @@ class SIGNModule(GenerativeTask):
         **kwargs: Further options of `GenerativeTask`.
     """
 
-    architecture = (*GenerativeTask.architecture, "encoding", "position", "spatial_heads")
+    architecture = (*GenerativeTask.architecture, "encoding", "position", "train_size", "spatial_heads")
 
     def __init__(
         self,

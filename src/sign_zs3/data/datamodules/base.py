@@ -19,6 +19,7 @@ from sign_zs3.data.features import FeatureCache, FeatureDataset, View
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
 from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
 
 log = logging.getLogger(__name__)
 
@@ -311,6 +312,11 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         except UserError as error:
             # the others must hear of it, or they would wait for this share
             share = error
+        except Exception as error:
+            if world_size == 1:
+                raise
+            share = UserError(f"process {rank} failed: {type(error).__name__}: {line_of(error)} (--debug shows more)")
+            share.__cause__ = error
         shares = [share] * world_size
         if world_size > 1:
             torch.distributed.all_gather_object(shares, share)
