@@ -22,7 +22,7 @@ def confusion(run: Path) -> tuple[torch.Tensor, tuple[str, ...], int]:
     """Return the matrix of the test images (rows: truth) after the last phase, the class names, and S."""
     data = ConfiguredCLI(["--config", str(run / "config.yaml")], "", lambda parser: None).datamodule
     data.setup("test")
-    model = load(run / "checkpoints" / "last.ckpt")
+    model = load(run / "checkpoints" / "last.ckpt").eval()
     names = data.protocol.classes
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     for index in range(len(data.test_set)):

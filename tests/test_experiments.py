@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 from pathlib import Path
@@ -325,7 +326,9 @@ def msrc_lists(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["msrc", "table1/msrc_spnet", "table1/msrc_cagnet_st", "table4/msrc_without"])
-def test_msrc_rows_on_real_images(name: str, msrc_cache: Path, msrc_lists: list[str], tmp_path: Path) -> None:
+def test_msrc_rows_on_real_images(
+    name: str, msrc_cache: Path, msrc_lists: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [*msrc_classes("msrc"), *msrc_lists, *CUT, "--data.batch_size", "2", "--model.rounds", "1"]
     arguments += ["--trainer.limit_val_batches", "0"]  # the rows have no validation images
     arguments += ["--trainer.default_root_dir", str(tmp_path), "--model.feature_cache", str(msrc_cache)]
@@ -339,6 +342,13 @@ def test_msrc_rows_on_real_images(name: str, msrc_cache: Path, msrc_lists: list[
     # one folder for all methods: their frozen backbone is the same
     (folder,) = (path for path in msrc_cache.iterdir() if path.is_dir())
     assert len(list(folder.iterdir())) == 2 * 6 + 2
+    if name == "msrc":
+        monkeypatch.syspath_prepend(str(EXPERIMENTS))
+        matrix, classes, _ = importlib.import_module("confusions").confusion(tmp_path / "version_0")
+        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+        for label, right, either in zip(classes, matrix.diagonal().tolist(), union.tolist(), strict=True):
+            # the run's maps are rounded to 16 bits
+            assert right / max(1, either) == pytest.approx(found["test"]["per_class"][label] or 0, abs=0.02), label
 
 
 def test_the_sweep_runs_from_a_transferred_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
