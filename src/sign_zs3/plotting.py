@@ -34,14 +34,20 @@ def choose_examples(dataset: SegmentationDataset, count: int = 6) -> list[int]:
         count: How many.
 
     Returns:
-        Indices: among the first 60 images, those with the most different unseen classes first.
+        Indices, ascending: of 60 images spread over the set, those that show each unseen class as often as can be.
     """
     unseen = set(dataset.protocol.unseen)
-    ranked = []
-    for index in range(min(len(dataset), EXAMINED)):
-        labels = set(torch.unique(dataset[index]["mask"]).tolist())
-        ranked.append((-len(labels & unseen), index))
-    return sorted(index for _, index in sorted(ranked)[:count])
+    spread = range(0, len(dataset), max(1, len(dataset) // EXAMINED))
+    held = {index: unseen & set(torch.unique(dataset[index]["mask"]).tolist()) for index in spread}
+    shown = dict.fromkeys(unseen, 0)
+    chosen: list[int] = []
+    for _ in range(min(count, len(held))):
+        # an unseen class counts for less the more often it is there already; the first of equals is taken
+        best = max((i for i in held if i not in chosen), key=lambda i: (sum(1 / (1 + shown[k]) for k in held[i]), -i))
+        chosen.append(best)
+        for label in held[best]:
+            shown[label] += 1
+    return sorted(chosen)
 
 
 def prediction_panel(
