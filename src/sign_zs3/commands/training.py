@@ -328,7 +328,7 @@ def _stored_method(checkpoint: dict[str, Any]) -> str:
 
 def _last_option(args: Sequence[str], option: str) -> str | None:
     found = None
-    for arg, following in zip(args, [*args[1:], None], strict=True):
+    for arg, following in zip(args, [*args[1:], None], strict=False):
         name, equals, value = arg.partition("=")
         if name == option:
             found = value if equals else following
