@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ TIMM = "timm/"
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network whose stages are read as a pyramid; the base class for pyramids of one's own.
 
     Attributes:
@@ -32,9 +33,9 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, 3, H, W), normalised, to one (N, channels, ceil(H / stride), ceil(W / stride)) per level."""
-        raise NotImplementedError
 
 
 class ChainBackbone(Backbone):
