@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from sign_zs3 import UserError
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.data.datasets.shapes import ShapesDataset
+from sign_zs3.models.heads import FCNHead
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 from tests.tasks.test_sign import StopAt
 
@@ -49,16 +49,18 @@ def test_the_start_is_that_of_a_singular_value_decomposition(tmp_path: Path) -> 
             (level,) = model.segmenter.maps(batch["image"])
             mean, deviation = level.mean((0, 2, 3), keepdim=True), level.var((0, 2, 3), unbiased=False, keepdim=True)
             normalised = (level - mean) / (deviation + 1e-5).sqrt()
-            small = F.interpolate(batch["mask"][:, None].float(), level.shape[-2:], mode="nearest")[:, 0]
-            rows.append(normalised.movedim(1, -1)[small != 255])
+            assert bool(batch["valid"].all())
+            rows.append(normalised.movedim(1, -1).flatten(0, 2))
     x = torch.cat(rows).double().numpy()
-    _, _, components = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    x = (x - x.mean(0)) / x.std(0)
+    _, _, components = np.linalg.svd(x, full_matrices=False)
     dim = len(weight(model))
-    got = weight(model).double().numpy()[::-1]  # the largest component first
+    scale = torch.cat(rows).double().numpy().std(0)
+    got = weight(model).double().numpy()[::-1] * scale  # the largest component first
     cosines = np.abs((got * components[:dim]).sum(1)) / np.linalg.norm(got, axis=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-4)
     # one scale for all components, unit variance on average
-    np.testing.assert_allclose(((x - x.mean(0)) @ got.T).var(0).mean(), 1, rtol=1e-4)
+    np.testing.assert_allclose((x @ got.T).var(0).mean(), 1, rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), np.linalg.norm(got[0]), rtol=1e-4)
     assert (got[np.arange(dim), np.abs(got).argmax(1)] > 0).all()
 
@@ -104,21 +106,29 @@ def test_the_head_has_a_rate_of_its_own(tmp_path: Path) -> None:
     assert [group["multiplier"] for group in sgd.param_groups] == [1, 5, 0, 0, 10, 20]
 
 
+def test_channels_beyond_the_components_start_at_random(tmp_path: Path) -> None:
+    wide, plain = (
+        fit(tmp_path, feature_dim=68, **STILL),
+        fit(tmp_path, feature_dim=68, **(STILL | {"head_start": "random"})),
+    )
+    assert torch.equal(weight(wide)[64:], weight(plain)[64:])
+    products = weight(wide)[:64] @ weight(wide)[:64].T
+    assert not torch.equal(weight(wide)[:64], weight(plain)[:64])
+    assert torch.linalg.matrix_rank(products) > 32
+
+
 def test_what_has_no_components_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="head_start: found pca with head 'unet', expected fcn or fcn16"):
         tiny_model(head="unet", head_start="pca")
-    with pytest.raises(UserError, match="head_start: found feature_dim 68, but the levels have 64 channels"):
-        fit(tmp_path, feature_dim=68)
     read = ShapesDataset.read
-    monkeypatch.setattr(ShapesDataset, "read", lambda self, i: (read(self, i)[0], np.full_like(read(self, i)[1], 255)))
-    with pytest.raises(UserError, match="head_start: found no labelled pixels that differ"):
+    monkeypatch.setattr(ShapesDataset, "read", lambda self, i: (np.zeros_like(read(self, i)[0]), read(self, i)[1]))
+    monkeypatch.setattr(FCNHead, "column", lambda self, maps: torch.zeros_like(maps[0]))
+    with pytest.raises(UserError, match="head_start: found no pixels that differ"):
         fit(tmp_path, feature_dim=8)
 
 
-def test_ranks_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_their_sums() -> None:
     """Sums over parts of the pixels add up to those over all of them."""
-    from sign_zs3.models.heads import FCNHead
-
     torch.manual_seed(0)
     x = torch.randn(500, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
 

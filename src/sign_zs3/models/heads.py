@@ -93,11 +93,12 @@ class FCNHead(nn.Module):
 
     @torch.no_grad()
     def start_at_components(self, count: Tensor, total: Tensor, products: Tensor) -> None:
-        """Start as the projection onto the principal components of `column`.
+        """Start as the projection onto the principal components of `column`, each of whose channels counts alike.
 
         A random projection blurs how classes differ, and what training on seen classes adds tells these apart alone.
         Components keep what varies, whichever class it belongs to. They share one scale, such that the channels of
-        E(x) have unit variance on average, and are not whitened.
+        E(x) have unit variance on average, and are not whitened. Where D exceeds K, the other D - K channels stay as
+        they are.
 
         Args:
             count: Scalar, the number n of pixels.
@@ -105,29 +106,24 @@ class FCNHead(nn.Module):
             products: (K, K) float, the sum of x xT.
 
         Raises:
-            UserError: D exceeds K, or no two pixels differ.
+            UserError: No two pixels differ.
         """
         layers = [layer for layer in self.projections if isinstance(layer, nn.Conv2d)]
-        dim = layers[0].out_channels
-        if dim > len(total):
-            raise UserError(
-                f"head_start: found feature_dim {dim}, but the levels have {len(total)} channels, no more components: "
-                "lower feature_dim, or set head_start to random"
-            )
+        dim = min(layers[0].out_channels, self.width)
         count = count.clamp(min=1)
         mean = total.double() / count
-        values, vectors = torch.linalg.eigh(products.double() / count - mean[:, None] * mean)
+        covariance = products.double() / count - mean[:, None] * mean
+        deviation = covariance.diagonal().clamp(min=0).sqrt()
+        inverse = torch.where(deviation > 1e-3, 1 / deviation, 0.0)  # a channel that never varies says nothing
+        values, vectors = torch.linalg.eigh(covariance * inverse[:, None] * inverse)
         values, components = values[-dim:], vectors[:, -dim:].t()  # (D, K)
         if not values.sum() > 1e-6:
-            raise UserError(
-                "head_start: found no labelled pixels that differ, so no components: check the masks, "
-                "or set head_start to random"
-            )
+            raise UserError("head_start: found no pixels that differ, so no components: set head_start to random")
         # The sign of a component is arbitrary: its largest entry is made positive.
         signs = components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
-        weights = components * signs * (dim / values.sum()).sqrt()
+        weights = components * signs * (dim / values.sum()).sqrt() * inverse
         for layer, weight in zip(layers, weights.split([layer.in_channels for layer in layers], dim=1), strict=True):
-            layer.weight.copy_(weight[:, :, None, None])
+            layer.weight[:dim] = weight[:, :, None, None].to(layer.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the levels (N, channels, h_i, w_i), fine to coarse, to E(x) (N, D, h_0, w_0)."""

@@ -49,8 +49,7 @@ class SelfTrainingTask(ZeroShotTask):
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
         head_start: ``random``; or ``pca``, for ``fcn`` and ``fcn16``: the principal components of the backbone's maps
-            over the labelled pixels of the training images (of 1,000, where there are more), see
-            `FCNHead.start_at_components`.
+            of the training images (of 1,000, where there are more), labels or not, see `FCNHead.start_at_components`.
         head_rate: Rate of the head as a multiple of the backbone's (its biases: twice that).
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
@@ -270,14 +269,14 @@ class SelfTrainingTask(ZeroShotTask):
         sums = [torch.zeros(size, dtype=torch.float64) for size in ((), (k,), (k, k))]
         for first in range(0, len(mine), loader.batch_size):
             batch = loader.collate_fn([loader.dataset[i] for i in mine[first : first + loader.batch_size]])
-            image, mask = batch["image"], batch["mask"].to(self.device)
+            image = batch["image"]
             if isinstance(image, Tensor):
                 maps = self.segmenter.maps(image.to(self.device))
             else:
                 maps = tuple(level.to(self.device) for level in image)
             column = head.column([level.float() for level in maps])
-            labelled = shrink_mask(mask.long(), map_size(column)) != 255
-            x = column.movedim(1, -1)[labelled].cpu().double()  # (P, K); not every device has doubles
+            shown = shrink_mask(batch["valid"].long(), map_size(column)).bool()  # no padding
+            x = column.movedim(1, -1)[shown.to(column.device)].cpu().double()  # (P, K); not every device has doubles
             parts = (x.new_tensor(len(x)), x.sum(dim=0), x.t() @ x)
             sums = [total + part for total, part in zip(sums, parts, strict=True)]
         if trainer.world_size > 1:
