@@ -60,7 +60,6 @@ class FCNHead(nn.Module):
 
     Attributes:
         levels: Indices of the backbone's levels that the head reads.
-        width: K, the channels of these levels together.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
@@ -70,60 +69,13 @@ class FCNHead(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels[i], affine=False) for i in self.levels)
         self.projections = nn.ModuleList()
         # The normalised channels of all levels add up: this deviation gives E(x) unit scale if they are uncorrelated.
-        self.width = sum(channels[i] for i in self.levels)
-        deviation = self.width**-0.5
+        deviation = sum(channels[i] for i in self.levels) ** -0.5
         for i in self.levels:
             projection = nn.Conv2d(channels[i], feature_dim, 1)
             assert projection.bias is not None
             nn.init.normal_(projection.weight, std=deviation)
             nn.init.zeros_(projection.bias)
             self.projections.append(projection)
-
-    def column(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return the levels as the head sees them: normalised, resized to the finest one, concatenated.
-
-        Args:
-            maps: (N, channels, h_i, w_i), fine to coarse.
-
-        Returns:
-            (N, K, h_0, w_0).
-        """
-        levels: list[Tensor] = [norm(level) for norm, level in zip(self.norms, maps, strict=True)]
-        return torch.cat([_resize(level, levels[0]) for level in levels], dim=1)
-
-    @torch.no_grad()
-    def start_at_components(self, count: Tensor, total: Tensor, products: Tensor) -> None:
-        """Start as the projection onto the principal components of `column`, each of whose channels counts alike.
-
-        A random projection blurs how classes differ, and what training on seen classes adds tells these apart alone.
-        Components keep what varies, whichever class it belongs to. They share one scale, such that the channels of
-        E(x) have unit variance on average, and are not whitened. Where D exceeds K, the other D - K channels stay as
-        they are.
-
-        Args:
-            count: Scalar, the number n of pixels.
-            total: (K,) float, the sum of their columns x.
-            products: (K, K) float, the sum of x xT.
-
-        Raises:
-            UserError: No two pixels differ.
-        """
-        layers = [layer for layer in self.projections if isinstance(layer, nn.Conv2d)]
-        dim = min(layers[0].out_channels, self.width)
-        count = count.clamp(min=1)
-        mean = total.double() / count
-        covariance = products.double() / count - mean[:, None] * mean
-        deviation = covariance.diagonal().clamp(min=0).sqrt()
-        inverse = torch.where(deviation > 1e-3, 1 / deviation, 0.0)  # a channel that never varies says nothing
-        values, vectors = torch.linalg.eigh(covariance * inverse[:, None] * inverse)
-        values, components = values[-dim:], vectors[:, -dim:].t()  # (D, K)
-        if not values.sum() > 1e-6:
-            raise UserError("head_start: found no pixels that differ, so no components: set head_start to random")
-        # The sign of a component is arbitrary: its largest entry is made positive.
-        signs = components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
-        weights = components * signs * (dim / values.sum()).sqrt() * inverse
-        for layer, weight in zip(layers, weights.split([layer.in_channels for layer in layers], dim=1), strict=True):
-            layer.weight[:dim] = weight[:, :, None, None].to(layer.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the levels (N, channels, h_i, w_i), fine to coarse, to E(x) (N, D, h_0, w_0)."""

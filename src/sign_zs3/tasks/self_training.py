@@ -19,17 +19,13 @@ from sign_zs3.errors import UserError
 from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_kl, within_top
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier
 from sign_zs3.models.encoder import Encoder
-from sign_zs3.models.heads import FCNHead
 from sign_zs3.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
-from sign_zs3.tasks.base import Batch, ZeroShotTask, map_size, shrink_mask
+from sign_zs3.tasks.base import Batch, ZeroShotTask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
 from sign_zs3.tasks.schedule import Phase, Schedule
 
 log = logging.getLogger(__name__)
-
-START_IMAGES = 1000
-"""How many training images `head_start` reads at most."""
 
 
 class SelfTrainingTask(ZeroShotTask):
@@ -48,9 +44,6 @@ class SelfTrainingTask(ZeroShotTask):
             none. Evaluation with flip, scales or feature resolution reads images all the same.
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
-        head_start: ``random``; or ``pca``, for ``fcn`` and ``fcn16``: the principal components of the backbone's maps
-            of the training images (of 1,000, where there are more), labels or not, see `FCNHead.start_at_components`.
-        head_rate: Rate of the head as a multiple of the backbone's (its biases: twice that).
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
         image_mean: RGB mean of images in [0, 1].
@@ -87,8 +80,6 @@ class SelfTrainingTask(ZeroShotTask):
         feature_cache: str | None = None,
         head: Literal["deeplab", "fcn", "fcn16", "unet"] = "deeplab",
         backbone_levels: list[str] | None = None,
-        head_start: Literal["random", "pca"] = "random",
-        head_rate: float = 10.0,
         dilations: list[int] = [6, 12, 18, 24],  # noqa: B006 (never changed; lists are what YAML gives)
         input_scales: list[float] = [1.0],  # noqa: B006
         image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006
@@ -112,13 +103,7 @@ class SelfTrainingTask(ZeroShotTask):
         super().__init__(**kwargs)
         check_choice("self_training", self_training, "annealed", "top_fraction", "none")
         check_choice("pseudo_classes", pseudo_classes, "unseen", "all")
-        check_choice("head_start", head_start, "random", "pca")
         check_positive(dilations=dilations, input_scales=input_scales)
-        check_not_negative(head_rate=head_rate)
-        if head_start == "pca" and head not in ("fcn", "fcn16"):
-            raise UserError(
-                f"head_start: found pca with head {head!r}, expected fcn or fcn16, which are linear: change one of them"
-            )
         check_range("temperature", temperature, above=0)
         check_range("top_fraction", top_fraction, above=0, most=1)
         check_not_negative(pseudo_top_p=pseudo_top_p)
@@ -249,40 +234,10 @@ class SelfTrainingTask(ZeroShotTask):
             )
 
     def enter_phase(self, phase: Phase) -> None:
-        """Start the head where that takes data; renew the teacher before self-training."""
+        """Renew the teacher before self-training."""
         self.teacher = None
-        if phase.kind == "train" and self.hparams["head_start"] == "pca" and not self.hparams["init_from"]:
-            self._start_head()
         if phase.kind == "self_training":
             self._make_teacher()
-
-    @torch.no_grad()
-    def _start_head(self) -> None:
-        """Start the head at the principal components of its levels."""
-        head = self.segmenter.encoder.head
-        assert isinstance(head, FCNHead)
-        trainer = self.trainer
-        loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        images = min(len(loader.dataset), START_IMAGES)
-        mine = range(trainer.global_rank, images, trainer.world_size)
-        k = head.width
-        sums = [torch.zeros(size, dtype=torch.float64) for size in ((), (k,), (k, k))]
-        for first in range(0, len(mine), loader.batch_size):
-            batch = loader.collate_fn([loader.dataset[i] for i in mine[first : first + loader.batch_size]])
-            image = batch["image"]
-            if isinstance(image, Tensor):
-                maps = self.segmenter.maps(image.to(self.device))
-            else:
-                maps = tuple(level.to(self.device) for level in image)
-            column = head.column([level.float() for level in maps])
-            shown = shrink_mask(batch["valid"].long(), map_size(column)).bool()  # no padding
-            x = column.movedim(1, -1)[shown.to(column.device)].cpu().double()  # (P, K); not every device has doubles
-            parts = (x.new_tensor(len(x)), x.sum(dim=0), x.t() @ x)
-            sums = [total + part for total, part in zip(sums, parts, strict=True)]
-        if trainer.world_size > 1:
-            sums = [trainer.strategy.reduce(total.to(self.device), reduce_op="sum") for total in sums]
-        head.start_at_components(*sums)
-        log.info("the head starts at the principal components of %d pixels", int(sums[0]))
 
     def _make_teacher(self) -> None:
         self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False)
@@ -301,16 +256,16 @@ class SelfTrainingTask(ZeroShotTask):
         hp = self.hparams
         segmenter = self.segmenter
         shared = {"optimizer": "segmenter", "poly": True, "momentary": True}
+        new_heads = [segmenter.encoder.head, segmenter.classifier]
         backbone = [] if hp["freeze_encoder"] else list(segmenter.encoder.backbone.parameters())
+        weights = [p for head in new_heads for n, p in head.named_parameters() if not n.endswith("bias")]
+        biases = [p for head in new_heads for n, p in head.named_parameters() if n.endswith("bias")]
         groups = [
             {"params": backbone, "multiplier": 1.0, **shared},
             {"params": list(segmenter.spatial.parameters()), "multiplier": 5.0, **shared},
+            {"params": weights, "multiplier": 10.0, **shared},
+            {"params": biases, "multiplier": 20.0, "weight_decay": 0.0, **shared},
         ]
-        for head, rate in ((segmenter.encoder.head, hp["head_rate"]), (segmenter.classifier, 10.0)):
-            biases = [p for n, p in head.named_parameters() if n.endswith("bias")]
-            weights = [p for n, p in head.named_parameters() if not n.endswith("bias")]
-            groups.append({"params": weights, "multiplier": rate, **shared})
-            groups.append({"params": biases, "multiplier": 2 * rate, "weight_decay": 0.0, **shared})
         return [
             torch.optim.SGD(
                 [group for group in groups if group["params"]],
