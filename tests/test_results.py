@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sign_zs3 import Protocol, UserError
-from sign_zs3.paper import ROWS, TABLE_1, published
+from sign_zs3.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
 from sign_zs3.results import Row, as_results, collect, is_development, tabulate, write_results
 
 PROTOCOL = Protocol("voc", "default", ("cat", "dog", "cow", "sofa"), (1, 2, 3, 4), 2)
@@ -118,7 +118,8 @@ def test_options_that_differ_join_the_label(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [len(row.runs) for row in rows] == [1, 1, 2, 2, 2, 2]
     assert rows[-1].told == {"temperature": "10"}
-    assert [row.paper is not None for row in rows] == [False, True, True, False, True, False]
+    assert [row.paper is not None for row in rows] == [True, True, True, False, True, False]
+    assert rows[0].paper == TABLES_2_AND_3["position", "absolute"]
 
 
 def test_options_of_lists_paths_and_data(tmp_path: Path) -> None:
@@ -271,5 +272,23 @@ def test_the_published_harmonic_means_follow_from_the_others() -> None:
         for seen, unseen, harmonic in table.values():
             # not exactly: the paper's own mean of rounded numbers is up to 0.09 off; the slip was 0.27 off
             assert harmonic == pytest.approx(2 * seen * unseen / (seen + unseen), abs=0.1)
-    assert published("voc", "zs3-2", "SIGN") is None
-    assert published("shapes", "default", "SIGN") is None
+    for seen_miou, unseen_miou, mean in TABLES_2_AND_3.values():
+        if seen_miou is not None and unseen_miou is not None:
+            assert mean == pytest.approx(2 * seen_miou * unseen_miou / (seen_miou + unseen_miou), abs=0.1)
+
+
+def test_what_the_paper_has_no_number_for_has_none() -> None:
+    assert published("voc", "default", "SIGN", {}, None) == TABLE_1["voc"]["SIGN"]
+    assert published("voc", "spnet", "SIGN", {"encoding": "multihead"}, None) == TABLE_1["voc"]["SIGN"]
+    assert published("voc", "zs3-2", "SIGN", {}, None) is None
+    assert published("shapes", "default", "SIGN", {}, None) is None
+    assert published("voc", "default", "SIGN", {"encoding": "conv"}, None) == (None, None, 39.13)
+    assert published("coco_stuff", "default", "SIGN", {"encoding": "conv"}, None) is None
+    assert published("voc", "default", "SIGN + AST", {"encoding": "conv"}, None) is None
+    assert published("voc", "default", "SIGN", {"encoding": "conv", "position": "none"}, None) is None
+    assert published("voc", "default", "SIGN", {"encoding": "none", "feature_dim": "676"}, "train") == (
+        TABLE_4["none"], None, None,
+    )  # fmt: skip
+    assert published("voc", "default", "SIGN", {"encoding": "multihead"}, "train") == (77.87, None, None)
+    assert published("voc", "default", "SIGN", {"encoding": "multihead"}, "transfer") is None
+    assert published("voc", "default", "SIGN", {}, "train") is None

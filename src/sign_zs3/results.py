@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, replacing
-from sign_zs3.paper import OPTIONS, ROWS, Published, published
+from sign_zs3.paper import ROWS, Published, published
 
 if TYPE_CHECKING:
     from sign_zs3.data.protocol import Protocol
@@ -215,8 +215,7 @@ class Row:
         unfinished: Those that do not, but for seeds among `runs`.
         scores: ``seen``, ``unseen`` and ``harmonic`` -> mean IoU over seeds, fractions; None where a run has none.
         per_class: Class -> mean IoU over the seeds that have it, fraction; None where none has.
-        paper: Seen, unseen and harmonic mIoU of the paper's Table 1, in %; None where `told` has other options than
-            that or the scores are not those of the final phase.
+        paper: The row's numbers in the paper; None where it has no such row.
     """
 
     label: str
@@ -328,7 +327,6 @@ def _row(label: str, base: str, told: Mapping[str, str], members: Sequence[Run],
     names = dict.fromkeys(name for scores in found for name in scores["per_class"])
     per_class = {name: _present([scores["per_class"].get(name) for scores in found]) for name in names}
     first = next((run.results for run in by_seed.values()), None)
-    in_paper = first is not None and phase is None and told.items() <= OPTIONS.items()
     return Row(
         label=label,
         base=base,
@@ -337,7 +335,7 @@ def _row(label: str, base: str, told: Mapping[str, str], members: Sequence[Run],
         unfinished=tuple(run for run in members if run.results is None and run.seed not in by_seed),
         scores={name: _mean([scores[key] for scores in found]) for name, key in SUMMARY.items()},
         per_class=per_class,
-        paper=published(first["dataset"], first["split"], base) if first and in_paper else None,
+        paper=published(first["dataset"], first["split"], base, told, phase) if first else None,
     )
 
 

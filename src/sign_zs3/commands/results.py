@@ -37,7 +37,7 @@ Writes table.md, table.csv, table.tex, runs.csv (a line per run), bars.png and p
 differ in T, curves.png (training losses) where runs have a metrics.csv, panels.png with --panels. With --phase, the
 phase joins the names. CSV files hold fractions, tables and pictures percent."""
 CAPTION = "mIoU in %: mean ± standard deviation (n - 1) over seeds; the best mean of each column is bold."
-PAPER_CAPTION = "Paper: seen / unseen / harmonic of Table 1."
+PAPER_CAPTION = "Paper: seen / unseen / harmonic."
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -135,7 +135,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     lines: list[list[Any]] = [header]
     for row in rows:
         means = [value for name in SUMMARY for value in (row.scores[name] or (None, None))]
-        paper = [None] * 3 if row.paper is None else [round(value / 100, 4) for value in row.paper]
+        paper = [None if value is None else round(value / 100, 4) for value in row.paper or (None,) * 3]
         lines.append([row.label, len(row.runs), len(row.unfinished), *means, *paper])
     return _write_csv(lines)
 
@@ -177,7 +177,8 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
             best[name] = max(means)
     for row in rows:
         means_of_row = [_percent(row.scores[name], best.get(name)) for name in SUMMARY]
-        paper = [" / ".join(f"{value:.2f}" for value in row.paper) if row.paper else ""] if with_paper else []
+        printed = ["-" if value is None else f"{value:.2f}" for value in row.paper or ()]
+        paper = [" / ".join(printed)] if with_paper else []
         lines.append([row.label, _seeds(row), *means_of_row, *paper])
     return lines
 
