@@ -133,7 +133,9 @@ def main() -> int:
     errors = run_all(jobs_of(options.table), options.seeds, options.runs, extra, options.jobs)
 
     def table(name: str, rows: Sequence[str], *more: str) -> int:
-        return collect([*(str(options.runs / row) for row in rows), "--output", str(options.output / name), *more])
+        # only the seeds that were asked for, so that rows are compared seed by seed
+        folders = [options.runs / row / f"seed{seed}" for row in rows for seed in options.seeds]
+        return collect([*map(str, filter(Path.is_dir, folders)), "--output", str(options.output / name), *more])
 
     if options.table == "table1":
         return max(len(errors) > 0, table("table1", [*ROWS, "sign_uniform"], "--panels", "6"))
