@@ -15,9 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from sign_zs3 import ZeroShotTask, paper
+from sign_zs3 import Protocol, ZeroShotTask, paper
 from sign_zs3.cli import main
-from sign_zs3.commands.training import METHODS, ZeroShotCLI
+from sign_zs3.commands.training import ZeroShotCLI
+from sign_zs3.tasks import METHODS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -157,12 +158,17 @@ def test_rows_of_tables_2_and_3_differ_in_one_option(name: str, option: str) -> 
     assert cli.model.hparams[option] == value
 
 
+def protocol(classes: int) -> Protocol:
+    """Some classes, the last five of them unseen."""
+    return Protocol("some", "default", tuple(map(str, range(classes))), tuple(range(classes)), classes - 5)
+
+
 @pytest.mark.parametrize("dataset", ["voc", "msrc"])
 def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
     options = ["--model.backbone", "resnet18"] if dataset == "voc" else msrc_classes(dataset)
     cli = built(f"table3/{dataset}_interpolated.yaml", "--model.weights", "null", *options)
     with torch.device("meta"):
-        cli.model.build_networks(20, 15, 600, pretrained=False)
+        cli.model.build_networks(protocol(20), 600, pretrained=False)
         size = cli.datamodule.crop_size
         features = cli.model.segmenter.encoder(torch.zeros(1, 3, size, size))
     assert list(features.shape[-2:]) == cli.model.hparams["train_size"]
@@ -171,7 +177,7 @@ def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
 def parameters(model: ZeroShotTask, classes: int = 20) -> dict[str, int]:
     # a timm backbone cannot be made without memory: it is read once to learn its levels
     with torch.device("meta" if classes == 20 else "cpu"):
-        model.build_networks(classes, classes - 5, 600, pretrained=False)
+        model.build_networks(protocol(classes), 600, pretrained=False)
     count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts().items()}
     backbone = sum(p.numel() for p in model.segmenter.encoder.backbone.parameters())
     return count | {"backbone": backbone, "head": count["encoder"] - backbone}

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from sign_zs3.errors import UserError
     from sign_zs3.metrics import GZSLMeanIoU
     from sign_zs3.models import Segmenter
-    from sign_zs3.tasks import CaGNetModule, SIGNModule, SPNetModule, ZeroShotTask, ZS3Module
+    from sign_zs3.tasks import (
+        CaGNetModule,
+        SIGNModule,
+        SPNetModule,
+        ZeroShotTask,
+        ZS3Module,
+        load_segmenter,
+        load_task,
+    )
 
 _HOMES = {
     "COCOStuffDataModule": "data.datamodules",
@@ -43,6 +51,8 @@ _HOMES = {
     "ZS3Module": "tasks",
     "ZeroShotDataModule": "data.datamodules",
     "ZeroShotTask": "tasks",
+    "load_segmenter": "tasks",
+    "load_task": "tasks",
 }
 
 __all__ = [
@@ -63,6 +73,8 @@ __all__ = [
     "ZeroShotDataModule",
     "ZeroShotTask",
     "__version__",
+    "load_segmenter",
+    "load_task",
 ]
 
 

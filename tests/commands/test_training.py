@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from sign_zs3.cli import main
-from sign_zs3.commands.training import METHODS, ZeroShotCLI
+from sign_zs3.commands.training import ZeroShotCLI
+from sign_zs3.tasks import METHODS
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 # Options that every method has.

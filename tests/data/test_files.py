@@ -14,12 +14,12 @@ from PIL import Image
 from sign_zs3.data.datasets.files import (
     missing_files,
     read_classes,
-    read_image,
     read_index_mask,
     read_list,
     read_mat,
 )
 from sign_zs3.errors import UserError
+from sign_zs3.images import read_image
 
 ORIENTATION = 0x0112
 

@@ -111,7 +111,7 @@ def test_predict_takes_path_picture_array_and_tensor(segmenter: Segmenter, tmp_p
     assert maps[0].shape == (13, 18)
     assert all(torch.equal(m, maps[0]) for m in maps)
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"bad\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"bad\.png: cannot be decoded"):
         segmenter.predict(tmp_path / "bad.png")
     with pytest.raises(UserError, match=r"expected \(H, W, 3\) of uint8"):
         segmenter.predict(array[..., 0])

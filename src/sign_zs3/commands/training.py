@@ -29,18 +29,13 @@ from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.results import as_results, print_table, write_results
-from sign_zs3.tasks import CaGNetModule, SIGNModule, SPNetModule, ZeroShotTask, ZS3Module
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from sign_zs3.tasks import METHODS
+from sign_zs3.tasks.checkpoint import read_checkpoint
+from sign_zs3.tasks.loading import stored_method
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "Generalised zero-shot semantic segmentation. --debug shows tracebacks."
-METHODS: dict[str, type[ZeroShotTask]] = {
-    "SPNet": SPNetModule,
-    "ZS3": ZS3Module,
-    "CaGNet": CaGNetModule,
-    "SIGN": SIGNModule,
-}
 # One epoch is the whole schedule, so validation is by batches; the closing table tells more than a model summary.
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -144,7 +139,7 @@ class ZeroShotCLI(LightningCLI):
         if path == "last":
             path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
         checkpoint = read_checkpoint(Path(path))
-        if (stored := _stored_method(checkpoint)) != self.method:
+        if (stored := stored_method(checkpoint)) != self.method:
             raise UserError(
                 f"method: found {self.method}, but the checkpoint {path} was trained with {stored}: give --method "
                 f"{stored} with its own configuration, or the checkpoint of a {self.method} run"
@@ -313,17 +308,10 @@ def _chosen_method(args: Sequence[str], settings: Mapping[str, Any]) -> str:
         path = _last_option(args, "--ckpt_path") or settings.get("ckpt_path")
         if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
             return "SIGN"
-        return _stored_method(read_checkpoint(Path(path)))
+        return stored_method(read_checkpoint(Path(path)))
     if method not in METHODS:
         raise UserError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
     return str(method)
-
-
-def _stored_method(checkpoint: dict[str, Any]) -> str:
-    stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
-    if stored not in METHODS:
-        raise UserError(f"method: the checkpoint was trained with {stored}, expected one of {', '.join(METHODS)}")
-    return stored
 
 
 def _last_option(args: Sequence[str], option: str) -> str | None:

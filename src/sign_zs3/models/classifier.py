@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sign_zs3.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -54,3 +59,24 @@ class ProjectionClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, W, h, w) to logits (N, C, h, w): scale * F^T w_c at each pixel."""
         return self.scale * F.conv2d(features, self.vectors[:, :, None, None])
+
+
+def build_classifier(
+    name: str, feature_dim: int, num_classes: int, **options: Any
+) -> Classifier | ProjectionClassifier:
+    """Make C.
+
+    Args:
+        name: ``linear``, or ``projection`` with zeros for the class vectors, which are then to be filled in.
+        feature_dim: D.
+        num_classes: C, seen and unseen.
+        **options: `scale` of ``projection``.
+
+    Raises:
+        UserError: An unknown name.
+    """
+    if name == "linear":
+        return Classifier(feature_dim, num_classes)
+    if name == "projection":
+        return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **options)
+    raise UserError(f"classifier: found {name!r}, expected linear or projection")

@@ -59,6 +59,7 @@ class Encoder(nn.Module):
             module, channels = backbone
             backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(0,))
         self.backbone = backbone
+        self.feature_dim = feature_dim
         self.head = build_head(head, backbone.channels, backbone.strides, feature_dim, dilations)
         self.strides = tuple(backbone.strides[level] for level in self.head.levels)
         self.input_scales = tuple(input_scales)

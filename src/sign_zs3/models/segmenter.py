@@ -5,19 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.models.classifier import Classifier, ProjectionClassifier
+from sign_zs3.images import as_rgb, check_pixels, read_image
+from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
+from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder
-from sign_zs3.models.spatial import SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures, build_spatial
+from sign_zs3.models.windows import Place, windows
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 100_000_000
+WINDOW = 1024
+OVERLAP = 256
+# rows whose softmax is computed at once: beside the scores of a window it takes no memory
+STRIP = 64
+
+
+class Segmentation(NamedTuple):
+    """What `Segmenter.segment` found in an image.
+
+    Attributes:
+        labels: (H, W) uint8 class indices, seen classes first, on the CPU.
+        pixels: (C,) int64, pixels of each class.
+        confidence: (C,) float64 in [0, 1], mean softmax at the class over its pixels; NaN where it has none.
+        confidence_map: (H, W) float32 in [0, 1], softmax at each pixel's class, where it was asked for.
+    """
+
+    labels: Tensor
+    pixels: Tensor
+    confidence: Tensor
+    confidence_map: Tensor | None
 
 
 class Segmenter(nn.Module):
@@ -30,6 +52,7 @@ class Segmenter(nn.Module):
         num_seen: S, how many of C's classes are seen.
         image_mean: Per RGB channel, of images in [0, 1].
         image_std: Per RGB channel, of images in [0, 1].
+        config: What the networks were built from, see `build`.
 
     Attributes:
         known: (C,) bool buffer: the classes C was taught. Before the transfer step only seen ones: the
@@ -48,15 +71,34 @@ class Segmenter(nn.Module):
         num_seen: int,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
+        config: SegmenterConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.spatial = spatial
         self.classifier = classifier
         self.num_seen = num_seen
+        self.config = config
         self.register_buffer("known", torch.arange(classifier.num_classes) < num_seen)
         self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1))
+
+    @classmethod
+    def build(cls, config: SegmenterConfig, weights: str | None = None) -> Segmenter:
+        """Make a segmenter with initial weights.
+
+        Args:
+            config: What to make.
+            weights: Of the backbone, see `build_backbone`.
+
+        Raises:
+            UserError: An option that the networks do not have.
+        """
+        encoder = Encoder(weights=weights, **config.encoder)
+        dim = encoder.feature_dim
+        spatial = build_spatial(feature_dim=dim, **config.spatial)
+        classifier = build_classifier(feature_dim=dim, num_classes=len(config.classes), **config.classifier)
+        return cls(encoder, spatial, classifier, config.num_seen, config.image_mean, config.image_std, config)
 
     @property
     def num_classes(self) -> int:
@@ -78,23 +120,35 @@ class Segmenter(nn.Module):
         """
         return self.encoder.maps(self.normalise(images))
 
-    def features(self, images: Tensor | Sequence[Tensor], sample: bool | None = None) -> SpatialFeatures:
-        """Return F, z, mu and logvar of images (N, 3, H, W), uint8 or float in [0, 255], or of their `maps`."""
+    def features(
+        self, images: Tensor | Sequence[Tensor], sample: bool | None = None, place: Place | None = None
+    ) -> SpatialFeatures:
+        """Return F, z, mu and logvar.
+
+        Args:
+            images: (N, 3, H, W), uint8 or float in [0, 255], or their `maps`.
+            sample: Draw z, or take its mean; None: draw in training mode.
+            place: Where the images lie in a larger one; None: they are whole.
+        """
         x = self.encoder(self.normalise(images) if isinstance(images, Tensor) else images)
-        features: SpatialFeatures = self.spatial(x, sample)
+        where = {} if place is None else place.in_cells(self.encoder.strides[0], x.shape[-2], x.shape[-1])
+        features: SpatialFeatures = self.spatial(x, sample, **where)
         return features
 
-    def forward(self, images: Tensor | Sequence[Tensor], seen_penalty: float = 0.0) -> Tensor:
+    def forward(
+        self, images: Tensor | Sequence[Tensor], seen_penalty: float = 0.0, place: Place | None = None
+    ) -> Tensor:
         """Return logits at feature resolution.
 
         Args:
             images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; any size. Or what `maps` returns for them.
             seen_penalty: Calibrated stacking (Chao et al., ECCV 2016): subtracted from the seen logits.
+            place: Where the images lie in a larger one; None: they are whole.
 
         Returns:
             (N, C, h, w), minus infinity for classes that C does not know yet.
         """
-        logits: Tensor = self.classifier(self.features(images, sample=False).features)
+        logits: Tensor = self.classifier(self.features(images, sample=False, place=place).features)
         if seen_penalty:
             penalty = torch.zeros(self.num_classes, device=logits.device, dtype=logits.dtype)
             penalty[: self.num_seen] = seen_penalty
@@ -107,6 +161,7 @@ class Segmenter(nn.Module):
         seen_penalty: float = 0.0,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
+        place: Place | None = None,
     ) -> Tensor:
         """Return logits, or with `flip` or several `scales` the mean of their softmax.
 
@@ -115,6 +170,7 @@ class Segmenter(nn.Module):
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
             scales: Image scales to read.
+            place: Where the images lie in a larger one; None: they are whole.
 
         Returns:
             (N, C, h, w) float32 at the feature resolution of the first scale; their arg-max is the label.
@@ -123,7 +179,7 @@ class Segmenter(nn.Module):
             UserError: No scale, or `flip` or scales with maps, from which no other view of the image can be made.
         """
         if not flip and tuple(scales) == (1.0,):
-            logits: Tensor = self(images, seen_penalty)
+            logits: Tensor = self(images, seen_penalty, place)
             return logits.float()
         if not isinstance(images, Tensor):
             raise UserError(
@@ -132,13 +188,15 @@ class Segmenter(nn.Module):
             )
         total: Tensor | None = None
         for scale in scales:
-            scaled = images
+            scaled, there = images, place
             if scale != 1.0:
                 size = [max(1, round(side * scale)) for side in images.shape[-2:]]
                 scaled = F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
-            views = [self(scaled, seen_penalty)]
+                there = None if place is None else place.scaled(scale)
+            views = [self(scaled, seen_penalty, there)]
             if flip:
-                views.append(self(scaled.flip(-1), seen_penalty).flip(-1))
+                mirrored = None if there is None else there.mirrored(scaled.shape[-1])
+                views.append(self(scaled.flip(-1), seen_penalty, mirrored).flip(-1))
             for view in views:
                 probability = view.float().softmax(dim=1)
                 if total is None:
@@ -149,27 +207,86 @@ class Segmenter(nn.Module):
             raise UserError("scales: found none, expected at least one image scale such as 1.0")
         return total / (len(scales) * (1 + flip))
 
-    @torch.no_grad()
-    def predict(self, image: Any, seen_penalty: float = 0.0) -> Tensor:
+    def predict(self, image: Any, **options: Any) -> Tensor:
         """Label one image at its own size.
 
         Args:
-            image: A PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor in [0, 255], or a path.
-            seen_penalty: See `forward`.
+            image: See `segment`.
+            **options: Of `segment`.
 
         Returns:
             (H, W) int64 class indices on the CPU, seen classes first.
         """
-        if not isinstance(image, Tensor):
-            image = _read(image)
+        return self.segment(image, **options).labels.long()
+
+    @torch.no_grad()
+    def segment(
+        self,
+        image: Any,
+        *,
+        seen_penalty: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        window: int | None = WINDOW,
+        overlap: int = OVERLAP,
+        max_pixels: int = MAX_PIXELS,
+        confidence_map: bool = False,
+    ) -> Segmentation:
+        """Label one image at its own size, a large one by windows that overlap.
+
+        A pixel's label is that of the window in which it lies farthest from the border, and a window's position is its
+        true one in the image. So memory holds the image, its label map and the scores of one window.
+
+        Args:
+            image: A path, a PIL image, an (H, W, 3) uint8 array, or a (3, H, W) tensor in [0, 255]. The EXIF
+                orientation of the first two is followed.
+            seen_penalty: See `forward`; None takes that of `config`.
+            flip: Also read the mirror image.
+            scales: Image scales to read.
+            window: Height and width in pixels from which an image is read in windows; None reads it whole.
+            overlap: Pixels that neighbouring windows share at least.
+            max_pixels: An image of more pixels is refused.
+            confidence_map: Also return each pixel's confidence.
+
+        Raises:
+            UserError: The image cannot be read, is no RGB image or is too large; or an option is out of range.
+        """
+        if window is not None and not 0 <= overlap < window // 2:
+            raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
+        pixels = _pixels(image, max_pixels)
+        if seen_penalty is None:
+            seen_penalty = 0.0 if self.config is None else self.config.seen_penalty
+        height, width = pixels.shape[-2:]
+        stride = max(self.encoder.backbone.strides)
+        # a backbone whose stride is not known gives no positions for windows
+        size = window if window is not None and stride else max(height, width)
+        labels = torch.empty((height, width), dtype=torch.uint8)
+        confidences = torch.empty((height, width)) if confidence_map else None
+        sums = torch.zeros(self.num_classes, dtype=torch.float64)
+        as_logits = not flip and tuple(scales) == (1.0,)
         was_training = self.training
         self.eval()
         try:
-            batch = image.unsqueeze(0).to(self.image_mean.device)
-            scores = resize_scores(self.scores(batch, seen_penalty), tuple(image.shape[-2:]))
+            for part in windows(height, width, size, overlap, max(stride, 1)):
+                batch = pixels[:, part.rows, part.columns].unsqueeze(0).to(self.image_mean.device)
+                place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
+                scores = self.scores(batch, seen_penalty, flip, scales, place)
+                scores = resize_scores(scores, (batch.shape[-2], batch.shape[-1]))[0][:, part.core[0], part.core[1]]
+                top, columns = part.target[0].start, part.target[1]
+                for strip in torch.split(scores, STRIP, dim=1):
+                    best, label = strip.max(dim=0)
+                    confidence = (best - strip.logsumexp(dim=0)).exp() if as_logits else best
+                    label, confidence = label.cpu(), confidence.cpu()
+                    rows = slice(top, top + len(label))
+                    top = rows.stop
+                    labels[rows, columns] = label.to(torch.uint8)
+                    sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
+                    if confidences is not None:
+                        confidences[rows, columns] = confidence
         finally:
             self.train(was_training)
-        return scores.argmax(dim=1)[0].cpu()
+        counts = torch.bincount(labels.flatten(), minlength=self.num_classes)
+        return Segmentation(labels, counts, sums / counts, confidences)
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,19 +296,26 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores.clamp(min=lowest), size, mode="bilinear", align_corners=False)
 
 
-def _read(image: Any) -> Tensor:
+def _pixels(image: Any, max_pixels: int) -> Tensor:
+    """Return an image as (3, H, W), uint8 unless it is a tensor of another type."""
     import numpy as np
     from PIL import Image, ImageOps
 
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise UserError(f"image: found a tensor of shape {tuple(image.shape)}, expected (3, H, W) in [0, 255]")
+        check_pixels("image", image.shape[1], image.shape[2], max_pixels)
+        return image
     if isinstance(image, (str, Path)):
-        try:
-            with Image.open(image) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except OSError as error:
-            raise UserError(f"{image}: cannot be read as an image ({error}): give a JPEG or PNG file") from error
+        image = read_image(Path(image), max_pixels=max_pixels)[0]
     elif isinstance(image, Image.Image):
-        image = image.convert("RGB")
+        check_pixels("image", image.height, image.width, max_pixels)
+        try:
+            image = as_rgb(ImageOps.exif_transpose(image))
+        except (OSError, ValueError) as error:
+            raise UserError(f"image: cannot be decoded ({error}), expected an 8- or 16-bit image") from error
     array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"image: found shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8")
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+    check_pixels("image", array.shape[0], array.shape[1], max_pixels)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(2, 0, 1)

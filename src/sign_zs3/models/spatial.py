@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sign_zs3.errors import UserError
 from sign_zs3.functional import (
     absolute_positional_encoding,
     interpolated_positional_encoding,
@@ -162,7 +164,7 @@ class SpatialInformationModule(nn.Module):
         feature_dim: int = 600,
         encoding: Encoding = "multihead",
         position: Position = "relative",
-        train_size: tuple[int, int] | None = None,
+        train_size: Sequence[int] | None = None,
         width: int | None = None,
         heads: int = 8,
     ) -> None:
@@ -174,7 +176,7 @@ class SpatialInformationModule(nn.Module):
         if position != "none" and feature_dim % 4:
             raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
         self.position = position
-        self.train_size = train_size
+        self.train_size = None if train_size is None else (train_size[0], train_size[1])
         self.feature_dim = feature_dim
         dim_in = 2 * feature_dim
         self.encoding: nn.Module
@@ -329,6 +331,25 @@ class PlainFeatures(nn.Module):
         drawn = self.training if sample is None else sample
         latent = torch.randn_like(x) if drawn else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
+
+
+def build_spatial(name: str, feature_dim: int, **options: Any) -> nn.Module:
+    """Make what stands between E and C: (E(x), sample, origin, full_size) -> `SpatialFeatures`.
+
+    Args:
+        name: ``sim``, ``contextual`` or ``plain``.
+        feature_dim: D.
+        **options: Further arguments of `SpatialInformationModule`, `ContextualModule` or `PlainFeatures`.
+
+    Raises:
+        UserError: An unknown name.
+    """
+    makers: dict[str, type[nn.Module]] = {
+        "sim": SpatialInformationModule, "contextual": ContextualModule, "plain": PlainFeatures,
+    }  # fmt: skip
+    if name not in makers:
+        raise UserError(f"spatial: found {name!r}, expected one of {', '.join(makers)}")
+    return makers[name](feature_dim, **options)
 
 
 def _start_at_zero(*heads: nn.Conv2d) -> None:

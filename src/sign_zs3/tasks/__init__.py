@@ -3,6 +3,7 @@
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
 from sign_zs3.tasks.generative import GenerativeTask
+from sign_zs3.tasks.loading import METHODS, load_segmenter, load_task
 from sign_zs3.tasks.schedule import Phase, Schedule
 from sign_zs3.tasks.self_training import SelfTrainingTask
 from sign_zs3.tasks.sign import SIGNModule
@@ -10,6 +11,7 @@ from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
 
 __all__ = [
+    "METHODS",
     "CaGNetModule",
     "GenerativeTask",
     "Phase",
@@ -19,4 +21,6 @@ __all__ = [
     "SelfTrainingTask",
     "ZS3Module",
     "ZeroShotTask",
+    "load_segmenter",
+    "load_task",
 ]

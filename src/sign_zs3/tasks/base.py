@@ -70,6 +70,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         schedule: The phases and where the run stands.
         skipped: Batches left out because they held no labelled pixel.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
+        confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
         tallies: Pixels counted in training, for the report; no loss reads them.
     """
 
@@ -105,6 +106,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.skipped = 0
         self.losses: dict[str, Tensor] = {}
         self.scores: dict[str, Any] = {}
+        self.confusion: Tensor | None = None
         self.tallies: dict[str, int] = {}
         self._gradients: dict[str, Tensor] = {}
         self._entered: str | None = None
@@ -123,12 +125,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
     # -- what a method brings ---------------------------------------------------------------------------
 
     @abstractmethod
-    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+    def build_networks(self, protocol: Protocol, word_dim: int, pretrained: bool) -> None:
         """Make the networks as attributes, `segmenter` among them.
 
         Args:
-            num_classes: C.
-            num_seen: S.
+            protocol: Classes and their split.
             word_dim: W, length of a class vector.
             pretrained: Load the backbone's weights (False when a checkpoint brings them).
         """
@@ -202,7 +203,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.protocol = protocol
         self.register_buffer("class_vectors", vectors)
         with counted_randomness(torch.device("cpu"), self.hparams["seed"], "initial weights"):
-            self.build_networks(protocol.num_classes, protocol.num_seen, vectors.shape[1], pretrained)
+            self.build_networks(protocol, vectors.shape[1], pretrained)
         self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
 
     def _check_classes(self, other: Protocol, where: str) -> None:
@@ -503,7 +504,9 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test/...`` and keep the scores."""
+        """Log ``test/...``, and keep the scores and what they were computed from."""
+        with self.metric.sync_context():
+            self.confusion = self.metric.confusion.cpu().clone()
         self.scores = self._log_scores("test")
 
     def _log_scores(self, stage: str) -> dict[str, Any]:

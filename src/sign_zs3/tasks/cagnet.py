@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from sign_zs3.models.spatial import ContextualModule
 from sign_zs3.tasks.checks import check_not_negative
 from sign_zs3.tasks.generative import GenerativeTask
 
@@ -27,6 +24,6 @@ class CaGNetModule(GenerativeTask):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha)
 
-    def build_spatial(self, feature_dim: int) -> nn.Module:
-        """Make the contextual module."""
-        return ContextualModule(feature_dim, self.hparams["spatial_width"])
+    def spatial_options(self) -> dict[str, Any]:
+        """Give the contextual module."""
+        return {"name": "contextual", "width": self.hparams["spatial_width"]}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.functional import class_mmd, discriminator_loss, generator_loss
 from sign_zs3.models.discriminator import Discriminator
@@ -92,9 +93,9 @@ class GenerativeTask(SelfTrainingTask):
         """Return D, whatever the length of class vectors."""
         return int(self.hparams["feature_dim"])
 
-    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+    def build_networks(self, protocol: Protocol, word_dim: int, pretrained: bool) -> None:
         """Make E, the spatial module, C (as `segmenter`), G, and D where there is an adversarial loss."""
-        super().build_networks(num_classes, num_seen, word_dim, pretrained)
+        super().build_networks(protocol, word_dim, pretrained)
         hp = self.hparams
         dim = hp["feature_dim"]
         self.generator = Generator(word_dim, dim, dim, hp["generator_hidden"], hp["generator_dropout"])

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.features import FeatureCache
+from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_kl, within_top
-from sign_zs3.models.classifier import Classifier, ProjectionClassifier
-from sign_zs3.models.encoder import Encoder
-from sign_zs3.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
+from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.tasks.base import Batch, ZeroShotTask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
@@ -177,34 +177,42 @@ class SelfTrainingTask(ZeroShotTask):
         """Return D, the channels of E(x), where class vectors have `word_dim` numbers."""
 
     @abstractmethod
-    def build_spatial(self, feature_dim: int) -> nn.Module:
-        """Make what stands between E and C: (E(x), sample) -> `SpatialFeatures`."""
+    def spatial_options(self) -> dict[str, Any]:
+        """Return what stands between E and C: arguments of `build_spatial`."""
 
-    def build_classifier(self, feature_dim: int, num_classes: int) -> Classifier | ProjectionClassifier:
-        """Make C."""
-        return Classifier(feature_dim, num_classes)
+    def classifier_options(self) -> dict[str, Any]:
+        """Return what C is: arguments of `build_classifier`."""
+        return {"name": "linear"}
 
-    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+    def build_networks(self, protocol: Protocol, word_dim: int, pretrained: bool) -> None:
         """Make E, the spatial module and C, as `segmenter`."""
         hp = self.hparams
-        feature_dim = self.feature_dim(word_dim)
         # With weights from a checkpoint, batch norm is as frozen as it was when that was trained.
         freeze = hp["weights"] is not None if hp["freeze_batch_norm"] is None else hp["freeze_batch_norm"]
-        encoder = Encoder(
-            hp["backbone"],
-            feature_dim,
-            hp["output_stride"],
-            hp["weights"] if pretrained and not hp["init_from"] else None,
-            freeze,
-            hp["dilations"],
-            hp["input_scales"],
-            head=hp["head"],
-            freeze=hp["freeze_encoder"],
-            backbone_levels=hp["backbone_levels"],
+        config = SegmenterConfig(
+            classes=protocol.classes,
+            num_seen=protocol.num_seen,
+            ids=protocol.ids,
+            dataset=protocol.dataset,
+            split=protocol.split,
+            encoder={
+                "backbone": hp["backbone"],
+                "feature_dim": self.feature_dim(word_dim),
+                "output_stride": hp["output_stride"],
+                "freeze_batch_norm": freeze,
+                "dilations": hp["dilations"],
+                "input_scales": hp["input_scales"],
+                "head": hp["head"],
+                "freeze": hp["freeze_encoder"],
+                "backbone_levels": hp["backbone_levels"],
+            },
+            spatial=self.spatial_options(),
+            classifier=self.classifier_options(),
+            image_mean=hp["image_mean"],
+            image_std=hp["image_std"],
+            seen_penalty=hp["seen_penalty"],
         )
-        spatial = self.build_spatial(feature_dim)
-        classifier = self.build_classifier(feature_dim, num_classes)
-        self.segmenter = Segmenter(encoder, spatial, classifier, num_seen, hp["image_mean"], hp["image_std"])
+        self.segmenter = Segmenter.build(config, hp["weights"] if pretrained and not hp["init_from"] else None)
 
     def parts(self) -> dict[str, nn.Module]:
         """Return E, the spatial module and C by name."""
@@ -326,16 +334,26 @@ class SelfTrainingTask(ZeroShotTask):
                 pseudo = pseudo & within_top(logits, label, self.hparams["pseudo_top_p"])
         return label, confidence, pseudo
 
+    def pseudo_weights(self, confidence: Tensor, pseudo: Tensor) -> Tensor:
+        """Weigh pseudo-labels: by eq. 17, or 1 for the most confident ones of each image and 0 for the others.
+
+        Args:
+            confidence: (N, H, W) float32, see `pseudo_labels`.
+            pseudo: (N, H, W) bool, see `pseudo_labels`.
+
+        Returns:
+            (N, H, W) float32 in [0, 1]; it has no meaning where `pseudo` is False.
+        """
+        hp = self.hparams
+        if hp["self_training"] == "annealed":
+            return annealed_weights(confidence, pseudo, hp["temperature"])
+        return confident_fraction(confidence, pseudo, hp["top_fraction"]).float()
+
     def self_training_step(self, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
         """Self-training: labels with weight 1, pseudo-labels weighed by eq. 17 or cut to the confident ones."""
-        hp = self.hparams
         mask = batch["mask"]
         labels, confidence, pseudo = self.pseudo_labels(batch)
-        if hp["self_training"] == "annealed":
-            weights = annealed_weights(confidence, pseudo, hp["temperature"])
-        else:
-            weights = confident_fraction(confidence, pseudo, hp["top_fraction"]).float()
-        weights = torch.where(pseudo, weights, (mask != 255).float())
+        weights = torch.where(pseudo, self.pseudo_weights(confidence, pseudo), (mask != 255).float())
         target = torch.where(pseudo, labels, mask)
         with self.toggled_optimizer(self._optimizers()["segmenter"]):
             spatial = self.segmenter.features(batch["image"])

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
-
-from sign_zs3.models.spatial import PlainFeatures, SpatialInformationModule
 from sign_zs3.tasks.checks import check_not_negative
 from sign_zs3.tasks.generative import GenerativeTask
 
@@ -42,12 +39,12 @@ class SIGNModule(GenerativeTask):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha)
 
-    def build_spatial(self, feature_dim: int) -> nn.Module:
-        """Make SIM, or nothing in its place."""
+    def spatial_options(self) -> dict[str, Any]:
+        """Give SIM, or nothing in its place."""
         hp = self.hparams
         if hp["encoding"] == "none":
-            return PlainFeatures(feature_dim)
-        train_size = None if hp["train_size"] is None else (hp["train_size"][0], hp["train_size"][1])
-        return SpatialInformationModule(
-            feature_dim, hp["encoding"], hp["position"], train_size, hp["spatial_width"], hp["spatial_heads"]
-        )
+            return {"name": "plain"}
+        return {
+            "name": "sim", "encoding": hp["encoding"], "position": hp["position"], "train_size": hp["train_size"],
+            "width": hp["spatial_width"], "heads": hp["spatial_heads"],
+        }  # fmt: skip

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
+from sign_zs3.data.protocol import Protocol
 from sign_zs3.models.classifier import ProjectionClassifier
-from sign_zs3.models.spatial import PlainFeatures
 from sign_zs3.tasks.checks import check_range
 from sign_zs3.tasks.self_training import SelfTrainingTask
 
@@ -34,15 +32,17 @@ class SPNetModule(SelfTrainingTask):
         """Return W: F lies in the space of class vectors."""
         return word_dim
 
-    def build_spatial(self, feature_dim: int) -> nn.Module:
+    def spatial_options(self) -> dict[str, Any]:
         """Pass E's features on, unbounded as class vectors are."""
-        return PlainFeatures(feature_dim, sigmoid=False)
+        return {"name": "plain", "sigmoid": False}
 
-    def build_classifier(self, feature_dim: int, num_classes: int) -> ProjectionClassifier:
-        """Make C of the class vectors."""
-        return ProjectionClassifier(self.class_vectors, self.hparams["logit_scale"])
+    def classifier_options(self) -> dict[str, Any]:
+        """Let C be the inner product with the class vectors."""
+        return {"name": "projection", "scale": self.hparams["logit_scale"]}
 
-    def build_networks(self, num_classes: int, num_seen: int, word_dim: int, pretrained: bool) -> None:
+    def build_networks(self, protocol: Protocol, word_dim: int, pretrained: bool) -> None:
         """Make E and C, which knows all classes."""
-        super().build_networks(num_classes, num_seen, word_dim, pretrained)
+        super().build_networks(protocol, word_dim, pretrained)
+        assert isinstance(self.segmenter.classifier, ProjectionClassifier)
+        self.segmenter.classifier.vectors.copy_(self.class_vectors)
         self.segmenter.known.fill_(True)

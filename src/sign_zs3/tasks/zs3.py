@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from sign_zs3.models.spatial import PlainFeatures
 from sign_zs3.tasks.generative import GenerativeTask
 
 
@@ -37,6 +34,6 @@ class ZS3Module(GenerativeTask):
             **kwargs,
         )
 
-    def build_spatial(self, feature_dim: int) -> nn.Module:
+    def spatial_options(self) -> dict[str, Any]:
         """Pass E's features on."""
-        return PlainFeatures(feature_dim)
+        return {"name": "plain"}

@@ -1,8 +1,8 @@
-"""Reading images, masks and lists: each error is one line that names the file."""
+"""Reading masks and lists: each error is one line that names the file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,13 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
-from sign_zs3.files import CLASS_LINE, line_of, read_lines
+from sign_zs3.files import CLASS_LINE, read_lines
+from sign_zs3.images import undecodable
 
 if TYPE_CHECKING:
-    from PIL import Image as Pillow
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+    pass
 
 _SPREAD = {"L;2": 85, "L;4": 17}
-_ORIENTATION = 0x0112
-# EXIF orientations that swap height and width
-_TURNED = (5, 6, 7, 8)
 
 
 def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
@@ -82,47 +77,6 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
             raise UserError(f"{path}: found {what} twice, expected it once; correct line {number}")
         classes[own_id] = name
     return classes
-
-
-def read_image(
-    path: Path, mask_size: Size | None = None, enough: Callable[[int, int], Size] | None = None
-) -> tuple[NDArray[np.uint8], Size]:
-    """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
-
-    Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
-    mask was drawn on them. Of images above 89 million pixels Pillow warns, above 179 million it refuses them.
-
-    Args:
-        path: The image.
-        mask_size: Height and width of its mask.
-        enough: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
-            or 1/8 of its size, rounded up, where that is not below.
-
-    Returns:
-        uint8 (h, w, 3), and the image's full size (H, W).
-
-    Raises:
-        UserError: The file cannot be decoded.
-    """
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    try:
-        with Pillow.open(path) as file:
-            stored = (file.height, file.width)
-            orientation = file.getexif().get(_ORIENTATION, 1)
-            turned = orientation in _TURNED
-            if turned and mask_size == stored != stored[::-1]:
-                orientation, turned = 1, False
-            size = stored[::-1] if turned else stored
-            if enough is not None:
-                needed = enough(*size)
-                # formats that cannot be reduced do nothing here
-                file.draft(None, needed if turned else needed[::-1])
-            # without a need to turn, it would copy
-            return _as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        raise undecodable(path, "an image", error) from error
 
 
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
@@ -214,25 +168,6 @@ def find_folder(root: str | Path, places: Sequence[str], sign: str) -> Path | No
     """Returns the first of `places` below `root` that holds `sign`, a file or folder."""
     candidates = (Path(root) / place for place in places)
     return next((folder for folder in candidates if (folder / sign).exists()), None)
-
-
-def undecodable(path: Path, expected: str, error: Exception) -> UserError:
-    """Returns the error for a file that its decoder refuses."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: not found, expected {expected}; put the file there")
-    return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")
-
-
-def _as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
-    if image.mode == "F":
-        raise ValueError("an image of real numbers, of unknown range: convert it to 8 bits")
-    if image.mode.startswith("I"):
-        # Pillow would cut 16 bits off at 255
-        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    # a palette's transparency is not asked for, and Pillow warns that it would be lost
-    image.info.pop("transparency", None)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _tell(message: str, problems: list[str] | None) -> None:

@@ -15,13 +15,13 @@ from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.images import SUFFIXES
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# no GIF: those who write one renumber its palette, and the ids are lost
 _PARTS = {"train", "val", "test"}
 _NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")
+# no GIF: those who write one renumber its palette, and the ids are lost
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -106,7 +106,7 @@ class FolderDataset(ListedDataset):
                 f"{folders[0]}: found as the folder of images and of masks, expected two; move the masks to one of "
                 "their own and name it in masks"
             )
-        pictures = _by_name(folders[0], IMAGE_SUFFIXES, "images", problems)
+        pictures = _by_name(folders[0], SUFFIXES, "images", problems)
         labels = _by_name(folders[1], MASK_SUFFIXES, "masks", problems)
         if list_file is None:
             names = _part(sorted(pictures.keys() & labels.keys()), test_fraction, split)
@@ -135,7 +135,7 @@ class FolderDataset(ListedDataset):
         items = [
             Item(
                 name,
-                pictures.get(name, folders[0] / f"{name}{IMAGE_SUFFIXES[0]}"),
+                pictures.get(name, folders[0] / f"{name}{SUFFIXES[0]}"),
                 labels.get(name, folders[1] / f"{name}{MASK_SUFFIXES[0]}"),
             )
             for name in names
@@ -145,7 +145,7 @@ class FolderDataset(ListedDataset):
 
 def _stem(name: str) -> str:
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
 
 
 def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[str] | None) -> dict[str, Path]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform, content_hash
-from sign_zs3.data.datasets.files import missing_files, read_image, read_index_mask, undecodable
+from sign_zs3.data.datasets.files import missing_files, read_index_mask
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.images import read_image, undecodable
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""Images decoded to RGB, whatever their file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
+
+if TYPE_CHECKING:
+    from PIL import Image as Pillow
+
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Of the files that count as images in a folder."""
+
+_ORIENTATION = 0x0112
+# EXIF orientations that swap height and width
+_TURNED = (5, 6, 7, 8)
+
+
+def read_image(
+    path: Path,
+    mask_size: Size | None = None,
+    enough: Callable[[int, int], Size] | None = None,
+    max_pixels: int | None = None,
+) -> tuple[NDArray[np.uint8], Size]:
+    """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
+
+    Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
+    mask was drawn on them. Of images above 89 million pixels Pillow warns, above 179 million it refuses them.
+
+    Args:
+        path: The image.
+        mask_size: Height and width of its mask.
+        enough: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
+            or 1/8 of its size, rounded up, where that is not below.
+        max_pixels: Refuse an image of more pixels before it is decoded.
+
+    Returns:
+        uint8 (h, w, 3), and the image's full size (H, W).
+
+    Raises:
+        UserError: The file cannot be decoded, or is too large.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    try:
+        with Pillow.open(path) as file:
+            stored = (file.height, file.width)
+            if max_pixels is not None:
+                check_pixels(path, *stored, max_pixels)
+            orientation = file.getexif().get(_ORIENTATION, 1)
+            turned = orientation in _TURNED
+            if turned and mask_size == stored != stored[::-1]:
+                orientation, turned = 1, False
+            size = stored[::-1] if turned else stored
+            if enough is not None:
+                needed = enough(*size)
+                # formats that cannot be reduced do nothing here
+                file.draft(None, needed if turned else needed[::-1])
+            # without a need to turn, it would copy
+            return as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        raise undecodable(path, "an image", error) from error
+
+
+def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None:
+    """Refuse an image that is too large.
+
+    Args:
+        what: The image, for the error.
+        height: Rows.
+        width: Columns.
+        max_pixels: As many pixels are allowed.
+
+    Raises:
+        UserError: There are more.
+    """
+    if height * width > max_pixels:
+        raise UserError(
+            f"{what}: found {width} x {height} = {height * width} pixels, expected at most {max_pixels}: reduce it, or "
+            "raise max_pixels"
+        )
+
+
+def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
+    """Convert a decoded image to uint8 (H, W, 3) RGB; 16-bit grey keeps its upper eight bits.
+
+    Raises:
+        ValueError: An image of real numbers, whose range is unknown.
+    """
+    if image.mode == "F":
+        raise ValueError("an image of real numbers, of unknown range: convert it to 8 bits")
+    if image.mode.startswith("I"):
+        # Pillow would cut 16 bits off at 255
+        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    # a palette's transparency is not asked for, and Pillow warns that it would be lost
+    image.info.pop("transparency", None)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def undecodable(path: Path, expected: str, error: Exception) -> UserError:
+    """Returns the error for a file that its decoder refuses."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: not found, expected {expected}; put the file there")
+    return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")

@@ -1,0 +1,80 @@
+"""Models from files, whatever method they were trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sign_zs3.errors import UserError
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.tasks.cagnet import CaGNetModule
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from sign_zs3.tasks.sign import SIGNModule
+from sign_zs3.tasks.spnet import SPNetModule
+from sign_zs3.tasks.zs3 import ZS3Module
+
+METHODS: dict[str, type[ZeroShotTask]] = {
+    "SPNet": SPNetModule,
+    "ZS3": ZS3Module,
+    "CaGNet": CaGNetModule,
+    "SIGN": SIGNModule,
+}
+
+
+def stored_method(checkpoint: dict[str, Any]) -> str:
+    """Return the method of a checkpoint, a key of `METHODS`.
+
+    Raises:
+        UserError: This version does not know it.
+    """
+    stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
+    if stored not in METHODS:
+        raise UserError(f"method: the checkpoint was trained with {stored}, expected one of {', '.join(METHODS)}")
+    return stored
+
+
+def load_task(path: str | Path) -> ZeroShotTask:
+    """Load the whole model of a checkpoint: segmenter, class vectors and, where there is one, the generator.
+
+    Args:
+        path: A ``.ckpt`` file that `fit` or `extend` wrote.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: Not there, damaged, or not of this library.
+    """
+    return task_of(read_checkpoint(Path(path)), f"checkpoint: {path}")
+
+
+def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
+    """Build the model that a checkpoint in memory holds; `what` names it in errors."""
+    method = METHODS[stored_method(checkpoint)]
+    options = method.defaults()
+    model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
+    model.on_load_checkpoint(checkpoint)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{what} does not fit the model that its own options make ({reason}): use the version that wrote it"
+        ) from error
+    return model.eval()
+
+
+def load_segmenter(path: str | Path) -> Segmenter:
+    """Load what inference needs.
+
+    Args:
+        path: A ``.ckpt`` file, or a folder that `Segmenter.save_pretrained` wrote.
+
+    Returns:
+        The segmenter on the CPU, in evaluation mode; its `config` names the classes.
+
+    Raises:
+        UserError: As `load_task`.
+    """
+    return load_task(path).segmenter

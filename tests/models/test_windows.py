@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sign_zs3 import UserError
+from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
+from sign_zs3.models.spatial import PlainFeatures, SpatialFeatures
+from sign_zs3.models.windows import Place, windows
+
+
+def known(segmenter: Segmenter) -> Segmenter:
+    segmenter.known.fill_(True)
+    return segmenter.eval()
+
+
+@pytest.fixture
+def local() -> Segmenter:
+    """A segmenter whose label depends on a pixel's surroundings and its position, and on nothing far away."""
+    torch.manual_seed(0)
+    encoder = Encoder("small", feature_dim=16, dilations=(1, 2))
+    spatial = SpatialInformationModule(16, encoding="conv", width=8)
+    segmenter = Segmenter(encoder, spatial, Classifier(16, 5), num_seen=3)
+    for parameter in segmenter.parameters():
+        parameter.data.normal_(std=0.3)
+    return known(segmenter)
+
+
+@pytest.mark.parametrize("height", [1, 31, 64, 65, 100, 333])
+@pytest.mark.parametrize(
+    ("size", "overlap", "stride"), [(64, 16, 8), (64, 0, 32), (50, 20, 8), (8, 2, 32), (64, 31, 1)]
+)
+def test_cores_cover_the_image_once(height: int, size: int, overlap: int, stride: int) -> None:
+    width = 201
+    count = torch.zeros(height, width, dtype=torch.long)
+    found = list(windows(height, width, size, overlap, stride))
+    for window in found:
+        count[window.target] += 1
+        assert window.rows.start % stride == 0
+        assert window.columns.start % stride == 0
+        assert 0 < window.rows.stop - window.rows.start <= max(size, stride)
+        assert window.rows.stop <= height
+    assert bool((count == 1).all())
+    for first, second in itertools.pairwise(found):
+        if first.rows == second.rows and size >= stride + overlap:
+            assert first.columns.stop - second.columns.start >= min(overlap, stride)
+    if max(height, width) <= size:
+        assert [w.whole for w in found] == [True]
+
+
+def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:
+    image = torch.randint(0, 256, (3, 160, 224), dtype=torch.uint8)
+    whole = local.segment(image, window=None, confidence_map=True)
+    assert int((whole.pixels > 400).sum()) > 2
+    for options in ({}, {"flip": True}, {"scales": (1.0, 0.5)}):
+        want = local.segment(image, window=None, confidence_map=True, **options)
+        found = local.segment(image, window=128, overlap=63, confidence_map=True, **options)
+        # an overlap narrower than the network's field of view: a few pixels between the cores turn
+        assert (found.labels == want.labels).float().mean() > (0.95 if "scales" in options else 0.99)
+        assert found.confidence_map is not None and want.confidence_map is not None
+        assert (found.confidence_map - want.confidence_map).abs().mean() < 0.01
+
+
+def test_a_window_keeps_its_true_position() -> None:
+    class ByPosition(torch.nn.Module):
+        """F is the position alone."""
+
+        def forward(
+            self, x: Tensor, sample: bool | None = None, origin: tuple[int, int] = (0, 0),
+            full_size: tuple[int, int] | None = None,
+        ) -> SpatialFeatures:  # fmt: skip
+            sim = SpatialInformationModule(16)
+            position = sim.position_map(x.shape[-2], x.shape[-1], origin, full_size).expand(len(x), -1, -1, -1)
+            return SpatialFeatures(position, position, position, position)
+
+    torch.manual_seed(0)
+    segmenter = known(Segmenter(Encoder("small", feature_dim=16, dilations=(1,)), ByPosition(), Classifier(16, 5), 3))
+    image = torch.zeros(3, 192, 160, dtype=torch.uint8)
+    want = segmenter.segment(image, window=None).labels
+    assert len(np.unique(want)) > 1
+    assert (segmenter.segment(image, window=64, overlap=16).labels == want).float().mean() > 0.97
+    # the same windows, each taken for a whole image, would label otherwise
+    alone = segmenter.segment(image[:, :64, :64], window=None).labels
+    assert (alone == want[:64, :64]).float().mean() < 0.97
+
+
+def test_places_in_cells() -> None:
+    assert Place(64, 32, 100, 203).in_cells(8, 5, 8) == {"origin": (8, 4), "full_size": (13, 26)}
+    assert Place(64, 32, 100, 203).mirrored(96) == Place(64, 75, 100, 203)
+    assert Place(64, 32, 100, 200).scaled(0.5) == Place(32, 16, 50, 100)
+
+
+def test_a_segmentation_counts_pixels_and_confidence(local: Segmenter) -> None:
+    image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
+    found = local.segment(image, window=None, confidence_map=True, seen_penalty=0.1)
+    with torch.no_grad():
+        logits = local(image[None], 0.1)
+    logits = torch.nn.functional.interpolate(logits, (70, 90), mode="bilinear")
+    best, label = logits.softmax(1).max(1)
+    assert found.confidence_map is not None
+    assert torch.equal(found.labels.long(), label[0])
+    assert torch.equal(local.predict(image, seen_penalty=0.1), label[0])
+    torch.testing.assert_close(found.confidence_map, best[0])
+    assert found.pixels.tolist() == [int((label == c).sum()) for c in range(5)]
+    for c in range(5):
+        if found.pixels[c]:
+            assert float(found.confidence[c]) == pytest.approx(float(best[label == c].mean()), abs=1e-6)
+        else:
+            assert found.confidence[c].isnan()
+    assert local.segment(image, window=None).confidence_map is None
+
+
+def test_one_window_is_in_memory_at_a_time(local: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, ...]] = []
+    scores = Segmenter.scores
+
+    def spy(self: Segmenter, images: Tensor, *args: object, **options: object) -> Tensor:
+        read.append(tuple(images.shape))
+        return scores(self, images, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segmenter, "scores", spy)
+    local.segment(torch.zeros(3, 300, 500, dtype=torch.uint8), window=128, overlap=32)
+    assert len(read) == 3 * 5
+    assert all(shape[0] == 1 and max(shape[2:]) <= 128 for shape in read)
+
+
+def test_a_backbone_of_unknown_stride_reads_images_whole() -> None:
+    encoder = Encoder((torch.nn.Conv2d(3, 4, 3, stride=3), 4), feature_dim=4, dilations=(1,))
+    segmenter = known(Segmenter(encoder, PlainFeatures(4), Classifier(4, 3), num_seen=2))
+    image = torch.randint(0, 256, (3, 90, 80), dtype=torch.uint8)
+    assert torch.equal(segmenter.predict(image, window=32, overlap=8), segmenter.predict(image, window=None))
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet18", "timm/tf_efficientnet_lite0"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3)])
+def test_tiny_images_are_labelled(backbone: str, size: tuple[int, int]) -> None:
+    segmenter = known(Segmenter.build(config(encoder={"backbone": backbone, "feature_dim": 16})))
+    assert segmenter.predict(torch.zeros(3, *size, dtype=torch.uint8)).shape == size
+
+
+def config(**options: object) -> SegmenterConfig:
+    defaults: dict[str, object] = {"classes": ["a", "b", "c"], "num_seen": 2}
+    return SegmenterConfig(**(defaults | options))  # type: ignore[arg-type]
+
+
+def test_images_that_are_refused(local: Segmenter, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
+    (tmp_path / "empty.jpg").touch()
+    for image in (tmp_path / "large.png", Image.new("RGB", (40, 30)), np.zeros((30, 40, 3), np.uint8),
+                  torch.zeros(3, 30, 40)):  # fmt: skip
+        assert local.segment(image, max_pixels=1200).labels.shape == (30, 40)
+        with pytest.raises(UserError, match=r"found 40 x 30 = 1200 pixels, expected at most 1199: reduce it, or raise"):
+            local.segment(image, max_pixels=1199)
+    with pytest.raises(UserError, match=r"empty\.jpg: cannot be decoded .* expected an image"):
+        local.segment(tmp_path / "empty.jpg")
+    with pytest.raises(UserError, match=r"not\.jpg: not found"):
+        local.segment(str(tmp_path / "not.jpg"))
+    with pytest.raises(UserError, match=r"found a tensor of shape \(3, 0, 4\)"):
+        local.segment(torch.zeros(3, 0, 4))
+    with pytest.raises(UserError, match="overlap: found 32, expected 0 or more and less than half of window = 64"):
+        local.segment(torch.zeros(3, 4, 4), window=64, overlap=32)
+
+
+def test_exif_is_followed(local: Segmenter, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise makes it upright
+    Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
+    want = local.predict(np.ascontiguousarray(np.rot90(array, -1)))
+    assert want.shape == (40, 24)
+    assert torch.equal(local.predict(tmp_path / "turned.png"), want)
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert torch.equal(local.predict(opened), want)
+
+
+def test_config_survives_json_and_builds_the_same_networks() -> None:
+    import json
+
+    first = config(encoder={"backbone": "small", "feature_dim": 16, "dilations": (1, 2)}, ids=(4, 9, 2))
+    again = SegmenterConfig(**json.loads(json.dumps(first.as_dict())))
+    assert again == first
+    assert again.unseen == ("c",)
+    torch.manual_seed(0)
+    one = Segmenter.build(first)
+    torch.manual_seed(0)
+    two = Segmenter.build(again)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    for wrong in ({"ids": (1, 2)}, {"num_seen": 0}, {"num_seen": 4}):
+        with pytest.raises(UserError, match="config: found 3 classes"):
+            config(**wrong)
+    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear or projection")):
+        with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
+            Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))
