@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -73,6 +73,36 @@ def read_image(
         raise
     except Exception as error:  # a broken file makes the reader raise almost anything
         raise undecodable(path, "an image", error) from error
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Finds image files; folders are walked with their subfolders.
+
+    Args:
+        paths: Files, which count whatever their name, and folders, of which files with one of `SUFFIXES` count.
+
+    Returns:
+        The files, each once: in the order given, those of a folder sorted.
+
+    Raises:
+        UserError: A path is not there, or a folder holds no image.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not files:
+                raise UserError(
+                    f"{path}: found no image, expected files that end in {', '.join(SUFFIXES)}; name others"
+                )
+            found |= dict.fromkeys(files)
+        elif path.exists():
+            found[path] = None
+        else:
+            raise UserError(f"{path}: not found, expected an image or a folder of images; correct the path")
+    if not found:
+        raise UserError("images: found none, expected files or folders; name some")
+    return list(found)
 
 
 def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None:

@@ -1,14 +1,16 @@
-"""Pictures of predictions, in whose legend unseen classes are marked, and of the scores of many runs."""
+"""Pictures of predictions, in whose legend unseen classes are marked, of scores, and of the scores of many runs."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sign_zs3.data.datasets.base import UNLABELLED, Sample, SegmentationDataset, class_colours
@@ -16,6 +18,7 @@ from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from sign_zs3.results import Row
@@ -26,23 +29,26 @@ DIMMED = 0.35
 DIM_NOTE = "★ unseen in training; where nothing is labelled, predictions are dim and not scored"
 
 
-def choose_examples(dataset: SegmentationDataset, count: int = 6) -> list[int]:
-    """Choose test images to show, the same ones every time.
+def choose_examples(dataset: SegmentationDataset, count: int = 6, indices: Sequence[int] | None = None) -> list[int]:
+    """Choose images to show, the same ones every time.
 
     Args:
-        dataset: Test set, unseen classes labelled.
+        dataset: Test set with unseen classes labelled, or another set.
         count: How many.
+        indices: Which images to choose from; None: all.
 
     Returns:
-        Indices, ascending: of 60 images spread over the set, those that show each unseen class as often as can be.
+        Indices, ascending: of 60 images spread over the set, those that show each unseen class as often as can be, or
+        each seen class where unseen ones are hidden.
     """
-    unseen = set(dataset.protocol.unseen)
-    spread = range(0, len(dataset), max(1, len(dataset) // EXAMINED))
-    held = {index: unseen & set(torch.unique(dataset[index]["mask"]).tolist()) for index in spread}
-    shown = dict.fromkeys(unseen, 0)
+    wanted = set(dataset.protocol.seen if dataset.hide_unseen else dataset.protocol.unseen)
+    indices = range(len(dataset)) if indices is None else indices
+    spread = indices[:: max(1, len(indices) // EXAMINED)]
+    held = {index: wanted & set(torch.unique(dataset[index]["mask"]).tolist()) for index in spread}
+    shown = dict.fromkeys(wanted, 0)
     chosen: list[int] = []
     for _ in range(min(count, len(held))):
-        # an unseen class counts for less the more often it is there already; the first of equals is taken
+        # a class counts for less the more often it is there already; the first of equals is taken
         best = max((i for i in held if i not in chosen), key=lambda i: (sum(1 / (1 + shown[k]) for k in held[i]), -i))
         chosen.append(best)
         for label in held[best]:
@@ -52,7 +58,7 @@ def choose_examples(dataset: SegmentationDataset, count: int = 6) -> list[int]:
 
 def prediction_panel(
     images: Sequence[Tensor], truths: Sequence[Tensor], predictions: Sequence[Tensor], protocol: Protocol,
-    title: str = "",
+    title: str = "", confidences: Sequence[Tensor] | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled; one legend below.
 
@@ -62,31 +68,86 @@ def prediction_panel(
         predictions: (H, W) int64 class indices.
         protocol: The classes; unseen ones carry a star in the legend.
         title: Of the figure.
+        confidences: (H, W) float in [0, 1], drawn as heat maps in a fourth row; None: no such row.
 
     Returns:
         A Matplotlib figure that belongs to no global state.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = sorted({int(c) for m in (*truths, *predictions) for c in torch.unique(m) if c != 255})
-    legend_rows = -(-len(shown) // 6)
-    columns = len(images)
-    figure = Figure(figsize=(1.7 * columns + 0.6, 5.4 + 0.24 * legend_rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(3, columns, squeeze=False)
     colours = class_colours(protocol.num_classes)
-    for column, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
-        predicted = colours[prediction.numpy()]
-        predicted[truth.numpy() == IGNORE_INDEX] *= DIMMED
-        pictures = [image.permute(1, 2, 0).numpy(), colours[truth.numpy()], predicted]
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
-    for row, label in enumerate(("image", "truth", "prediction")):
+    dimmed = []
+    for truth, prediction in zip(truths, predictions, strict=True):
+        dimmed.append(colours[prediction.numpy()])
+        dimmed[-1][truth.numpy() == IGNORE_INDEX] *= DIMMED
+    rows = {
+        "image": [image.permute(1, 2, 0).numpy() for image in images],
+        "truth": [colours[truth.numpy()] for truth in truths],
+        "prediction": dimmed,
+    }
+    if confidences is not None:
+        rows["confidence"] = [confidence.numpy() for confidence in confidences]
+    return _stack(rows, _classes_in(*truths, *predictions), protocol, DIM_NOTE, title)
+
+
+def pseudo_label_panel(
+    images: Sequence[Tensor], truths: Sequence[Tensor], pseudo_labels: Sequence[Tensor], weights: Sequence[Tensor],
+    protocol: Protocol, title: str = "",
+) -> Figure:  # fmt: skip
+    """Draw a column per image: the image, its labels, the pseudo-labels and their weights; one legend below.
+
+    Args:
+        images: (3, H, W) uint8.
+        truths: (H, W) int64 class indices, 255 unlabelled.
+        pseudo_labels: (H, W) int64 class indices, 255 where there is none.
+        weights: (H, W) float in [0, 1], of eq. 17 or of those that are kept; NaN where there is no pseudo-label.
+        protocol: The classes; unseen ones carry a star in the legend.
+        title: Of the figure.
+
+    Returns:
+        A Matplotlib figure that belongs to no global state.
+    """
+    colours = class_colours(protocol.num_classes)
+    rows = {
+        "image": [image.permute(1, 2, 0).numpy() for image in images],
+        "labels": [colours[truth.numpy()] for truth in truths],
+        "pseudo-labels": [colours[labels.numpy()] for labels in pseudo_labels],
+        "weight": [weight.numpy() for weight in weights],
+    }
+    return _stack(rows, _classes_in(*truths, *pseudo_labels), protocol, "★ unseen in training", title)
+
+
+def _classes_in(*masks: Tensor) -> list[int]:
+    return sorted({int(label) for mask in masks for label in torch.unique(mask) if label != IGNORE_INDEX})
+
+
+def _stack(
+    rows: Mapping[str, Sequence[Any]], shown: Sequence[int], protocol: Protocol, note: str, title: str
+) -> Figure:
+    """Draw named rows of pictures, one column per image; those of two axes are heat maps of numbers from 0 to 1."""
+    columns = len(next(iter(rows.values())))
+    maps = any(picture.ndim == 2 for pictures in rows.values() for picture in pictures)
+    ratio = max(image.shape[0] / image.shape[1] for image in rows["image"])
+    # the legend has six columns, and names of some 20 letters
+    size = (max(7.4, 1.7 * columns + 0.6 + 0.6 * maps), 0.8 + 1.6 * min(1.0, ratio) * len(rows))
+    figure = _new_figure((size[0], size[1] + 0.24 * -(-len(shown) // 6)))
+    if maps:
+        # with a colour bar beside all rows the layout cuts the rows' names by a few pixels
+        figure.set_layout_engine("constrained", rect=(0.01, 0, 0.99, 1))
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (label, pictures) in enumerate(rows.items()):
         axes[row, 0].set_ylabel(label)
-    _add_legend(figure, shown, protocol, DIM_NOTE)
+        for cell, picture in zip(axes[row], pictures, strict=True):
+            heat: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
+            drawn = cell.imshow(picture, interpolation="nearest", **heat)
+            cell.set_facecolor(UNLABELLED)
+            cell.set_xticks([])
+            cell.set_yticks([])
+        if heat:
+            # it takes its room from all rows, so that the columns stay in line
+            bar = figure.colorbar(
+                drawn, ax=axes, shrink=1 / len(rows), anchor=(0, 1 - row / (len(rows) - 1)), aspect=12
+            )
+            bar.ax.tick_params(labelsize=7)
+    _add_legend(figure, shown, protocol, note)
     if title:
         figure.suptitle(literal(title), fontsize=10)
     return figure
@@ -209,6 +270,161 @@ def label_image(model: ZeroShotTask, image: Tensor) -> Tensor:
     return labels[0].cpu()
 
 
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure into an array, uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, title: str = "") -> Figure:
+    """Draw a confusion matrix: a row per true class, as shares of its pixels, and a column per predicted class.
+
+    Args:
+        confusion: (C, C) counts, rows = truth.
+        classes: C class names, seen ones first.
+        num_seen: S; a line parts seen from unseen classes, whose names carry a star.
+        title: Of the figure.
+
+    Returns:
+        A Matplotlib figure that belongs to no global state; a class without a pixel has an empty row.
+    """
+    from matplotlib.colors import PowerNorm
+
+    count = len(classes)
+    with np.errstate(invalid="ignore"):
+        shares = confusion.double().numpy() / confusion.sum(dim=1, keepdim=True).numpy()
+    # small type from where numbers no longer fit
+    numbered, cell = count <= 40, 0.3 if count <= 40 else 0.15
+    size = 7 if count <= 40 else 6
+    margin = 0.075 * max(map(len, classes)) + 0.6
+    figure = _new_figure((max(5.0, cell * count + margin + 1.0), max(4.0, cell * count + margin)))
+    axes = figure.subplots()
+    # the root, since what a class is confused with is a few per cent each
+    picture = axes.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
+    axes.set_facecolor("lightgrey")
+    if numbered:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "black" if share > 0.4 else "white"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=6)
+    names = [literal(name) for name in starred(classes, num_seen)]
+    axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), names, fontsize=size)
+    if 0 < num_seen < count:
+        axes.axhline(num_seen - 0.5, color="tab:red", linewidth=1.5)
+        axes.axvline(num_seen - 0.5, color="tab:red", linewidth=1.5)
+    axes.set_xlabel("predicted" + ("   (★ unseen in training)" if num_seen < count else ""))
+    axes.set_ylabel("truth")
+    figure.colorbar(picture, ax=axes, label="share of the true class's pixels", shrink=min(1.0, 4 / (cell * count)))
+    if title:
+        figure.suptitle(literal(title), fontsize=10)
+    return figure
+
+
+def draw_vectors(
+    vectors: Tensor, classes: Sequence[str], unseen: Collection[str] = (), ax: Axes | None = None
+) -> tuple[Figure, Axes]:
+    """Draw class vectors in the plane of their first two principal components, seen and unseen in two colours.
+
+    Args:
+        vectors: (C, W) float.
+        classes: C class names.
+        unseen: Names of the unseen classes.
+        ax: Where to draw; None: a new figure.
+
+    Returns:
+        The figure and its axes; each axis tells its share of the variance.
+    """
+    points, shares = _principal_components(vectors)
+    if ax is None:
+        side = max(6.0, 0.9 * math.sqrt(len(classes)))
+        ax = _new_figure((1.25 * side, side)).subplots()
+    figure = cast("Figure", ax.figure)
+    for wanted, label, colour, marker in (
+        (False, "seen", "tab:blue", "o"),
+        (True, "unseen", "tab:orange", "*"),
+    ):
+        chosen = [index for index, name in enumerate(classes) if (name in unseen) is wanted]
+        if chosen:
+            ax.scatter(*points[chosen].T, c=colour, marker=marker, s=80 if wanted else 18, label=label, zorder=2)
+    ax.set_xlabel(f"first principal component ({100 * shares[0]:.0f} % of the variance)")
+    ax.set_ylabel(f"second ({100 * shares[1]:.0f} %)")
+    ax.margins(0.12)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _place_names(ax, points, classes, unseen)
+    return figure, ax
+
+
+def _principal_components(vectors: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (C, 2) coordinates and (2,) shares of the variance; each axis's largest entry is made positive."""
+    centred = vectors.double().numpy()
+    centred = np.pad(centred - centred.mean(axis=0), ((0, 0), (0, max(0, 2 - centred.shape[1]))))
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=True)
+    axes = axes[:2]
+    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+    variances = np.pad(lengths, (0, 2))[:2] ** 2
+    return centred @ axes.T, variances / max(float((lengths**2).sum()), np.finfo(float).tiny)
+
+
+def _place_names(ax: Axes, points: NDArray[np.float64], classes: Sequence[str], unseen: Collection[str]) -> None:
+    """Write each name beside its point, in the first place near it where it hides no other name and no point."""
+    figure = cast("Figure", ax.figure)
+    # places are in pixels, which stand once the layout is done
+    figure.draw_without_rendering()
+    at = ax.transData.transform(points)
+    pixel = figure.dpi / 72
+    inside = ax.get_window_extent()
+    radius = 3 * pixel
+    # (C + names placed, 4): left, bottom, right, top
+    taken = np.concatenate([at - radius, at + radius], axis=1)
+    # unseen ones first: they are what one looks for
+    for index in sorted(range(len(classes)), key=lambda index: classes[index] not in unseen):
+        name = classes[index]
+        text = ax.annotate(
+            literal(name), points[index], (0, 0), textcoords="offset points",
+            fontsize=8 if len(classes) <= 60 else 6, color="tab:orange" if name in unseen else "black",
+            fontweight="bold" if name in unseen else "normal",
+        )  # fmt: skip
+        # the layout has been made; names may not move it
+        text.set_in_layout(False)
+        extent = text.get_window_extent()
+        others = np.delete(taken, index, axis=0)
+        best, least = np.zeros(4), math.inf
+        for distance in (7.0 if name in unseen else 5.0, 10.0, 16.0, 24.0, 34.0):
+            for turn in range(16):
+                dx, dy = math.cos(math.pi * turn / 8), math.sin(math.pi * turn / 8)
+                # the name's near corner, or the middle of its near side, stands on the ray
+                left = at[index, 0] + distance * pixel * dx + extent.width * (dx - 1) / 2
+                bottom = at[index, 1] + distance * pixel * dy + extent.height * (dy - 1) / 2
+                box = np.array([left, bottom, left + extent.width, bottom + extent.height])
+                overlap = _overlap(box, others).sum() + extent.width * extent.height
+                overlap -= _overlap(box, np.array([inside.extents]))[0]
+                if overlap < least - 1e-6:
+                    best, least = box, overlap
+            if least <= 1e-6:
+                break
+        text.set_position(((best[0] - at[index, 0]) / pixel, (best[1] - at[index, 1]) / pixel))
+        taken = np.concatenate([taken, best[None]])
+        near = np.clip(at[index], best[:2], best[2:])
+        if np.linalg.norm(near - at[index]) > 8 * pixel:
+            ends = ax.transData.inverted().transform([at[index], near])
+            ax.plot(*ends.T, color="grey", linewidth=0.5, zorder=1, scalex=False, scaley=False)
+
+
+def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the areas that a box (4,) shares with others (n, 4), each left, bottom, right, top."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return np.asarray(sides.clip(min=0).prod(axis=1))
+
+
+def starred(classes: Sequence[str], num_seen: int) -> list[str]:
+    """Return the class names, those of unseen classes with a star."""
+    return [name + (" ★" if label >= num_seen else "") for label, name in enumerate(classes)]
+
+
 def literal(text: str) -> str:
     """Return a name for Matplotlib, which would take what stands between two dollar signs for a formula."""
     return text.replace("$", r"\$")
@@ -218,10 +434,8 @@ def _add_legend(figure: Figure, shown: Sequence[int], protocol: Protocol, title:
     from matplotlib.patches import Patch
 
     colours = class_colours(protocol.num_classes)
-    patches = [
-        Patch(color=colours[c].tolist(), label=literal(protocol.classes[c]) + (" ★" if c >= protocol.num_seen else ""))
-        for c in shown
-    ]
+    names = starred(protocol.classes, protocol.num_seen)
+    patches = [Patch(color=colours[label].tolist(), label=literal(names[label])) for label in shown]
     patches.append(Patch(color=UNLABELLED, label="unlabelled"))
     figure.legend(
         handles=patches,

@@ -6,6 +6,9 @@ A verb is a module here with ``run(args) -> int``: the command line after the ve
 VERBS = {
     "data": "check a data set file by file, or draw a contact sheet of it",
     "embed": "build class vectors from word vectors, or show which classes lie near each other",
+    "extend": "add classes to a trained checkpoint by their names alone",
+    "remove": "take classes out of a checkpoint",
+    "rename": "give classes of a checkpoint other names",
     "results": "gather the scores of runs into tables and pictures, beside the paper's numbers",
 }
 """Verbs beside those of `commands.training`, with their line in the help."""

@@ -77,17 +77,7 @@ def run(args: list[str]) -> int:
     check_writable(output, ".npz", ".safetensors")
     if options.report:
         check_writable(options.report)
-    sources: dict[str, WordVectors] = {}
-    for given in options.source:
-        name, path = _split_source(given)
-        vectors = _read(path, names)
-        name = name or vectors.kind
-        if name in sources:
-            raise UserError(
-                f"--source: found two called '{name}', {sources[name].origin} and {path}: expected different names; "
-                f"give them as NAME={path}"
-            )
-        sources[name] = vectors
+    sources = read_sources(options.source, names)
     if options.classes in DATASETS:
         names = _without_background(names, sources)
     table = build_table(sources, names, options.missing)
@@ -166,6 +156,26 @@ def _without_background(names: list[str], sources: Mapping[str, WordVectors]) ->
 
 
 # -- sources ---------------------------------------------------------------------------------------------------
+
+
+def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVectors]:
+    """Read what class names need from files of word vectors, given as FILE or NAME=FILE.
+
+    Raises:
+        UserError: A file cannot be read, or two have one name.
+    """
+    sources: dict[str, WordVectors] = {}
+    for given in files:
+        name, path = _split_source(given)
+        vectors = _read(path, names)
+        name = name or vectors.kind
+        if name in sources:
+            raise UserError(
+                f"--source: found two called '{name}', {sources[name].origin} and {path}: expected different names; "
+                f"give them as NAME={path}"
+            )
+        sources[name] = vectors
+    return sources
 
 
 def _split_source(given: str) -> tuple[str | None, Path]:

@@ -22,6 +22,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 __all__ = ["ClassTable", "class_vectors"]
@@ -158,7 +160,13 @@ class ClassTable:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be written ({_first_line(error)}); choose another folder") from None
 
-    def vectors(self, class_names: Sequence[str], sources: Sequence[str] | None = None, center: bool = False) -> Tensor:
+    def vectors(
+        self,
+        class_names: Sequence[str],
+        sources: Sequence[str] | None = None,
+        center: bool = False,
+        center_on: Sequence[str] | None = None,
+    ) -> Tensor:
         """One unit vector per class: rows looked up by name, normalised per source, concatenated, normalised.
 
         A name's raw vector is the row of the exact name; else of its canonical form (lower case, `_` and `-`
@@ -170,6 +178,8 @@ class ClassTable:
             sources: Which sources, in this order; None: all, alphabetically.
             center: Subtract the mean over `class_names`, per source, before normalising: word vectors share
                 a large common part that tells no class from another.
+            center_on: Names to take that mean over instead, so that a class added later gets the vector that it would
+                have got among them.
 
         Returns:
             (C, sum of d) float32, rows of length 1.
@@ -188,13 +198,14 @@ class ClassTable:
         import torch
 
         rows = self._rows(class_names)
+        reference = rows if center_on is None else self._rows(center_on)
         parts = []
         for source in chosen:
             matrix = self.sources[source]
             part = np.stack([matrix[indices].mean(axis=0, dtype=np.float64) for indices in rows])
             largest = float(np.abs(part).max())
             if center:
-                part = part - part.mean(axis=0)
+                part = part - np.stack([matrix[i].mean(axis=0, dtype=np.float64) for i in reference]).mean(axis=0)
             norms = np.linalg.norm(part, axis=1, keepdims=True)
             # Centring equal vectors leaves rounding, not a direction.
             zero = np.flatnonzero(norms[:, 0] <= 1e-6 * largest)
@@ -207,6 +218,38 @@ class ClassTable:
         joined = np.concatenate(parts, axis=1)
         joined /= np.linalg.norm(joined, axis=1, keepdims=True)
         return torch.from_numpy(joined.astype(np.float32))
+
+    def plot(
+        self,
+        class_names: Sequence[str],
+        unseen: Sequence[str] = (),
+        sources: Sequence[str] | None = None,
+        center: bool = False,
+        ax: Axes | None = None,
+    ) -> tuple[Figure, Axes]:
+        """Draw class vectors in two dimensions, the first principal components of what `vectors` gives.
+
+        Args:
+            class_names: C names.
+            unseen: Those of them that are unseen, drawn in another colour.
+            sources: As in `vectors`.
+            center: As in `vectors`; the picture is centred either way.
+            ax: Where to draw; None: a new figure.
+
+        Returns:
+            The figure and its axes.
+
+        Raises:
+            UserError: As `vectors`, or an unseen name is not among `class_names`.
+        """
+        unknown = [name for name in unseen if name not in class_names]
+        if unknown:
+            raise UserError(
+                f"unseen: found {_listed(unknown)}, expected names that are among the {len(class_names)} drawn"
+            )
+        from sign_zs3.plotting import draw_vectors
+
+        return draw_vectors(self.vectors(class_names, sources, center), class_names, unseen, ax)
 
     def _rows(self, class_names: Sequence[str]) -> list[list[int]]:
         row_of = {name: row for row, name in enumerate(self.names)}

@@ -72,6 +72,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
         confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
         tallies: Pixels counted in training, for the report; no loss reads them.
+        looked_up: For each class the name whose vector it has: its own, unless it was renamed.
+        centered_on: Names over whose vectors the mean was taken that `center_vectors` subtracts.
     """
 
     architecture: ClassVar[tuple[str, ...]] = ()
@@ -108,6 +110,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.scores: dict[str, Any] = {}
         self.confusion: Tensor | None = None
         self.tallies: dict[str, int] = {}
+        self.looked_up: tuple[str, ...] = ()
+        self.centered_on: tuple[str, ...] = ()
         self._gradients: dict[str, Tensor] = {}
         self._entered: str | None = None
 
@@ -201,6 +205,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         if not protocol.unseen:
             log.warning("no unseen classes: the unseen and harmonic scores will be 0")
         self.protocol = protocol
+        self.looked_up = self.centered_on = protocol.classes
         self.register_buffer("class_vectors", vectors)
         with counted_randomness(torch.device("cpu"), self.hparams["seed"], "initial weights"):
             self.build_networks(protocol, vectors.shape[1], pretrained)
@@ -221,9 +226,17 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def _initialise_from(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
+        assert self.protocol is not None
         self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
         stored = checkpoint["state_dict"]["class_vectors"]
-        if stored.shape != self.class_vectors.shape or not torch.allclose(stored, self.class_vectors, atol=1e-6):
+        own = checkpoint[CHECKPOINT_KEY]
+        self.looked_up = tuple(own.get("looked_up", self.looked_up))
+        self.centered_on = tuple(own.get("centered_on", self.centered_on))
+        # where classes were added or renamed, the vectors are those that the checkpoint holds
+        as_given = self.looked_up == self.centered_on == self.protocol.classes
+        if stored.shape != self.class_vectors.shape or (
+            as_given and not torch.allclose(stored, self.class_vectors, atol=1e-6)
+        ):
             raise UserError(
                 f"vectors: those of {path} are others than {self.hparams['vectors']!r} gives (center_vectors: "
                 f"{self.hparams['center_vectors']}): use the file and the option that it was trained with"
@@ -265,6 +278,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
             "format": CHECKPOINT_FORMAT,
             "method": type(self).__name__,
             "protocol": protocol,
+            "looked_up": list(self.looked_up),
+            "centered_on": list(self.centered_on),
             "schedule": self.schedule.state_dict(),
             "skipped": self.skipped,
             "tallies": dict(self.tallies),
@@ -284,6 +299,9 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 f"vectors: the checkpoint's class vectors have {vectors.shape[1]} numbers, those given "
                 f"{self.class_vectors.shape[1]}: use the file that it was trained with"
             )
+        # checkpoints of before classes could be added or renamed have neither
+        self.looked_up = tuple(stored.get("looked_up", protocol.classes))
+        self.centered_on = tuple(stored.get("centered_on", protocol.classes))
         self.shape_for(checkpoint["state_dict"])
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])

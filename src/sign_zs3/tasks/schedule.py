@@ -143,6 +143,11 @@ class Schedule:
                 return phase
         return None
 
+    def finished(self) -> tuple[Phase, ...]:
+        """Return the phases that are complete."""
+        index, done = self.locate()
+        return self.phases[: index + (done == self.phases[index].iterations)]
+
     def first_batch(self, kind: str) -> int | None:
         """Return the number of the first batch of the first phase of a kind; None where there is none."""
         start = 0

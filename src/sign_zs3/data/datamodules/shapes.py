@@ -25,6 +25,7 @@ class ShapesDataModule(ZeroShotDataModule):
         num_workers: Worker processes per loader.
         seed: Decides the order, the mirroring and the `development` draw.
         unseen: Names of the unseen classes; None: red square, green triangle, blue star, yellow circle.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
         unseen_pixels: ``"ignore"`` or ``"drop"``, as in `ZeroShotDataModule`.
         development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
 
@@ -46,11 +47,12 @@ class ShapesDataModule(ZeroShotDataModule):
         num_workers: int = 0,
         seed: int = 0,
         unseen: list[str] | None = None,
+        ignored_classes: list[str] | None = None,
         unseen_pixels: Literal["ignore", "drop"] = "ignore",
         development: int = 0,
     ) -> None:
         super().__init__(
-            shapes_protocol(unseen),
+            shapes_protocol(unseen, ignored_classes or ()),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,

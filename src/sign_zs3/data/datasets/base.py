@@ -24,6 +24,8 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 UNLABELLED = (0.15, 0.15, 0.15)
 """RGB of what has no label in pictures."""
 
+LEGEND_ROWS = 14
+
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
 Valid: TypeAlias = NDArray[np.bool_]
@@ -206,16 +208,20 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
         mask = sample["mask"].numpy()
         colours = class_colours(len(self.classes))
-        figure = Figure(figsize=(9, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.imshow(sample["image"].permute(1, 2, 0).numpy())
-        left.set_title(literal(sample["id"]))
-        right.imshow(colours[mask])
         present = [i for i in np.unique(mask).tolist() if i != IGNORE_INDEX]
         names = [literal(self.classes[i]) + (" (unseen)" if i in self.protocol.unseen else "") for i in present]
         patches = [Patch(color=colours[i], label=name) for i, name in zip(present, names, strict=True)]
         patches.append(Patch(color=colours[IGNORE_INDEX], label="ignored"))
-        right.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small")
+        legend_columns = -(-len(patches) // LEGEND_ROWS)
+        figure = Figure(figsize=(7 + 2.2 * legend_columns, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(sample["image"].permute(1, 2, 0).numpy())
+        left.set_title(literal(sample["id"]))
+        # as labels are: without it, thin parts of a large mask mix with what is around them
+        right.imshow(colours[mask], interpolation="nearest")
+        right.legend(
+            handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small", ncols=legend_columns
+        )
         for axes in (left, right):
             axes.set_axis_off()
         return figure

@@ -64,17 +64,26 @@ _Float = NDArray[np.float32]
 _Bool = NDArray[np.bool_]
 
 
-def shapes_protocol(unseen: Sequence[str] | None = None) -> Protocol:
+def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequence[str] = ()) -> Protocol:
     """Returns the class split of the built-in data.
 
     Args:
         unseen: Names of the unseen classes; None means the default four pairs.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
 
     Raises:
         UserError: A name that is no class of this data set.
     """
+    if unknown := sorted(set(ignored_classes) - set(NAMES.values())):
+        raise UserError(
+            f"ignored_classes: found {unknown[0]!r}, expected a class of shapes ({', '.join(NAMES.values())}); correct "
+            "the name"
+        )
+    names = {own_id: name for own_id, name in NAMES.items() if name not in ignored_classes}
+    ignored_ids = {0, 255} | (NAMES.keys() - names.keys())
+    default = unseen is None and not ignored_classes
     return Protocol.build(
-        "shapes", "default" if unseen is None else "custom", NAMES, UNSEEN if unseen is None else unseen, (0, 255)
+        "shapes", "default" if default else "custom", names, UNSEEN if unseen is None else unseen, ignored_ids
     )
 
 

@@ -1,0 +1,51 @@
+"""What the verbs share that read a checkpoint and write another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sign_zs3.errors import UserError
+from sign_zs3.files import check_writable
+
+if TYPE_CHECKING:
+    from sign_zs3.tasks import ZeroShotTask
+
+
+def parser(verb: str, description: str, classes: str) -> argparse.ArgumentParser:
+    """Make the parser of a verb with the options that all of them have."""
+    made = argparse.ArgumentParser(f"sign-zs3 {verb}", description=description, allow_abbrev=False)
+    made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
+    made.add_argument("--classes", required=True, help=classes)
+    made.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write")
+    made.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
+    return made
+
+
+def listed(text: str) -> list[str]:
+    """Split names at commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def check_output(path: str, overwrite: bool) -> Path:
+    """Refuse an output before any work.
+
+    Raises:
+        UserError: It exists and is not to be overwritten, is a folder, or is no ``.ckpt`` file.
+    """
+    check_writable(path, ".ckpt")
+    if Path(path).exists() and not overwrite:
+        raise UserError(f"--output: found {path}, which exists, expected a new file: name another, or give --overwrite")
+    return Path(path)
+
+
+def save(model: ZeroShotTask, output: Path) -> None:
+    """Write the checkpoint, and say what it knows."""
+    from sign_zs3.tasks.extension import save_model
+
+    save_model(model, output)
+    assert model.protocol is not None
+    print(f"seen:     {', '.join(model.protocol.classes[: model.protocol.num_seen])}")
+    print(f"unseen:   {', '.join(model.protocol.classes[model.protocol.num_seen :]) or '-'}")
+    print(f"written:  {output}")

@@ -1,0 +1,101 @@
+"""The verb extend: new classes for a checkpoint, by their names alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sign_zs3.commands.checkpoints import check_output, listed, parser, save
+from sign_zs3.errors import UserError
+
+if TYPE_CHECKING:
+    from sign_zs3.data.datamodules import ZeroShotDataModule
+    from sign_zs3.embeddings import ClassTable
+    from sign_zs3.tasks import ZeroShotTask
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Add classes to a trained checkpoint by name alone: its generator makes features of them from their class vectors, and
+the classifier learns these. Old classes keep their weights."""
+EPILOG = """\
+With --config FILE (and other options of `fit` for the data, as --data.root) the old classes are learnt from real
+features of the training images instead of synthetic ones."""
+
+
+def run(args: list[str]) -> int:
+    """Write a checkpoint with more classes.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: A name is there already or has no vector, the checkpoint cannot learn by name, or a file cannot be
+            used.
+    """
+    options, rest = _parser().parse_known_args(args)
+    output = check_output(options.output, options.overwrite)
+    if options.vectors and options.source:
+        raise UserError("--vectors: found beside --source, expected one of them: leave one out")
+    data = _data(rest) if rest else None
+    from sign_zs3.tasks import load_task
+    from sign_zs3.tasks.extension import check_teachable, extend, self_train
+
+    model = load_task(options.ckpt_path)
+    check_teachable(model)
+    names = listed(options.classes)
+    vectors = _built(model, names, options.source) if options.source else options.vectors
+    log.info(
+        "teaching %s from %s", ", ".join(names), "synthetic features" if data is None else "real and synthetic ones"
+    )
+    model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
+    if options.images:
+        log.info("self-training on unlabelled images")
+        model = self_train(model, options.images, iterations=options.self_training_iterations, progress=True)
+    save(model, output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("extend", DESCRIPTION, "names of the new classes, by commas")
+    made.epilog = EPILOG
+    made.add_argument(
+        "--vectors", metavar="TABLE", help="table of class vectors (default: the one that the model was trained with)"
+    )
+    made.add_argument(
+        "--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable"
+    )
+    made.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="unlabelled images, or folders of them, to self-train on afterwards",
+    )
+    made.add_argument(
+        "--self_training_iterations", type=int, default=100, metavar="N", help="length of that (default: 100)"
+    )
+    made.add_argument("--seed", type=int, default=0, help="decides which features are drawn (default: 0)")
+    return made
+
+
+def _data(args: Sequence[str]) -> ZeroShotDataModule:
+    from sign_zs3.commands.training import ConfiguredCLI
+
+    if not any(arg == "-c" or arg.startswith(("--config", "--data")) for arg in args):
+        raise UserError(f"extend: found the unknown option {args[0]}: see `sign-zs3 extend --help`")
+    data: ZeroShotDataModule = ConfiguredCLI(list(args), "Options of the data.", lambda parser: None).datamodule
+    return data
+
+
+def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> ClassTable:
+    """Read vectors of old and new classes from word vectors; the old ones tell whether these are the right files."""
+    from sign_zs3.commands.embed import read_sources
+    from sign_zs3.embeddings.build import build_table
+
+    wanted = list(dict.fromkeys([*model.looked_up, *model.centered_on, *names]))
+    return build_table(read_sources(files, wanted), wanted)

@@ -1,0 +1,26 @@
+"""The verb remove: a checkpoint without some of its classes."""
+
+from __future__ import annotations
+
+from sign_zs3.commands.checkpoints import check_output, listed, parser, save
+
+
+def run(args: list[str]) -> int:
+    """Write a checkpoint without some classes; what the others score is not touched.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: A class is not there, no seen class is left, or a file cannot be used.
+    """
+    options = parser("remove", "Take classes out of a checkpoint.", "names of the classes, by commas").parse_args(args)
+    output = check_output(options.output, options.overwrite)
+    from sign_zs3.tasks import load_task
+    from sign_zs3.tasks.extension import remove
+
+    save(remove(load_task(options.ckpt_path), listed(options.classes)), output)
+    return 0

@@ -1,0 +1,35 @@
+"""The verb rename: other names for the classes of a checkpoint."""
+
+from __future__ import annotations
+
+from sign_zs3.commands.checkpoints import check_output, listed, parser, save
+from sign_zs3.errors import UserError
+
+
+def run(args: list[str]) -> int:
+    """Write a checkpoint whose classes have other names; weights and class vectors stay.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: A class is not there, two would have one name, or a file cannot be used.
+    """
+    options = parser("rename", "Give classes of a checkpoint other names.", "OLD=NEW, several by commas").parse_args(
+        args
+    )
+    output = check_output(options.output, options.overwrite)
+    names: dict[str, str] = {}
+    for pair in listed(options.classes):
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (old and equals and new):
+            raise UserError(f"--classes: found {pair!r}, expected OLD=NEW, several by commas, as in 'cow=Friesian cow'")
+        names[old] = new
+    from sign_zs3.tasks import load_task
+    from sign_zs3.tasks.extension import rename
+
+    save(rename(load_task(options.ckpt_path), names), output)
+    return 0

@@ -1,0 +1,80 @@
+"""Images without masks for a Trainer: all that self-training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.datamodules.images import ImageDataModule
+from sign_zs3.data.datasets.base import Image, SegmentationDataset, Transform
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.images import find_images, read_image
+
+LARGEST_CROP = 321
+
+
+class UnlabelledDataset(SegmentationDataset):
+    """Image files, every pixel ignored.
+
+    Args:
+        protocol: The classes that a model may find.
+        files: The images.
+        transform: As in `SegmentationDataset`.
+    """
+
+    def __init__(self, protocol: Protocol, files: Sequence[Path], transform: Transform | None = None) -> None:
+        super().__init__(protocol, transform=transform)
+        self.files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Returns the file's path."""
+        return str(self.files[index])
+
+    def read(self, index: int) -> tuple[Image, NDArray[Any]]:
+        """Reads an image; its mask is 255 everywhere.
+
+        Raises:
+            UserError: The image cannot be read.
+        """
+        image = read_image(self.files[index])[0]
+        return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
+
+
+class UnlabelledDataModule(ImageDataModule):
+    """Images without masks, such as those that a model is to be used on; there is nothing to validate or test on.
+
+    Args:
+        protocol: Of the model.
+        images: Image files, or folders of them.
+        crop_size: Side of the training crop in pixels; None: 321, or less where no image is larger.
+        **kwargs: Further arguments of `ImageDataModule`.
+
+    Raises:
+        UserError: No image is found, or one cannot be read.
+    """
+
+    def __init__(
+        self, protocol: Protocol, images: Sequence[str | Path], crop_size: int | None = None, **kwargs: Any
+    ) -> None:
+        self.files = find_images(images)
+        if crop_size is None:
+            largest = max(max(read_image(file)[1]) for file in self.files)
+            # what the coarsest levels of backbones divide
+            crop_size = min(LARGEST_CROP, -(-largest // 32) * 32)
+        protocol = replace(protocol, ignored_ids=tuple(sorted({*protocol.ignored_ids, IGNORE_INDEX})))
+        sizes = {"crop_size": crop_size, "warp_size": None, "scale": (1.0, 1.0)}
+        super().__init__(protocol, **(sizes | {"val_fraction": 0.0, "num_workers": 0} | kwargs))
+
+    def make_dataset(
+        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
+    ) -> SegmentationDataset:
+        """Returns all images, whatever the split."""
+        return UnlabelledDataset(self.protocol, self.files, self.reading(hide_unseen, augment)["transform"])

@@ -1,0 +1,453 @@
+"""Classes of a trained model: added by name alone, renamed, removed."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_zs3.data.datamodules import ZeroShotDataModule
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.embeddings import ClassTable
+from sign_zs3.errors import UserError
+from sign_zs3.files import replacing
+from sign_zs3.models.classifier import Classifier
+from sign_zs3.tasks.base import ZeroShotTask, map_size, shrink_mask
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
+from sign_zs3.tasks.generative import GenerativeTask
+from sign_zs3.tasks.loading import load_task, task_of
+from sign_zs3.tasks.schedule import counted_randomness
+
+log = logging.getLogger(__name__)
+
+PER_CLASS = 2_000
+LEAST = 200
+AT_MOST = 40_000
+"""Synthetic features: of each class, at least and at most, and of all."""
+
+BATCH = 2_048
+"""Features that an iteration reads, about as many as a batch of training images holds."""
+
+ODDS = {"synthetic": 4.0, "real": 2.0}
+"""Factor of the odds of the model's own transfer step, by what the seen classes are learnt from."""
+
+ITERATIONS = 1_000
+"""Least length without data: rows that start at zero are then steady over seeds."""
+
+
+def extend(
+    model: ZeroShotTask | str | Path,
+    classes: Sequence[str],
+    *,
+    vectors: str | ClassTable | None = None,
+    data: ZeroShotDataModule | None = None,
+    images: int = 64,
+    odds: float | None = None,
+    seed: int = 0,
+) -> ZeroShotTask:
+    """Teach a trained model classes by their names alone.
+
+    The generator that the model was trained with makes features of the new classes from their class vectors, and the
+    transfer step (eq. 10) is done again on C alone: with real features of seen classes where there are data, and with
+    synthetic features of the old classes otherwise. C's rows of the old classes stay as they are, bit by bit, so that
+    old classes can lose pixels to new ones, but not to each other. SPNet's C is made of class vectors: its
+    new classes need no training.
+
+    Args:
+        model: A trained model, or its checkpoint; it is not changed.
+        classes: Names of the new classes, which count as unseen.
+        vectors: Class vectors as the option of that name; None: the table that the model was trained with.
+        data: Data with masks of the seen classes, such as those of the training.
+        images: How many training images of `data` to read.
+        odds: How much likelier an unseen class is drawn than a seen one; None: four times the
+            model's `unseen_odds`, with `data` twice.
+        seed: Decides which features are drawn.
+
+    Returns:
+        A new model in evaluation mode, the new classes last among its unseen ones.
+
+    Raises:
+        UserError: A name is there already or has no vector, the table is another one than that of the training, the
+            model has no generator that was trained, or `data` are of other classes.
+    """
+    old = model if isinstance(model, ZeroShotTask) else load_task(model)
+    names = _new_names(old, classes)
+    check_teachable(old)
+    added = _added_vectors(old, names, vectors)
+    protocol = _extended_protocol(old, names, data)
+    kept = {name: row for row, name in enumerate(_protocol(old).classes)}
+    new_rows = dict(zip(names, added, strict=True))
+    model = rebuild(old, protocol, [kept.get(name) for name in protocol.classes], new_rows)
+    if isinstance(model, GenerativeTask):
+        rows = [row for row, name in enumerate(protocol.classes) if not bool(model.segmenter.known[row])]
+        with counted_randomness(torch.device("cpu"), seed, "extension"):
+            _teach(model, rows, None if data is None else _real_features(model, data, images), odds)
+        model.segmenter.known.fill_(True)
+    return model.eval()
+
+
+def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
+    """Give classes other names; weights and class vectors stay.
+
+    Args:
+        model: A trained model; it is not changed.
+        names: Old name -> new name.
+
+    Raises:
+        UserError: A class is not there, or two would have one name.
+    """
+    protocol = _protocol(model)
+    for name in names:
+        _check_known(protocol, name)
+    for name in names.values():
+        if not name.strip():
+            raise UserError("rename: found an empty name, expected OLD=NEW: give a name")
+    renamed = replace(protocol, classes=tuple(names.get(name, name) for name in protocol.classes))
+    return rebuild(model, renamed, list(range(protocol.num_classes)))
+
+
+def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
+    """Take classes out of the vocabulary; their own ids become ignored ones.
+
+    Args:
+        model: A trained model; it is not changed.
+        classes: Their names.
+
+    Raises:
+        UserError: A class is not there, or no seen class is left.
+    """
+    protocol = _protocol(model)
+    for name in classes:
+        _check_known(protocol, name)
+    kept = [row for row, name in enumerate(protocol.classes) if name not in classes]
+    num_seen = sum(row < protocol.num_seen for row in kept)
+    if not num_seen:
+        raise UserError(
+            f"remove: found all {protocol.num_seen} seen classes in the list, expected that one is left: shorten it"
+        )
+    left = replace(
+        protocol,
+        classes=tuple(protocol.classes[row] for row in kept),
+        ids=tuple(protocol.ids[row] for row in kept),
+        num_seen=num_seen,
+        ignored_ids=tuple(sorted({*protocol.ignored_ids, *(set(protocol.ids) - {protocol.ids[row] for row in kept})})),
+    )
+    return rebuild(model, left, kept)
+
+
+def save_model(model: ZeroShotTask, path: str | Path) -> None:
+    """Write a model as a checkpoint that `test`, `predict` and `load_task` read, and runs start from (`init_from`).
+
+    Args:
+        model: A built model, of a training or not.
+        path: The file, written beside its place first.
+    """
+    with replacing(Path(path)) as beside:
+        torch.save(as_checkpoint(model), beside)
+
+
+def as_checkpoint(model: ZeroShotTask) -> dict[str, Any]:
+    """Return what a checkpoint of a model holds, without the state of a training."""
+    checkpoint: dict[str, Any] = {
+        "state_dict": {key: value for key, value in model.state_dict().items() if not key.startswith("teacher.")},
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+        "epoch": 0,
+        "global_step": 0,
+    }
+    model.on_save_checkpoint(checkpoint)
+    checkpoint[CHECKPOINT_KEY]["gradients"] = {}
+    return checkpoint
+
+
+def check_teachable(model: ZeroShotTask) -> None:
+    """Refuse a model that cannot learn classes by name.
+
+    Raises:
+        UserError: It has no generator, or one that was never trained.
+    """
+    if not isinstance(model.segmenter.classifier, Classifier):
+        return
+    can = "it can predict, be exported, and have classes renamed or removed"
+    if not isinstance(model, GenerativeTask):
+        raise UserError(f"extend: found a {type(model).__name__} without a generator: {can}")
+    done = {phase.kind for phase in model.schedule.finished()}
+    trained = "generator" in done or ("train" in done and bool(model.hparams["joint_generator"]))
+    # what later phases started from had one
+    if not (trained or bool(model.segmenter.known.all())):
+        raise UserError(
+            f"extend: found a generator that was never trained: {can}; take a checkpoint of the generator phase or a "
+            "later one"
+        )
+
+
+# -- the same model with other classes -------------------------------------------------------------------------------
+
+
+def rebuild(
+    old: ZeroShotTask, protocol: Protocol, rows: Sequence[int | None], vectors: Mapping[str, Tensor] | None = None
+) -> ZeroShotTask:
+    """Make a model of other classes from a model.
+
+    Args:
+        old: The model; it is not changed.
+        protocol: The new classes.
+        rows: For each of them its number in the old model; None for a class that it does not have.
+        vectors: Name -> (W,) class vector of the latter.
+
+    Returns:
+        The model; what it does not know is not `known`, with zero rows in C.
+    """
+    checkpoint = copy.deepcopy(as_checkpoint(old))
+    state = checkpoint["state_dict"]
+    by_class = {"class_vectors", "segmenter.known"}
+    by_class |= {key for key in state if key.startswith("segmenter.classifier.")}
+    for key in by_class:
+        before = state[key]
+        after = before.new_zeros(len(rows), *before.shape[1:])
+        for row, number in enumerate(rows):
+            if number is not None:
+                after[row] = before[number]
+            elif key in ("class_vectors", "segmenter.classifier.vectors"):
+                after[row] = (vectors or {})[protocol.classes[row]]
+        state[key] = after
+    if "segmenter.classifier.vectors" in state:
+        state["segmenter.known"].fill_(True)
+    checkpoint[CHECKPOINT_KEY]["protocol"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()
+    }
+    looked_up = old.looked_up
+    checkpoint[CHECKPOINT_KEY]["looked_up"] = [
+        protocol.classes[row] if number is None else looked_up[number] for row, number in enumerate(rows)
+    ]
+    return task_of(checkpoint, "the model")
+
+
+def _protocol(model: ZeroShotTask) -> Protocol:
+    if model.protocol is None:
+        raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
+    return model.protocol
+
+
+def _check_known(protocol: Protocol, name: str) -> None:
+    if name not in protocol.classes:
+        near = difflib.get_close_matches(name, protocol.classes, 3, 0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "correct the name"
+        raise UserError(f"classes: found {name!r}, expected one of {', '.join(protocol.classes)}; {hint}")
+
+
+def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in classes]
+    if not names or not all(names):
+        raise UserError("classes: found an empty name, expected the names of new classes, as in 'zebra,polar bear'")
+    for number, name in enumerate(names):
+        if name in _protocol(model).classes:
+            raise UserError(f"classes: found {name!r}, which the model has already; leave it out")
+        if name in names[:number]:
+            raise UserError(f"classes: found {name!r} twice, expected it once; leave one out")
+    return names
+
+
+def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | ClassTable | None) -> Tensor:
+    """Look the new classes up in the table of the training, and see by the old ones that it is that table."""
+    source = model.hparams["vectors"] if vectors is None else vectors
+    if isinstance(source, ClassTable):
+        table = source
+    else:
+        table = ClassTable.bundled() if source == "bundled" else ClassTable.load(source)
+    center = bool(model.hparams["center_vectors"])
+    stored = model.class_vectors.cpu()
+    found = table.vectors([*model.looked_up, *names], center=center, center_on=model.centered_on)
+    for name, row, before in zip(model.looked_up, found, stored, strict=False):
+        if row.shape != before.shape or not torch.allclose(row, before, atol=1e-5):
+            raise UserError(
+                f"vectors: found another vector for {name!r} in {table.origin} than the model was trained with: give "
+                "the table of the training"
+            )
+    return found[len(stored) :]
+
+
+def _extended_protocol(model: ZeroShotTask, names: Sequence[str], data: ZeroShotDataModule | None) -> Protocol:
+    """Number the new classes as the data do, or on from the highest id."""
+    old = _protocol(model)
+    known = {} if data is None else dict(zip(data.protocol.classes, data.protocol.ids, strict=True))
+    if data is not None and data.protocol.classes[: data.protocol.num_seen] != old.classes[: old.num_seen]:
+        raise UserError(
+            f"data: found {data.protocol.num_seen} seen classes of {data.protocol.dataset}, expected the "
+            f"{old.num_seen} of the model in the same order: give the data and split of its training"
+        )
+    ids = {name: known[name] for name in names if name in known}
+    taken = {*old.ids, *ids.values(), *(i for i in old.ignored_ids if i != IGNORE_INDEX)}
+    for name in names:
+        if name not in ids:
+            free = next(
+                (i for i in [*range(max(taken) + 1, IGNORE_INDEX), *range(IGNORE_INDEX)] if i not in taken), None
+            )
+            if free is None:
+                raise UserError(f"classes: found no free id for {name!r}, expected at most 255 classes; remove some")
+            ids[name] = free
+            taken.add(free)
+    unseen = dict(zip(old.classes[old.num_seen :], old.ids[old.num_seen :], strict=True)) | ids
+    # the order of `Protocol.build`, so that data with these classes fit
+    ordered = sorted(unseen, key=lambda name: unseen[name])
+    return replace(
+        old,
+        classes=(*old.classes[: old.num_seen], *ordered),
+        ids=(*old.ids[: old.num_seen], *(unseen[name] for name in ordered)),
+        ignored_ids=tuple(i for i in old.ignored_ids if i not in ids.values()),
+    )
+
+
+# -- the transfer step on C ------------------------------------------------------------------------------------------
+
+
+def _real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int) -> tuple[Tensor, Tensor]:
+    """Read features of labelled pixels: (P, D) and their classes (P,), at most `PER_CLASS` of each."""
+    if data.train_set is None:
+        data.setup("fit")
+    assert data.train_set is not None
+    indices = data.train_indices[:: max(1, len(data.train_indices) // count)][:count]
+    rows, classes = [], []
+    with torch.no_grad():
+        for index in indices:
+            sample = data.train_set[index]
+            features = model.segmenter.features(sample["image"].unsqueeze(0).to(model.device), sample=False).features
+            labels = shrink_mask(sample["mask"].unsqueeze(0), map_size(features))[0]
+            rows.append(features[0].permute(1, 2, 0)[labels != IGNORE_INDEX].cpu())
+            classes.append(labels[labels != IGNORE_INDEX])
+    real, label = torch.cat(rows), torch.cat(classes)
+    order = torch.randperm(len(label))
+    chosen = torch.cat([order[label[order] == c][:PER_CLASS] for c in torch.unique(label).tolist()] or [order])
+    return real[chosen], label[chosen]
+
+
+def _synthetic_features(model: GenerativeTask, count: int) -> tuple[Tensor, Tensor]:
+    """Generate `count` features of every class: (C * count, D) and their classes."""
+    labels = torch.arange(len(model.class_vectors)).repeat_interleave(count)
+    made = []
+    with torch.no_grad():
+        for part in torch.split(labels, 4096):
+            latent = torch.randn(1, model.generator.latent_dim, len(part), 1)
+            vectors = model.class_vectors.cpu()[part].t().reshape(1, -1, len(part), 1)
+            made.append(model.generator(vectors.to(model.device), latent.to(model.device))[0, :, :, 0].t().cpu())
+    return torch.cat(made), labels
+
+
+def _teach(model: GenerativeTask, rows: Sequence[int], real: tuple[Tensor, Tensor] | None, odds: float | None) -> None:
+    """Fit C's rows of new classes to the loss of eq. 10, at the rates of the model's transfer step; the others stay."""
+    hp, projection = model.hparams, _projection(model)
+    assert projection.bias is not None
+    per_class = max(LEAST, min(PER_CLASS, AT_MOST // model.segmenter.num_classes))
+    features, labels = _synthetic_features(model, per_class)
+    chance = torch.ones(model.segmenter.num_classes)
+    chance[model.segmenter.num_seen :] = (
+        odds or float(hp["unseen_odds"]) * ODDS["synthetic" if real is None else "real"]
+    )
+    chance = chance[labels]
+    weight = projection.weight.detach()[:, :, 0, 0].cpu().clone()
+    bias = projection.bias.detach().cpu().clone()
+    new_weight = weight[list(rows)].requires_grad_()
+    new_bias = bias[list(rows)].requires_grad_()
+    index = torch.as_tensor(rows)
+    rate, iterations = float(hp["lr_transfer"]), max(1 if real else ITERATIONS, int(hp["transfer_iterations"]))
+    groups: list[dict[str, Any]] = [{"params": [new_weight]}, {"params": [new_bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=hp["momentum"], weight_decay=hp["weight_decay"])
+    for iteration in range(iterations):
+        factor = (1 - iteration / iterations) ** float(hp["lr_power"])
+        for group, multiplier in zip(optimizer.param_groups, (10, 20), strict=True):
+            group["lr"] = rate * multiplier * factor
+        all_weight = weight.index_copy(0, index, new_weight)
+        all_bias = bias.index_copy(0, index, new_bias)
+        drawn = torch.multinomial(chance, BATCH, replacement=True)
+        loss = F.cross_entropy(F.linear(features[drawn], all_weight, all_bias), labels[drawn])
+        if real is not None:
+            drawn = torch.randint(len(real[1]), (BATCH,))
+            loss = loss + F.cross_entropy(F.linear(real[0][drawn], all_weight, all_bias), real[1][drawn])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    with torch.no_grad():
+        projection.weight[index] = new_weight[:, :, None, None].to(projection.weight)
+        projection.bias[index] = new_bias.to(projection.bias)
+
+
+def _projection(model: ZeroShotTask) -> torch.nn.Conv2d:
+    classifier = model.segmenter.classifier
+    assert isinstance(classifier, Classifier)
+    return classifier.projection
+
+
+# -- self-training on images without masks ---------------------------------------------------------------------------
+
+
+def self_train(
+    model: ZeroShotTask,
+    images: Sequence[str | Path],
+    *,
+    iterations: int = 200,
+    batch_size: int = 8,
+    crop_size: int | None = None,
+    accelerator: str = "auto",
+    progress: bool = False,
+) -> ZeroShotTask:
+    """Train a model further on images without masks, by its own self-training over all classes.
+
+    Every pixel gets the teacher's best class, weighed by eq. 17 or cut as the model's options say. G is not trained: no
+    label tells it what a feature belongs to.
+
+    Args:
+        model: A model that knows all its classes, such as `extend` returns; it is not changed.
+        images: Image files, or folders of them.
+        iterations: Length.
+        batch_size: Crops per iteration.
+        crop_size: Side of the crops in pixels; None: 321, or less where no image is larger.
+        accelerator: As Lightning's Trainer has it.
+        progress: Show a progress bar.
+
+    Returns:
+        A new model in evaluation mode.
+
+    Raises:
+        UserError: No image is found, one cannot be read, or the model cannot be self-trained.
+    """
+    import pytorch_lightning as pl
+
+    from sign_zs3.callbacks import ScheduleProgressBar
+    from sign_zs3.data.datamodules.unlabelled import UnlabelledDataModule
+
+    if iterations < 1:
+        raise UserError(f"iterations: found {iterations}, expected at least 1; raise it")
+    if not bool(model.segmenter.known.all()):
+        raise UserError("self_train: found classes that C was never taught: transfer or extend the model first")
+    data = UnlabelledDataModule(
+        _protocol(model), images, crop_size=crop_size, batch_size=batch_size, seed=int(model.hparams["seed"])
+    )
+    options = dict(model.hparams) | {
+        "phases": ["self_training"], "self_training_iterations": iterations, "pseudo_classes": "all", "rounds": 1,
+        "feature_cache": None, "init_from": None, "accumulate": 1, "resolution": "label",
+    }  # fmt: skip
+    if options["self_training"] == "none":
+        options["self_training"] = "annealed"
+    checkpoint = copy.deepcopy(as_checkpoint(model))
+    student = type(model)(**options)
+    checkpoint[CHECKPOINT_KEY]["schedule"] = student.schedule.state_dict() | {"batches": 0}
+    checkpoint["hyper_parameters"] = options
+    student = task_of(checkpoint, "the model")
+    trainer = pl.Trainer(
+        max_epochs=-1, accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, enable_progress_bar=progress,
+        callbacks=[ScheduleProgressBar()] if progress else [],
+    )  # fmt: skip
+    trainer.fit(student, data)
+    trained = as_checkpoint(model)
+    trained["state_dict"] = {k: v for k, v in student.cpu().state_dict().items() if not k.startswith("teacher.")}
+    return task_of(copy.deepcopy(trained), "the model")

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sign_zs3 import ClassTable, SIGNModule, UserError, ZeroShotTask, load_segmenter, load_task
+from sign_zs3.cli import main
+from sign_zs3.models.classifier import Classifier
+from sign_zs3.tasks import METHODS
+from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
+from tests.conftest import TINY, quiet_trainer, tiny_data
+
+NEW = ["orange circle", "purple sea"]
+
+
+def trained(folder: Path, method: str = "SIGN", **options: Any) -> ZeroShotTask:
+    known = METHODS[method].defaults()
+    chosen = {key: value for key, value in (TINY | {"center_vectors": True} | options).items() if key in known}
+    model = METHODS[method](**chosen)
+    quiet_trainer(folder).fit(model, tiny_data())
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("trained")
+    save_model(trained(folder), folder / "sign.ckpt")
+    return str(folder / "sign.ckpt")
+
+
+def projection(model: ZeroShotTask) -> torch.nn.Conv2d:
+    assert isinstance(model.segmenter.classifier, Classifier)
+    return model.segmenter.classifier.projection
+
+
+def test_a_saved_model_is_the_model(checkpoint: str) -> None:
+    model = load_task(checkpoint)
+    assert not model.training
+    with pytest.raises(RuntimeError):
+        projection(model).weight.add_(1)  # a leaf that still wants a gradient, as after training
+    again = load_task(checkpoint)
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(model.segmenter.predict(image), load_segmenter(checkpoint).predict(image))
+    assert model.protocol == again.protocol
+    assert not any(key.startswith("teacher.") for key in torch.load(checkpoint, weights_only=True)["state_dict"])
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_new_classes_leave_old_rows_alone(checkpoint: str, with_data: bool) -> None:
+    old = load_task(checkpoint)
+    before = {key: value.clone() for key, value in old.state_dict().items()}
+    new = extend(old, NEW, data=tiny_data() if with_data else None)
+    assert all(torch.equal(value, before[key]) for key, value in old.state_dict().items())
+    assert old.protocol is not None and new.protocol is not None
+    assert new.protocol.classes == (*old.protocol.classes, *NEW)
+    assert new.protocol.ids == (*old.protocol.ids, 23, 24)
+    assert new.protocol.num_seen == old.protocol.num_seen
+    assert new.segmenter.config is not None
+    assert new.segmenter.config.classes == new.protocol.classes
+    assert bool(new.segmenter.known.all())
+    assert torch.equal(projection(new).weight[:22], projection(old).weight)
+    assert projection(new).bias is not None and bool(projection(new).weight[22:].abs().sum((1, 2, 3)).gt(0).all())
+    shared = {k: v for k, v in new.state_dict().items() if "classifier" not in k and k != "class_vectors"}
+    assert all(torch.equal(value, before[key]) for key, value in shared.items() if not key.endswith("known"))
+    # the new vectors are those that the classes would have among the old ones' mean
+    reference = ClassTable.bundled().vectors([*old.protocol.classes, *NEW], center=True, center_on=old.protocol.classes)
+    torch.testing.assert_close(new.class_vectors, reference)
+    # features that the generator makes of a new class are likelier to be taken for it than before
+    with torch.no_grad():
+        vectors = new.class_vectors[22:23].t()[None, :, :, None].expand(-1, -1, 500, -1)
+        logits = new.segmenter.classifier(new.generator(vectors, torch.randn(1, 16, 500, 1)))  # type: ignore[operator]
+        untaught = logits.clone()
+        untaught[:, 22:] = 0
+        assert logits.log_softmax(1)[:, 22].mean() > untaught.log_softmax(1)[:, 22].mean()
+
+
+def test_extension_is_a_function_of_its_seed(checkpoint: str) -> None:
+    torch.manual_seed(5)
+    one = extend(checkpoint, NEW[:1])
+    torch.manual_seed(6)
+    two, other = extend(checkpoint, NEW[:1]), extend(checkpoint, NEW[:1], seed=1)
+    assert torch.equal(projection(one).weight, projection(two).weight)
+    assert not torch.equal(projection(one).weight, projection(other).weight)
+
+
+def test_classes_of_the_data_take_their_ids_and_order(tmp_path: Path) -> None:
+    left_out = ["blue square", "purple triangle"]
+    model = trained_without(tmp_path, left_out)
+    data = tiny_data(unseen=["red square", "green triangle", "blue star", "yellow circle", *left_out])
+    new = extend(model, left_out, data=data)
+    assert new.protocol is not None
+    assert new.protocol.classes == data.protocol.classes
+    assert new.protocol.ids == data.protocol.ids
+    # so that the extended model is tested on data with these classes
+    quiet_trainer(tmp_path).test(new, data, verbose=False)
+    assert set(left_out) <= set(new.scores["per_class"])
+    with pytest.raises(UserError, match="data: found 21 seen classes of shapes, expected the 16 of the model"):
+        extend(model, ["orange circle"], data=tiny_data(unseen=["red square"]))
+
+
+def trained_without(folder: Path, names: list[str]) -> ZeroShotTask:
+    model = SIGNModule(**TINY)
+    quiet_trainer(folder).fit(model, tiny_data(ignored_classes=names))
+    return model.eval()
+
+
+def test_rename_and_remove_touch_what_they_name_alone(checkpoint: str) -> None:
+    old = load_task(checkpoint)
+    assert old.protocol is not None
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    renamed = rename(old, {"sky": "heaven", "red square": "crimson box"})
+    assert renamed.protocol is not None
+    assert set(renamed.protocol.classes) - set(old.protocol.classes) == {"heaven", "crimson box"}
+    assert renamed.protocol.ids == old.protocol.ids
+    assert torch.equal(renamed.segmenter.predict(image), old.segmenter.predict(image))
+    assert torch.equal(renamed.class_vectors, old.class_vectors)
+    # a renamed class keeps the vector of its old name, so that it can still be told whether a table is the right one
+    longer = extend(renamed, NEW[:1])
+    torch.testing.assert_close(longer.class_vectors, extend(old, NEW[:1]).class_vectors)
+
+    fewer = remove(old, ["sky", "blue star"])
+    assert fewer.protocol is not None
+    kept = [old.protocol.classes.index(name) for name in fewer.protocol.classes]
+    assert (fewer.protocol.num_seen, fewer.protocol.num_classes) == (17, 20)
+    assert {21, 12} <= set(fewer.protocol.ignored_ids)
+    batch = image[None]
+    with torch.no_grad():
+        torch.testing.assert_close(fewer.segmenter(batch), old.segmenter(batch)[:, kept], rtol=0, atol=0)
+    with pytest.raises(UserError, match="remove: found all 18 seen classes"):
+        remove(old, old.protocol.classes[:18])
+    with pytest.raises(UserError, match=r"found 'sy', expected one of .*did you mean 'sky'"):
+        rename(old, {"sy": "heaven"})
+    with pytest.raises(UserError, match="found the class 'sea' twice"):
+        rename(old, {"sky": "sea"})
+
+
+def test_spnet_needs_no_training_for_a_new_class(tmp_path: Path) -> None:
+    old = trained(tmp_path, "SPNet")
+    new = extend(old, NEW)
+    batch = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = new.segmenter(batch)
+        assert torch.equal(logits[:, :22], old.segmenter(batch))
+        features = new.segmenter.features(batch, sample=False).features
+        torch.testing.assert_close(logits[0, 22], torch.einsum("dhw,d->hw", features[0], new.class_vectors[22]))
+
+
+@pytest.mark.parametrize("method", ["ZS3", "CaGNet"])
+def test_every_generator_teaches(method: str, tmp_path: Path) -> None:
+    new = extend(trained(tmp_path, method), NEW)
+    assert bool(new.segmenter.known.all())
+    assert new.segmenter.predict(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape == (32, 32)
+
+
+def test_a_generator_that_was_never_trained_says_what_is_left(tmp_path: Path) -> None:
+    model = trained(tmp_path, phases=["train"], joint_generator=False)
+    with pytest.raises(UserError, match=r"never trained: it can predict, be exported, and have classes renamed or rem"):
+        extend(model, NEW)
+    joint = extend(trained(tmp_path, phases=["train"]), NEW)
+    assert bool(joint.segmenter.known.all())  # the old unseen classes were taught, too
+
+
+def test_what_cannot_be_extended_is_named(checkpoint: str, tmp_path: Path) -> None:
+    for classes, message in (
+        (["zebr"], r"no vector for 1 of .*zebr"),
+        (["sky"], "found 'sky', which the model has already"),
+        (["zebra", "zebra"], "found 'zebra' twice"),
+        (["zebra", " "], "found an empty name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            extend(checkpoint, classes)
+    table = ClassTable.bundled()
+    moved = ClassTable(table.names, {key: matrix[::-1] for key, matrix in table.sources.items()})
+    with pytest.raises(UserError, match=r"vectors: found another vector for 'red circle'"):
+        extend(checkpoint, ["zebra"], vectors=moved)
+    model = load_task(checkpoint)
+    model.protocol = None
+    with pytest.raises(UserError, match="found one without classes"):
+        rename(model, {})
+
+
+def test_self_training_on_images_without_masks(checkpoint: str, tmp_path: Path) -> None:
+    for number in range(3):
+        array = np.random.default_rng(number).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    old = extend(checkpoint, NEW[:1])
+    new = self_train(old, [tmp_path], iterations=2, batch_size=2, accelerator="cpu")
+    assert new.protocol == old.protocol
+    assert new.hparams == old.hparams
+    assert not torch.equal(projection(new).weight, projection(old).weight)
+    assert all(torch.equal(a, b) for a, b in zip(new.generator.parameters(), old.generator.parameters(), strict=True))  # type: ignore[union-attr]
+    save_model(new, tmp_path / "new.ckpt")
+    assert load_task(tmp_path / "new.ckpt").protocol == old.protocol
+    with pytest.raises(UserError, match=r"nothing: not found, expected an image or a folder"):
+        self_train(old, [tmp_path / "nothing"])
+    with pytest.raises(UserError, match="iterations: found 0"):
+        self_train(old, [tmp_path], iterations=0)
+
+
+def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*args: str) -> tuple[int, str]:
+        code = main([*args])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    for number in range(2):
+        Image.new("RGB", (32, 32), (number, 9, 200)).save(tmp_path / f"{number}.png")
+    first, second, third = (str(tmp_path / f"{name}.ckpt") for name in ("first", "second", "third"))
+    code, out = run("extend", "--ckpt_path", checkpoint, "--classes", "zebra,giraffe", "--output", first)
+    assert code == 0, out
+    assert "giraffe" in out and first in out
+    assert run("rename", "--ckpt_path", first, "--classes", "zebra=horse", "--output", second)[0] == 0
+    assert run("remove", "--ckpt_path", second, "--classes", "sky,giraffe", "--output", third)[0] == 0
+    protocol = load_task(third).protocol
+    assert protocol is not None
+    assert protocol.classes[-1] == "horse"
+    assert not {"sky", "giraffe", "zebra"} & set(protocol.classes)
+    images = ["--images", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--self_training_iterations", "1"]
+    code, out = run("extend", "--ckpt_path", third, "--classes", "sky", "--output", second, "--overwrite", *images)
+    assert code == 0, out
+
+    (tmp_path / "no.ckpt").write_bytes(b"no checkpoint")
+    new = str(tmp_path / "new.ckpt")
+    zebra = ["--ckpt_path", checkpoint, "--classes", "zebra", "--output"]
+    for verb, options, message in (
+        ("extend", [*zebra, first], "exists, expected a new file"),
+        ("extend", [*zebra, "x.pt"], "name that ends in .ckpt"),
+        ("extend", ["--ckpt_path", str(tmp_path / "no.ckpt"), "--classes", "zebra", "--output", new], "cannot be read"),
+        ("extend", [*zebra, new, "--what"], "unknown option --what"),
+        ("extend", [*zebra, new, "--vectors", "a", "--source", "b"], "--vectors: found beside --source"),
+        ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),
+        ("remove", ["--ckpt_path", checkpoint, "--classes", "moon", "--output", new], "found 'moon', expected one of"),
+    ):  # fmt: skip
+        code, out = run(verb, *options)
+        assert code == 1, out
+        assert message in out and len(out.strip().splitlines()) == 1, out
+    assert not Path(new).exists()
+
+
+def test_an_extended_checkpoint_starts_a_run(checkpoint: str, tmp_path: Path) -> None:
+    left_out = ["purple star"]
+    old = trained_without(tmp_path, left_out)
+    data = tiny_data(unseen=["red square", "green triangle", "blue star", "yellow circle", *left_out])
+    save_model(extend(old, left_out, data=data), tmp_path / "new.ckpt")
+    model = SIGNModule(**(TINY | {"phases": ["self_training"], "init_from": str(tmp_path / "new.ckpt")}))
+    quiet_trainer(tmp_path).fit(model, data)
+    assert model.schedule.done
