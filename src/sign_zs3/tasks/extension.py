@@ -37,9 +37,6 @@ AT_MOST = 40_000
 BATCH = 2_048
 """Features that an iteration reads, about as many as a batch of training images holds."""
 
-ODDS = {"synthetic": 4.0, "real": 2.0}
-"""Factor of the odds of the model's own transfer step, by what the seen classes are learnt from."""
-
 ITERATIONS = 1_000
 """Least length without data: rows that start at zero are then steady over seeds."""
 
@@ -68,8 +65,8 @@ def extend(
         vectors: Class vectors as the option of that name; None: the table that the model was trained with.
         data: Data with masks of the seen classes, such as those of the training.
         images: How many training images of `data` to read.
-        odds: How much likelier an unseen class is drawn than a seen one; None: four times the
-            model's `unseen_odds`, with `data` twice.
+        odds: How much likelier an unseen class is drawn than a seen one; None: the model's
+            `unseen_odds`.
         seed: Decides which features are drawn.
 
     Returns:
@@ -349,9 +346,7 @@ def _teach(model: GenerativeTask, rows: Sequence[int], real: tuple[Tensor, Tenso
     per_class = max(LEAST, min(PER_CLASS, AT_MOST // model.segmenter.num_classes))
     features, labels = _synthetic_features(model, per_class)
     chance = torch.ones(model.segmenter.num_classes)
-    chance[model.segmenter.num_seen :] = (
-        odds or float(hp["unseen_odds"]) * ODDS["synthetic" if real is None else "real"]
-    )
+    chance[model.segmenter.num_seen :] = odds or float(hp["unseen_odds"])
     chance = chance[labels]
     weight = projection.weight.detach()[:, :, 0, 0].cpu().clone()
     bias = projection.bias.detach().cpu().clone()
