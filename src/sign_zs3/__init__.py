@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         load_segmenter,
         load_task,
     )
+    from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
 
 _HOMES = {
     "COCOStuffDataModule": "data.datamodules",
@@ -51,8 +52,13 @@ _HOMES = {
     "ZS3Module": "tasks",
     "ZeroShotDataModule": "data.datamodules",
     "ZeroShotTask": "tasks",
+    "extend": "tasks.extension",
     "load_segmenter": "tasks",
     "load_task": "tasks",
+    "remove": "tasks.extension",
+    "rename": "tasks.extension",
+    "save_model": "tasks.extension",
+    "self_train": "tasks.extension",
 }
 
 __all__ = [
@@ -73,8 +79,13 @@ __all__ = [
     "ZeroShotDataModule",
     "ZeroShotTask",
     "__version__",
+    "extend",
     "load_segmenter",
     "load_task",
+    "remove",
+    "rename",
+    "save_model",
+    "self_train",
 ]
 
 
