@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 
-from sign_zs3.commands import VERBS
+from sign_zs3.commands import VERBS, predict
 from sign_zs3.errors import UserError
 
 
@@ -58,6 +58,8 @@ def main(args: list[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     if args[:1] and args[0] in VERBS:
         return int(importlib.import_module(f"sign_zs3.commands.{args[0]}").run(args[1:]))
+    if args[:1] == ["predict"] and predict.takes(args[1:]):
+        return predict.run(args[1:])
     from sign_zs3.commands.training import ZeroShotCLI
 
     ZeroShotCLI(args)

@@ -274,7 +274,7 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     """Draw a figure into an array, uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
@@ -349,7 +349,8 @@ def draw_vectors(
     ):
         chosen = [index for index, name in enumerate(classes) if (name in unseen) is wanted]
         if chosen:
-            ax.scatter(*points[chosen].T, c=colour, marker=marker, s=80 if wanted else 18, label=label, zorder=2)
+            x, y = points[chosen].T
+            ax.scatter(x, y, c=colour, marker=marker, s=80 if wanted else 18, label=label, zorder=2)
     ax.set_xlabel(f"first principal component ({100 * shares[0]:.0f} % of the variance)")
     ax.set_ylabel(f"second ({100 * shares[1]:.0f} %)")
     ax.margins(0.12)

@@ -72,7 +72,7 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     if first.keys() != second.keys() or len(first["image"]) != len(second["image"]):
         return False
     pairs = [*zip(first["image"], second["image"], strict=True)]
-    pairs += [(first[key], second[key]) for key in ("mask", "valid", "hidden")]
+    pairs += [(first[key], second[key]) for key in ("mask", "valid", "hidden", "size")]
     return first["id"] == second["id"] and all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -92,7 +92,7 @@ def test_whole_maps_are_those_of_the_ordinary_pipeline(fake_folder: FakeFolder, 
         for found, expected in zip(mine["image"], Encode()(theirs["image"][None]), strict=True):
             assert found.dtype == torch.float16 and found.is_contiguous()
             assert torch.equal(found, expected[0].half())
-        for key in ("mask", "valid", "hidden"):
+        for key in ("mask", "valid", "hidden", "size"):
             assert torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype
         assert mine["id"] == theirs["id"] and mine.keys() == theirs.keys()
         shown.add(theirs["image"].numpy().tobytes())

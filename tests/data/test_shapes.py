@@ -124,7 +124,7 @@ def test_sample_hides_unseen_labels() -> None:
     total = 0
     for index in range(30):
         open_, closed = shown[index], hiding[index]
-        assert set(closed) == {"image", "mask", "valid", "hidden", "id"}
+        assert set(closed) == {"image", "mask", "valid", "hidden", "size", "id"}
         assert closed["image"].dtype == torch.uint8
         assert closed["image"].shape == (3, 64, 64)
         assert torch.equal(open_["image"], closed["image"])

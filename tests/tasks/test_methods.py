@@ -296,7 +296,7 @@ def test_maps_in_the_images_place_change_nothing(train: Train, method: type[Self
         trainer.test(plain, tiny_data(), verbose=False)
         scores.append(plain.scores["miou"])
         predicted = trainer.predict(plain, tiny_data())
-        maps.append(torch.stack([m for batch in predicted or [] for _, m in batch]))
+        maps.append(torch.stack([found.labels for batch in predicted or [] for _, found in batch]))
     assert scores[0] == scores[1]
     assert maps[0].shape == (4, 32, 32)
     assert torch.equal(maps[0], maps[1])

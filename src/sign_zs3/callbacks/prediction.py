@@ -1,30 +1,33 @@
-"""Predicted label maps as PNG files."""
+"""Predicted label maps as files."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from PIL import Image
+import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from sign_zs3.files import replacing
-
-log = logging.getLogger(__name__)
+from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.predictions import closing_line, write_prediction, write_report
+from sign_zs3.tasks.base import ZeroShotTask
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write ``predictions/ID.png`` into the run's folder: index maps of the data set's own ids."""
+    """Write ``predictions/`` into the run's folder: index maps, overlays and the report, see `sign_zs3.predictions`."""
 
     def __init__(self) -> None:
         super().__init__("batch")
+        self._indices: dict[str, int] = {}
+        self._images: dict[int, dict[str, Any]] = {}
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the maps are."""
-        log.info("index maps: %s", Path(trainer.log_dir or trainer.default_root_dir) / "predictions")
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn where in the data set each image is."""
+        dataset = _dataset(trainer)
+        self._indices = {dataset.name(index): index for index in range(len(dataset))}
+        self._images = {}
 
     def write_on_batch_end(
         self,
@@ -36,10 +39,40 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the maps of one batch."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
-        for name, labels in prediction:
-            # An id may name subfolders of the data set, and no place outside of this one.
-            inside = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-            with replacing(folder.joinpath(*inside[:-1], f"{inside[-1]}.png")) as beside:
-                Image.fromarray(labels.numpy()).save(beside, format="PNG")
+        """Write the files of one batch."""
+        assert isinstance(pl_module, ZeroShotTask) and pl_module.protocol is not None
+        for name, found in prediction:
+            index = self._indices[name]
+            # as it is stored: that of the batch may be warped
+            image = _dataset(trainer).read(index)[0]
+            self._images[index] = write_prediction(_folder(trainer), name, name, image, found, pl_module.protocol)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report, of the images of all ranks, and say where everything is."""
+        assert isinstance(pl_module, ZeroShotTask) and pl_module.protocol is not None
+        shares = [self._images] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(shares, self._images)
+        if not trainer.is_global_zero:
+            return
+        images = {index: entry for share in shares for index, entry in share.items()}
+        hp = pl_module.hparams
+        write_report(
+            _folder(trainer),
+            pl_module.protocol,
+            [images[index] for index in sorted(images)],
+            checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            method=type(pl_module).__name__.removesuffix("Module"),
+            options={name: hp[name] for name in ("flip", "scales", "seen_penalty")},
+        )
+        print(closing_line(_folder(trainer), len(images)))
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+
+
+def _dataset(trainer: pl.Trainer) -> SegmentationDataset:
+    assert trainer.predict_dataloaders is not None
+    dataset: SegmentationDataset = trainer.predict_dataloaders.dataset
+    return dataset

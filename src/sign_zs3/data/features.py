@@ -218,7 +218,7 @@ class FeatureDataset(SegmentationDataset):
         self.cache = cache
         self.view = view
         self._names: dict[int, str] = {}
-        self._masks: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self._masks: dict[int, tuple[bytes, tuple[int, ...], tuple[int, ...]]] = {}
         self._room = _STORE_BYTES
 
     def __len__(self) -> int:
@@ -295,7 +295,7 @@ class FeatureDataset(SegmentationDataset):
         draw.random()  # the scale, which is 1
         down, right = draw.random(), draw.random()
         mirrored = draw.random() < self.view.flip
-        mask = self._mask(index)
+        mask, full = self._mask(index)
         size, window = mask.shape, None
         if mirrored:
             mask = mask[:, ::-1]
@@ -309,7 +309,8 @@ class FeatureDataset(SegmentationDataset):
         if index not in self._names:
             self._names[index] = self._name(index)
         maps = self.cache.read(self._file(index, mirrored), size, window)
-        return {"image": maps, **self.labels(mask, np.ones(mask.shape, np.bool_), compact), "id": self.name(index)}
+        labels = self.labels(mask, np.ones(mask.shape, np.bool_), compact)
+        return {"image": maps, **labels, "size": torch.tensor(full), "id": self.name(index)}
 
     def _name(self, index: int) -> str:
         """Returns the stem of the files of an image; its content decides its native size."""
@@ -330,12 +331,13 @@ class FeatureDataset(SegmentationDataset):
             return self._cut(full, mirrored).image(image)
         return image.transpose(2, 0, 1)[:, :, :: -1 if mirrored else 1]
 
-    def _mask(self, index: int) -> Image:
-        """Returns the whole mask, uint8 (H, W) of contiguous ids; not to be written to."""
+    def _mask(self, index: int) -> tuple[Image, tuple[int, ...]]:
+        """Returns the whole mask, uint8 (H, W) of contiguous ids, not to be written to; and its size before a warp."""
         if index in self._masks:
-            packed, shape = self._masks[index]
-            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape)
+            packed, shape, full = self._masks[index]
+            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape), full
         mask = self._contiguous(index, self.read_mask(index))
+        full = mask.shape
         if self.view.size is not None:
             mask = self._cut(mask.shape, False).mask(mask)
         # compressed to a tenth or less in a fraction of the time that decoding takes; images come in turn, so that
@@ -343,8 +345,8 @@ class FeatureDataset(SegmentationDataset):
         packed = zlib.compress(mask.tobytes(), 1)
         if len(packed) <= self._room:
             self._room -= len(packed)
-            self._masks[index] = packed, mask.shape
-        return mask
+            self._masks[index] = packed, mask.shape, full
+        return mask, full
 
 
 def _cells(size: Sequence[int], stride: int) -> tuple[int, ...]:

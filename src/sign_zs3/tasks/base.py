@@ -23,7 +23,7 @@ from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.encoder import Encoder
-from sign_zs3.models.segmenter import Segmenter, resize_scores
+from sign_zs3.models.segmenter import Segmentation, Segmenter, resize_scores
 from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KEY,
@@ -492,13 +492,17 @@ class ZeroShotTask(pl.LightningModule, ABC):
         Returns:
             (N, height, width) int64 class indices.
         """
-        hp = self.hparams
-        if isinstance(images, Tensor) and hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
-            images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
-        scores = self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
+        scores = self._read(images)
         if size is not None:
             scores = resize_scores(scores, size)
         return scores.max(dim=1).indices  # argmax over a strided dimension takes six times as long
+
+    def _read(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return `Segmenter.scores` with the evaluation's options."""
+        hp = self.hparams
+        if isinstance(images, Tensor) and hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
+            images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
+        return self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
 
     def _evaluate(self, batch: Batch) -> None:
         target = batch["mask"]
@@ -541,12 +545,26 @@ class ZeroShotTask(pl.LightningModule, ABC):
         )
         return scores
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Tensor]]:
-        """Return each image's id and its (H, W) uint8 map of the data set's own ids."""
-        assert self.protocol is not None
-        labels = self.label(batch["image"], map_size(batch["mask"]))
-        own = torch.as_tensor(self.protocol.to_ids(), device=labels.device)[labels]
-        return list(zip(batch["id"], own.cpu(), strict=True))
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Segmentation]]:
+        """Return each image's id and what was found in it, at the size it had before the data set's transform."""
+        hp = self.hparams
+        scores = self._read(batch["image"])
+        sizes = batch["size"].tolist() if "size" in batch else [map_size(batch["mask"])] * len(scores)
+        as_logits = not hp["flip"] and list(hp["scales"]) == [1.0]
+        return [
+            (name, _segmentation(resize_scores(one[None], (size[0], size[1]))[0], as_logits))
+            for name, one, size in zip(batch["id"], scores, sizes, strict=True)
+        ]
+
+
+def _segmentation(scores: Tensor, as_logits: bool) -> Segmentation:
+    """Return what (C, H, W) scores, logits or probabilities, say of an image."""
+    best, labels = scores.max(dim=0)
+    confidence = ((best - scores.logsumexp(dim=0)).exp() if as_logits else best).cpu().double()
+    labels = labels.cpu()
+    pixels = torch.bincount(labels.flatten(), minlength=len(scores))
+    sums = torch.zeros(len(scores), dtype=torch.float64).scatter_add_(0, labels.flatten(), confidence.flatten())
+    return Segmentation(labels.to(torch.uint8), pixels, sums / pixels, None)
 
 
 def _own_parameters(part: nn.Module) -> list[nn.Parameter]:

@@ -126,7 +126,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
         Returns:
             ``image`` uint8 (3, H, W); ``mask`` int64 (H, W) of contiguous ids with 255; ``valid`` bool (H,
             W), False on padding; ``hidden`` int64 scalar, the number of pixels of the crop whose label was
-            hidden because its class is unseen (for diagnosis only: no loss may read it); ``id`` the name.
+            hidden because its class is unseen (for diagnosis only: no loss may read it); ``size`` int64 (2,),
+            height and width before the transform; ``id`` the name.
 
         Raises:
             UserError: The mask has another size than the image or an id that is no class and not ignored.
@@ -140,7 +141,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
         else:
             image, mask, valid = transform(image, mask, seed)
         planes = torch.from_numpy(_own(image.transpose(2, 0, 1)))
-        return {"image": planes, **self.labels(mask, valid, compact), "id": self.name(index)}
+        size = torch.tensor(raw.shape)
+        return {"image": planes, **self.labels(mask, valid, compact), "size": size, "id": self.name(index)}
 
     def labels(self, mask: Image, valid: Valid, compact: bool) -> Sample:
         """Returns the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes.
@@ -213,7 +215,9 @@ class SegmentationDataset(Dataset[Sample], ABC):
         patches = [Patch(color=colours[i], label=name) for i, name in zip(present, names, strict=True)]
         patches.append(Patch(color=colours[IGNORE_INDEX], label="ignored"))
         legend_columns = -(-len(patches) // LEGEND_ROWS)
-        figure = Figure(figsize=(7 + 2.2 * legend_columns, 4), layout="constrained")
+        figure = Figure(figsize=(7 + 2.2 * legend_columns, 4))
+        # the layout may put a legend beside its axes a few pixels too far out
+        figure.set_layout_engine("constrained", rect=(0, 0, 0.99, 1))
         left, right = figure.subplots(1, 2)
         left.imshow(sample["image"].permute(1, 2, 0).numpy())
         left.set_title(literal(sample["id"]))

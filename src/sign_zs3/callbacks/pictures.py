@@ -1,0 +1,231 @@
+"""Pictures while training: the same images each time, and the scores of the tests as plots."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_zs3 import plotting
+from sign_zs3.data.datamodules import ZeroShotDataModule
+from sign_zs3.data.datasets.base import Sample
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.errors import UserError
+from sign_zs3.files import replacing
+from sign_zs3.models.segmenter import resize_scores
+from sign_zs3.tasks import ZeroShotTask
+from sign_zs3.tasks.base import map_size, shrink_mask
+from sign_zs3.tasks.schedule import Phase
+from sign_zs3.tasks.self_training import SelfTrainingTask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+LONGEST = 512
+"""Pixels of a picture's longer side; the model reads the image at its own size."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """An image that is shown: (3, H, W) for the model, and (3, h, w), (h, w), (h, w) for the picture."""
+
+    name: str
+    image: Tensor
+    picture: Tensor
+    truth: Tensor
+    valid: Tensor
+
+
+class PictureLogger(pl.Callback):
+    """Show what the model makes of a few images, the same ones every time, while it trains.
+
+    Every so many iterations and at the end of each phase: image, truth, prediction and confidence; in self-training
+    also the teacher's pseudo-labels and the weight of each (eq. 17, or which are kept). After a test: the confusion
+    matrix and the IoU per class. They go to the loggers that take pictures: W&B, also with the masks of truth and
+    prediction class by class, and TensorBoard; without any, to PNG files in ``pictures/`` of the run's folder.
+
+    Images are those of the validation, or training images where there is none; unseen classes are shown where the data
+    module shows them. They are labelled in one pass, without flip, scales and warp. Training is not changed by a bit.
+
+    Args:
+        every: Iterations between two pictures; 0: only at the end of each phase.
+        count: How many images.
+
+    Raises:
+        UserError: `every` is negative, or `count` below 1.
+    """
+
+    def __init__(self, every: int = 500, count: int = 4) -> None:
+        super().__init__()
+        for name, value, least in (("every", every, 0), ("count", count, 1)):
+            if value < least:
+                raise UserError(f"PictureLogger: {name}: found {value}, expected at least {least}; raise it")
+        self.every = every
+        self.count = count
+        self._shown: list[_Shown] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the images."""
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, ZeroShotDataModule)
+            self._shown = [_reduced(sample) for sample in _examples(data, self.count)]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw where an interval or a phase ends."""
+        assert isinstance(pl_module, ZeroShotTask)
+        schedule = pl_module.schedule
+        finished = schedule.just_finished()
+        due = self.every and schedule.micro == 0 and schedule.iteration % self.every == 0
+        if not (due or finished) or not trainer.is_global_zero:
+            return
+        index, done = schedule.locate()
+        phase = finished or schedule.phases[index]
+        with torch.no_grad(), _evaluating(pl_module):
+            self._draw(trainer, pl_module, phase, phase.iterations if finished else done)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the confusion matrix and the IoU per class."""
+        assert isinstance(pl_module, ZeroShotTask)
+        protocol, confusion = pl_module.protocol, pl_module.confusion
+        if not trainer.is_global_zero or protocol is None or confusion is None:
+            return
+        schedule = pl_module.schedule
+        phase = (schedule.just_finished() or schedule.phase).name
+        title = f"{protocol.dataset}, after {phase}"
+        matrix = plotting.draw_confusion(confusion, protocol.classes, protocol.num_seen, title)
+        bars, _ = pl_module.metric.plot(pl_module.scores)
+        bars.suptitle(plotting.literal(title), fontsize=10)
+        self._put(trainer, "test/confusion", matrix, schedule.batches, f"confusion-{phase}")
+        self._put(trainer, "test/iou", bars, schedule.batches, f"iou-{phase}")
+
+    def _draw(self, trainer: pl.Trainer, model: ZeroShotTask, phase: Phase, done: int) -> None:
+        assert model.protocol is not None
+        protocol, schedule = model.protocol, model.schedule
+        title = f"{phase.name}, iteration {done} of {phase.iterations}"
+        number = f"{schedule.iteration:0{len(str(schedule.total))}d}"
+        pictures, truths = [shown.picture for shown in self._shown], [shown.truth for shown in self._shown]
+        labels, confidences = [], []
+        for shown in self._shown:
+            scores = resize_scores(model(shown.image[None].to(model.device)).float(), map_size(shown.truth))
+            confidence, label = scores.softmax(dim=1)[0].cpu().max(dim=0)
+            labels.append(label)
+            confidences.append(confidence)
+        panel = plotting.prediction_panel(pictures, truths, labels, protocol, title, confidences)
+        self._put(trainer, "pictures/panel", panel, schedule.batches, f"panel-{number}")
+        masks = {"truth": truths, "prediction": labels}
+        if isinstance(model, SelfTrainingTask) and phase.kind == "self_training":
+            pseudo_labels, weights = self._pseudo_labels(model)
+            masks["pseudo-labels"] = pseudo_labels
+            hp = model.hparams
+            rule = f"T = {hp['temperature']:g}" if hp["self_training"] == "annealed" else f"top {hp['top_fraction']:g}"
+            panel = plotting.pseudo_label_panel(
+                pictures, truths, pseudo_labels, weights, protocol, f"{title}, {hp['self_training']}, {rule}"
+            )
+            self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(
+                    "pictures/predictions",
+                    [_as_array(picture) for picture in pictures],
+                    schedule.batches,
+                    caption=[f"{shown.name}: {title}" for shown in self._shown],
+                    masks=[_wandb_masks(masks, index, protocol) for index in range(len(pictures))],
+                )
+
+    def _pseudo_labels(self, model: SelfTrainingTask) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the pseudo-labels, 255 where there is none, and their weights, NaN there."""
+        labels, weights = [], []
+        for shown in self._shown:
+            batch = {"image": shown.image, "mask": shown.truth, "valid": shown.valid}
+            label, confidence, pseudo = model.pseudo_labels(
+                {name: value[None].to(model.device) for name, value in batch.items()}
+            )
+            weight = model.pseudo_weights(confidence, pseudo)
+            labels.append(label.masked_fill(~pseudo, IGNORE_INDEX)[0].cpu())
+            weights.append(weight.masked_fill(~pseudo, torch.nan)[0].cpu())
+        return labels, weights
+
+    def _put(self, trainer: pl.Trainer, key: str, figure: Figure, step: int, name: str) -> None:
+        """Give a figure to the loggers that take pictures, or else to a file."""
+        takers = [logger for logger in trainer.loggers if _takes_pictures(logger)]
+        if not takers:
+            path = Path(trainer.log_dir or trainer.default_root_dir) / "pictures" / f"{name}.png"
+            with replacing(path) as beside:
+                figure.savefig(beside, format="png")
+            return
+        pixels = plotting.render(figure)
+        for logger in takers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key, [pixels], step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(key, pixels, step, dataformats="HWC")
+
+
+def _takes_pictures(logger: Logger) -> bool:
+    return isinstance(logger, (WandbLogger, TensorBoardLogger))
+
+
+def _examples(data: ZeroShotDataModule, count: int) -> list[Sample]:
+    assert data.train_set is not None and data.val_set is not None
+    dataset, indices = data.val_set, data.val_indices
+    if not indices:
+        indices = data.train_indices
+        # Where nothing is cut off for it, the validation set reads the training list, and whole images; but under
+        # `development` it shows what training may not see.
+        if data.development:
+            dataset = data.train_set
+    return [dataset[index] for index in plotting.choose_examples(dataset, count, indices)]
+
+
+def _reduced(sample: Sample) -> _Shown:
+    image, mask, valid = sample["image"], sample["mask"].long(), sample["valid"]
+    height, width = map_size(mask)
+    factor = LONGEST / max(height, width)
+    if factor >= 1:
+        return _Shown(sample["id"], image, image, mask, valid)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    picture = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    return _Shown(
+        sample["id"],
+        image,
+        picture.round().clamp(0, 255).byte(),
+        shrink_mask(mask[None], size)[0],
+        shrink_mask(valid[None], size)[0].bool(),
+    )
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then for each module the mode it had: in most phases some parts are frozen."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _as_array(picture: Tensor) -> Any:
+    return picture.permute(1, 2, 0).numpy()
+
+
+def _wandb_masks(masks: dict[str, list[Tensor]], index: int, protocol: Protocol) -> dict[str, Any]:
+    labels = dict(enumerate(plotting.starred(protocol.classes, protocol.num_seen))) | {IGNORE_INDEX: "unlabelled"}
+    return {
+        name: {"mask_data": maps[index].to(torch.uint8).numpy(), "class_labels": labels} for name, maps in masks.items()
+    }

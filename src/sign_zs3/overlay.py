@@ -1,0 +1,155 @@
+"""Label maps drawn over their images, with a legend: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.datasets.base import class_colours
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+LONGEST = 1600
+"""Longer side in pixels to which the picture of a larger image is reduced."""
+SHORTEST = 320
+"""Longer side in pixels to which the picture of a smaller image is enlarged at least."""
+OPACITY = 0.5
+NOTE = "★ unseen in training"
+_LETTERS = 32
+_GREY = (90, 90, 90)
+
+
+def draw_overlay(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    classes: Sequence[str],
+    num_seen: int,
+    shown: Collection[int] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw labels over their image, and below it the names and shares of the classes that it holds.
+
+    Args:
+        image: (h, w, 3) RGB, where it was reduced, of the labels' shape but for rounding.
+        labels: (H, W) class indices.
+        classes: C class names, seen ones first.
+        num_seen: S; the names of unseen classes carry a star.
+        shown: Class indices to draw; None: all.
+
+    Returns:
+        (height, width, 3) RGB; the longer side of the image in it has 320 to 1600 pixels.
+    """
+    picture = blend(image, labels, len(classes), shown)
+    legend = draw_legend(labels, classes, num_seen, picture.shape[1], shown)
+    width = max(picture.shape[1], legend.shape[1])
+    return np.concatenate([_widened(picture, width), _widened(legend, width)])
+
+
+def blend(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int, shown: Collection[int] | None = None
+) -> NDArray[np.uint8]:
+    """Lay the colours of the classes over an image, half transparent, with a line around each region.
+
+    Args:
+        image: See `draw_overlay`.
+        labels: (H, W) class indices.
+        num_classes: C.
+        shown: Class indices to draw; None: all.
+
+    Returns:
+        (height, width, 3) RGB at the size of the labels, reduced or enlarged where `draw_overlay` says so.
+    """
+    import cv2
+
+    height, width = labels.shape
+    scale = min(LONGEST / max(height, width), max(1.0, SHORTEST / max(height, width)))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    # OpenCV reads the array where it lies: of a large image Pillow would make a copy first
+    way = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_NEAREST
+    picture: NDArray[Any] = cv2.resize(image, size[::-1], interpolation=way)
+    rows, columns = ((2 * np.arange(to) + 1) * full // (2 * to) for to, full in zip(size, labels.shape, strict=True))
+    reduced = labels[rows][:, columns]
+    drawn = np.ones(256, np.bool_) if shown is None else np.isin(np.arange(256), list(shown))
+    colours = class_colours(num_classes)[reduced] * 255
+    opacity = np.where(drawn[reduced], OPACITY, 0.0)
+    opacity[_edges(reduced) & drawn[reduced]] = 1.0
+    mixed: NDArray[np.uint8] = (picture + (colours - picture) * opacity[..., None]).round().astype(np.uint8)
+    return mixed
+
+
+def draw_legend(
+    labels: NDArray[np.uint8],
+    classes: Sequence[str],
+    num_seen: int,
+    width: int,
+    shown: Collection[int] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw the classes that labels hold, the largest first, each with its share of the pixels.
+
+    Args:
+        labels: (H, W) class indices.
+        classes: C class names, seen ones first.
+        num_seen: S; the names of unseen classes carry a star.
+        width: Pixels to fill; more where the longest name needs them.
+        shown: Class indices to draw in colour, others have an empty box; None: all.
+
+    Returns:
+        (height, width, 3) RGB.
+    """
+    from PIL import Image, ImageDraw
+
+    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
+    texts = [_entry(classes[index], index >= num_seen, counts[index] / labels.size) for index in order]
+    note = NOTE if any(index >= num_seen for index in order) else ""
+    letter = min(max(width // 45, 13), 24)
+    font = _font(letter)
+    box, line = round(1.1 * letter), round(1.7 * letter)
+    entry = round(max(font.getlength(text) for text in texts)) + 3 * box
+    width = max(width, entry, round(font.getlength(note)) + 2 * box)
+    columns = min(len(texts), width // entry)
+    rows = -(-len(texts) // columns)
+    legend = Image.new("RGB", (width, line * (rows + bool(note)) + box), "white")
+    draw = ImageDraw.Draw(legend)
+    colours = (class_colours(len(classes)) * 255).round().astype(int)
+    for place, (index, text) in enumerate(zip(order, texts, strict=True)):
+        column, row = divmod(place, rows)
+        left, top = box // 2 + column * (width // columns), box // 2 + row * line
+        filled = tuple(colours[index].tolist()) if shown is None or index in shown else "white"
+        draw.rectangle((left, top, left + box, top + box), fill=filled, outline="black")
+        draw.text((left + 1.6 * box, top + box / 2), text, fill="black", font=font, anchor="lm")
+    if note:
+        draw.text((box // 2, box // 2 + rows * line + box / 2), note, fill=_GREY, font=font, anchor="lm")
+    return np.asarray(legend)
+
+
+def _entry(name: str, unseen: bool, share: float) -> str:
+    short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+    percent = f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+    return f"{short}{' ★' if unseen else ''}  {percent}"
+
+
+def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Say which pixels touch another class on the right, left, above or below."""
+    edges = np.zeros(labels.shape, np.bool_)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    for part, differs in ((np.s_[:, 1:], across), (np.s_[:, :-1], across), (np.s_[1:], down), (np.s_[:-1], down)):
+        edges[part] |= differs
+    return edges
+
+
+def _widened(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib brings DejaVu Sans along, which has the star; Pillow's own font does not
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

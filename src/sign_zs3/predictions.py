@@ -1,0 +1,155 @@
+"""Predictions as files: an index map and an overlay per image, and one report; both forms of `predict` write them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.datasets.base import class_colours
+from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.files import replacing
+from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.models.segmenter import Segmentation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Classes: TypeAlias = Protocol | SegmenterConfig
+"""Either says a model's classes, the data set's own ids, and how many classes are seen."""
+
+REPORT = "predictions.json"
+REPORT_FORMAT = 1
+OVERLAY_SUFFIX = "_overlay.jpg"
+
+
+def paths_of(name: str) -> tuple[str, str]:
+    """Return where the index map and the overlay of an image are, relative to the folder of the predictions.
+
+    Args:
+        name: Of the image; it may name subfolders, and no place outside of the folder.
+    """
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    inside = "/".join(parts)
+    return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
+
+
+def index_map(labels: NDArray[np.uint8], classes: Classes) -> Image.Image:
+    """Return labels as a palette image of the data set's own ids, in the colours of the classes.
+
+    Args:
+        labels: (H, W) class indices.
+        classes: Of the model.
+    """
+    from PIL import Image
+
+    ids = np.full(256, IGNORE_INDEX, np.uint8)
+    ids[: len(classes.ids)] = classes.ids
+    palette = np.tile(class_colours(0)[:1], (256, 1))
+    palette[list(classes.ids)] = class_colours(len(classes.ids))[: len(classes.ids)]
+    image = Image.fromarray(ids[labels])
+    image.putpalette((palette * 255).round().astype(np.uint8).tobytes())
+    return image
+
+
+def write_prediction(
+    folder: Path, name: str, file: str, image: NDArray[np.uint8], found: Segmentation, classes: Classes
+) -> dict[str, Any]:
+    """Write the index map and the overlay of an image.
+
+    Args:
+        folder: Of the predictions.
+        name: See `paths_of`.
+        file: What the report calls the image.
+        image: (h, w, 3) RGB.
+        found: Its labels (H, W).
+        classes: Of the model.
+
+    Returns:
+        The image's entry in the report.
+    """
+    from PIL import Image
+
+    from sign_zs3.overlay import draw_overlay
+
+    labels = found.labels.numpy()
+    index, overlay = paths_of(name)
+    picture = Image.fromarray(draw_overlay(image, labels, classes.classes, classes.num_seen))
+    with replacing(folder / index) as beside:
+        index_map(labels, classes).save(beside, format="PNG")
+    with replacing(folder / overlay) as beside:
+        # without the usual halving of colour, which would smear outlines and letters
+        picture.save(beside, format="JPEG", quality=90, subsampling=0)
+    pixels = dict(zip(classes.classes, found.pixels.tolist(), strict=True))
+    confidence = {
+        name: _number(value)
+        for name, value in zip(classes.classes, found.confidence.tolist(), strict=True)
+        if pixels[name]
+    }
+    mean = math.fsum(pixels[name] * (math.nan if value is None else value) for name, value in confidence.items())
+    return {
+        "file": file,
+        "index": index,
+        "overlay": overlay,
+        "width": labels.shape[1],
+        "height": labels.shape[0],
+        "pixels": {name: count for name, count in pixels.items() if count},
+        "confidence": _number(mean / labels.size),
+        "class_confidence": confidence,
+    }
+
+
+def write_report(
+    folder: Path,
+    classes: Classes,
+    images: Sequence[Mapping[str, Any]],
+    failed: Sequence[Mapping[str, str]] = (),
+    complete: bool = True,
+    **facts: Any,
+) -> Path:
+    """Write ``predictions.json``.
+
+    Args:
+        folder: Of the predictions.
+        classes: Of the model.
+        images: What `write_prediction` returned.
+        failed: ``file`` and ``error`` of images that could not be labelled.
+        complete: False where the run was stopped before its end.
+        **facts: What else the report says, such as the checkpoint.
+
+    Returns:
+        The file.
+    """
+    path = folder / REPORT
+    report = {
+        "format": REPORT_FORMAT,
+        **facts,
+        "dataset": classes.dataset,
+        "split": classes.split,
+        "classes": [
+            {"name": name, "id": own_id, "seen": index < classes.num_seen}
+            for index, (name, own_id) in enumerate(zip(classes.classes, classes.ids, strict=True))
+        ],
+        "complete": complete,
+        "images": list(images),
+        "failed": list(failed),
+    }
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def closing_line(folder: Path, count: int) -> str:
+    """Return what the program says at the end, where `count` images were labelled."""
+    what = "image" if count == 1 else "images"
+    return f"predictions: {folder} ({count} {what}: NAME.png, NAME{OVERLAY_SUFFIX}; {REPORT})"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
