@@ -22,7 +22,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.commands import VERBS
@@ -171,6 +171,24 @@ class ZeroShotCLI(LightningCLI):
             config["seed_everything"] = hparams["seed"]
             config["data"]["init_args"]["seed"] = hparams["seed"]
 
+    def before_instantiate_classes(self) -> None:
+        """Let W&B write below the folder of the runs, or say that it is not there."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        trainer = config.get("trainer") or {}
+        loggers = trainer.get("logger")
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
+                continue
+            try:
+                import wandb  # noqa: F401
+            except ImportError as error:
+                raise UserError(
+                    "--trainer.logger: found WandbLogger, but wandb is not installed: pip install 'sign-zs3[wandb]', "
+                    "or leave the logger out"
+                ) from error
+            if logger.init_args.get("save_dir") in (None, "."):
+                logger.init_args["save_dir"] = str(trainer.get("default_root_dir") or "runs")
+
     def after_instantiate_classes(self) -> None:
         """Build the model from its checkpoint: neither the vectors' file nor pretrained weights are needed then."""
         config = self.config[self.subcommand] if self.subcommand else {}
@@ -183,6 +201,10 @@ class ZeroShotCLI(LightningCLI):
         if config.get("logger") is None and "logger" not in kwargs:
             kwargs["logger"] = CSVLogger(config.get("default_root_dir") or "runs", name="")
         trainer = super().instantiate_trainer(**kwargs)
+        if trainer.loggers and not isinstance(trainer.loggers[0], (CSVLogger, TensorBoardLogger)):
+            # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
+            root = config.get("default_root_dir") or "runs"
+            trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
         bars = [c for c in trainer.callbacks if isinstance(c, ScheduleProgressBar)]  # type: ignore[attr-defined]
         if trainer.progress_bar_callback is not None and not bars:
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
