@@ -73,10 +73,12 @@ class PictureLogger(pl.Callback):
                 raise UserError(f"PictureLogger: {name}: found {value}, expected at least {least}; raise it")
         self.every = every
         self.count = count
+        self._folder = Path()
         self._shown: list[_Shown] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images."""
+        self._find_folder(trainer)
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, ZeroShotDataModule)
@@ -97,6 +99,10 @@ class PictureLogger(pl.Callback):
         with torch.no_grad(), _evaluating(pl_module):
             self._draw(trainer, pl_module, phase, phase.iterations if finished else done)
 
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn where files go."""
+        self._find_folder(trainer)
+
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the confusion matrix and the IoU per class."""
         assert isinstance(pl_module, ZeroShotTask)
@@ -111,6 +117,10 @@ class PictureLogger(pl.Callback):
         bars.suptitle(plotting.literal(title), fontsize=10)
         self._put(trainer, "test/confusion", matrix, schedule.batches, f"confusion-{phase}")
         self._put(trainer, "test/iou", bars, schedule.batches, f"iou-{phase}")
+
+    def _find_folder(self, trainer: pl.Trainer) -> None:
+        # All ranks must ask: rank 0 tells the others, and would wait for them.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _draw(self, trainer: pl.Trainer, model: ZeroShotTask, phase: Phase, done: int) -> None:
         assert model.protocol is not None
@@ -163,8 +173,7 @@ class PictureLogger(pl.Callback):
         """Give a figure to the loggers that take pictures, or else to a file."""
         takers = [logger for logger in trainer.loggers if _takes_pictures(logger)]
         if not takers:
-            path = Path(trainer.log_dir or trainer.default_root_dir) / "pictures" / f"{name}.png"
-            with replacing(path) as beside:
+            with replacing(self._folder / f"{name}.png") as beside:
                 figure.savefig(beside, format="png")
             return
         pixels = plotting.render(figure)

@@ -16,6 +16,7 @@ from sign_zs3.images import as_rgb, check_pixels, read_image
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder
+from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.windows import Place, windows
 
@@ -42,8 +43,8 @@ class Segmentation(NamedTuple):
     confidence_map: Tensor | None
 
 
-class Segmenter(nn.Module):
-    """Images in, class logits out.
+class Segmenter(nn.Module, PretrainedFolder):
+    """Images in, class logits out; `save_pretrained` and `from_pretrained` write and read it as a folder.
 
     Args:
         encoder: E.

@@ -77,4 +77,6 @@ def load_segmenter(path: str | Path) -> Segmenter:
     Raises:
         UserError: As `load_task`.
     """
+    if Path(path).is_dir():
+        return Segmenter.from_pretrained(Path(path))
     return load_task(path).segmenter

@@ -1,0 +1,68 @@
+"""The verb demo: a page to try a checkpoint in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from sign_zs3.errors import UserError
+
+
+def run(args: list[str]) -> int:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: gradio is not installed, the checkpoint cannot be used, or the address is taken.
+    """
+    options = _parser().parse_args(args)
+    # no word to anybody about who uses the page; read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        from sign_zs3.page import build_page
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError(
+            "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
+        ) from None
+    from sign_zs3.tasks import load_task
+
+    model = load_task(options.ckpt_path)
+    page = build_page(model, window=options.window, overlap=options.overlap, max_pixels=options.max_pixels)
+    try:
+        _, url, _ = page.launch(
+            server_name=options.host, server_port=options.port, share=False, inbrowser=False, quiet=True,
+            prevent_thread_lock=True, ssr_mode=False, footer_links=["settings"],
+        )  # fmt: skip
+    except (OSError, OverflowError):
+        where = f"{options.host}, port {options.port or 'from 7860 on'}"
+        raise UserError(
+            f"demo: found {where} taken or not of this machine, expected a free address: give --host or --port"
+        ) from None
+    print(f"page:     {url} (Ctrl-C ends it)", flush=True)
+    try:
+        page.block_thread()
+    finally:
+        page.close(verbose=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sign_zs3.models.segmenter import MAX_PIXELS, OVERLAP, WINDOW
+
+    made = argparse.ArgumentParser(
+        "sign-zs3 demo", description="Try a checkpoint in the browser; needs sign-zs3[demo].", allow_abbrev=False
+    )
+    made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
+    made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
+    made.add_argument("--window", type=int, default=WINDOW, help="side in pixels of windows (default: %(default)s)")
+    made.add_argument("--overlap", type=int, default=OVERLAP, help="pixels that windows share (default: %(default)s)")
+    made.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="refuse larger images (default: %(default)s)")
+    return made

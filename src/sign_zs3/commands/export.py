@@ -1,0 +1,161 @@
+"""The verb export: a trained model as an ONNX file, a torch.export archive, or a folder with a model card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
+
+if TYPE_CHECKING:
+    from sign_zs3.models import Segmenter
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("onnx", "torch", "pretrained")
+SUFFIXES = {".onnx": "onnx", ".pt2": "torch", "": "pretrained"}
+
+DESCRIPTION = """\
+Write a trained model for use elsewhere. Preprocessing is part of what is written: give it RGB images, uint8."""
+CKPT_HELP = "Checkpoint that `fit` or `extend` wrote, or a folder that this verb wrote."
+OUTPUT_HELP = "File or folder to write."
+FORMAT_HELP = """\
+onnx: a file for onnxruntime and others; torch: an archive of torch.export; pretrained: a folder with config.json,
+model.safetensors and a model card, as Segmenter.from_pretrained and --ckpt_path read it. Left out: by the name of the
+output, .onnx, .pt2 or a folder."""
+OVERWRITE_HELP = "Replace what is there; of a folder only the files of these names."
+EPILOG = """\
+ONNX and torch.export files take images uint8 (N, 3, H, W) of any number and size, and give labels (indices into the
+classes in their metadata) and confidence at that size; each is compared with the model before it is kept."""
+
+
+def run(args: list[str]) -> int:
+    """Write the file or folder, and print what it is.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: The checkpoint cannot be read, the output cannot be written, or what was written is not the model.
+    """
+    options = _parser().parse_args(args)
+    source, output = Path(options.ckpt_path), Path(options.output)
+    kind = _format(output, options.format)
+    _check_output(output, kind, options.overwrite)
+    if kind == "onnx":
+        from sign_zs3.models.export import check_onnx
+
+        check_onnx()
+    segmenter, card = _load(source)
+    if unknown := _unknown(segmenter):
+        log.info("not taught yet, so never among the labels: %s; the transfer step teaches them", ", ".join(unknown))
+    if kind == "pretrained":
+        _write_folder(segmenter, output, card)
+        size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
+        scores = "without scores" if card.get("scores") is None else f"scores after phase {card['phase']}"
+        print(f"folder:   {output} ({size / 1e6:.1f} MB; model card: {scores})")
+        return 0
+    from sign_zs3.models.export import write_onnx, write_program
+
+    agreement = (write_onnx if kind == "onnx" else write_program)(segmenter, output)
+    print(f"model:    {output} ({output.stat().st_size / 1e6:.1f} MB, {segmenter.num_classes} classes)")
+    if math.isnan(agreement):
+        print("compared: no, onnxruntime is not installed (pip install 'sign-zs3[onnx]')")
+    else:
+        print(
+            f"compared: {100 * agreement:.2f} % of the pixels of drawn images have the label that the model gives them"
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("sign-zs3 export", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
+    parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
+    parser.add_argument("--format", choices=FORMATS, help=FORMAT_HELP)
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    return parser
+
+
+def _format(output: Path, given: str | None) -> str:
+    """Return the format that is meant, one of `FORMATS`."""
+    suffix = output.suffix.lower()
+    guessed = "pretrained" if output.is_dir() else SUFFIXES.get(suffix)
+    if given is None:
+        if guessed is None:
+            raise UserError(
+                f"--output: found {output}, expected a name that ends in .onnx or .pt2, or one without a suffix for a "
+                "folder; rename it, or say --format pretrained"
+            )
+        return guessed
+    if given != "pretrained" and guessed != given:
+        wanted = next(suffix for suffix, name in SUFFIXES.items() if name == given)
+        raise UserError(f"--output: found {output} with --format {given}, expected a name that ends in {wanted}")
+    return given
+
+
+def _check_output(output: Path, kind: str, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if kind == "pretrained" and not output.is_dir():
+        raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")
+    if not overwrite and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"--output: {output} is there already; name another, or replace it with --overwrite")
+
+
+def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
+    """Return the segmenter, and what its model card tells beside its config."""
+    from sign_zs3.tasks.loading import load_segmenter, load_task
+
+    if source.is_dir():
+        return load_segmenter(source), {}
+    task = load_task(source)
+    assert task.protocol is not None
+    method = type(task).__name__.removesuffix("Module")
+    return task.segmenter, {"method": method, **_scores(source, task.protocol.dataset, task.protocol.split)}
+
+
+def _scores(checkpoint: Path, dataset: str, split: str) -> dict[str, Any]:
+    """Return the scores of a checkpoint and their phase from the run that it lies in; {} where there are none."""
+    path = checkpoint.resolve().parent.parent / "results.json"
+    if checkpoint.resolve().parent.name != "checkpoints" or not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if (results["dataset"], results["split"]) != (dataset, split):
+            return {}
+        phase = results["final"] if checkpoint.stem == "last" else checkpoint.stem
+        scores = results["phases"].get(phase)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: cannot be read (%s), so the model card has no scores", path, line_of(error))
+        return {}
+    return {} if scores is None else {"scores": scores, "phase": phase}
+
+
+def _unknown(segmenter: Segmenter) -> list[str]:
+    assert segmenter.config is not None
+    known = segmenter.known.tolist()
+    return [name for name, is_known in zip(segmenter.config.classes, known, strict=True) if not is_known]
+
+
+def _write_folder(segmenter: Segmenter, output: Path, card: Mapping[str, Any]) -> None:
+    """Write the folder beside its place, and move its files there."""
+    output = output.resolve()
+    beside = output.with_name(f".{output.name}.part")
+    try:
+        segmenter.save_pretrained(beside, model_card_kwargs=card)
+        output.mkdir(parents=True, exist_ok=True)
+        for file in beside.iterdir():
+            file.replace(output / file.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,265 @@
+"""A segmenter as one graph with its preprocessing inside: an ONNX file, or an archive of `torch.export`."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sign_zs3._version import __version__
+from sign_zs3.errors import UserError
+from sign_zs3.files import line_of, replacing
+from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.models.segmenter import Segmenter, resize_scores
+
+METADATA = "sign_zs3"
+"""Name of the metadata: a property of an ONNX file, and with ``.json`` an extra file of a torch.export archive."""
+
+FORMAT = 1
+AGREEMENT = 0.999
+_INPUT, _OUTPUTS = "images", ("labels", "confidence")
+_AXES = ("batch", "height", "width")
+
+
+class Labeller(nn.Module):
+    """What is exported: raw images in, labels and confidence at their size out.
+
+    Args:
+        segmenter: On the CPU.
+        seen_penalty: See `Segmenter.forward`.
+    """
+
+    def __init__(self, segmenter: Segmenter, seen_penalty: float) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.seen_penalty = seen_penalty
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Label images.
+
+        Args:
+            images: (N, 3, H, W) uint8, RGB.
+
+        Returns:
+            (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
+        """
+        logits = self.segmenter(images, self.seen_penalty)
+        scores = resize_scores(logits, (images.shape[-2], images.shape[-1]))
+        best, labels = scores.max(dim=1)
+        return labels.to(torch.uint8), (best - scores.logsumexp(dim=1)).exp()
+
+
+class _MirroredConv(nn.Module):
+    """A convolution of stride 2 with TensorFlow's padding ("SAME"), whose amount depends on the parity of the side.
+
+    Counted from the far end, its windows lie the same for even and odd sides: it is a plain convolution of the mirror
+    image. So no parity enters the graph; sizes of one parity after the other would grow without bound.
+    """
+
+    def __init__(self, same: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(same.weight.flip(-2, -1), requires_grad=False)
+        self.bias = same.bias
+        self.stride, self.groups = same.stride, same.groups
+        self.padding = (same.kernel_size[0] // 2, same.kernel_size[1] // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mirrored = F.conv2d(x.flip(-2, -1), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        return mirrored.flip(-2, -1)
+
+
+def describe(segmenter: Segmenter) -> dict[str, Any]:
+    """Return the metadata that an exported file carries, as JSON holds it.
+
+    Raises:
+        UserError: The segmenter was not made from a config.
+    """
+    config = _config(segmenter)
+    mean, std = list(config.image_mean), list(config.image_std)
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "classes": list(config.classes),
+        "ids": list(config.ids),
+        "unseen": list(config.unseen),
+        "known": segmenter.known.tolist(),
+        "dataset": config.dataset,
+        "split": config.split,
+        "seen_penalty": config.seen_penalty,
+        "preprocessing": {"inside": True, "input": "uint8 RGB (N, 3, H, W)", "divisor": 255, "mean": mean, "std": std},
+        "outputs": {"labels": "uint8 (N, H, W), index into classes", "confidence": "float32 (N, H, W), softmax"},
+    }
+
+
+def write_onnx(segmenter: Segmenter, path: Path) -> float:
+    """Write an ONNX file of any batch size, height and width; the metadata is its property ``sign_zs3``, as JSON.
+
+    Args:
+        segmenter: Is not changed.
+        path: The file; it is replaced only by one that agrees with the segmenter.
+
+    Returns:
+        Share of the pixels that onnxruntime labels as the segmenter does; NaN where onnxruntime is not installed.
+
+    Raises:
+        UserError: Packages are missing, the network cannot be exported, or the labels do not agree.
+    """
+    check_onnx()
+    metadata, (model, program) = describe(segmenter), _trace(segmenter)
+    with _quiet():
+        exported = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=list(_OUTPUTS)
+        )
+        assert exported is not None
+        proto = exported.model_proto
+    # the exporter calls them s34, s14, s54
+    names = dict(zip(_dynamic(proto.graph.input[0]), _AXES, strict=True))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in names:
+                axis.dim_param = names[axis.dim_param]
+    # shapes in between are in the old names, and only hints
+    del proto.graph.value_info[:]
+    proto.metadata_props.add(key=METADATA, value=json.dumps(metadata))
+    content = proto.SerializeToString()
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+        return _checked(model, _onnx_runner(content))
+
+
+def write_program(segmenter: Segmenter, path: Path) -> float:
+    """Write an archive of `torch.export`; the metadata is its extra file ``sign_zs3.json``.
+
+    Batch size is free, height and width are from one more than the network's stride.
+
+    Args:
+        segmenter: Is not changed.
+        path: The file; it is replaced only by one that agrees with the segmenter.
+
+    Returns:
+        Share of the pixels that the archive labels as the segmenter does.
+
+    Raises:
+        UserError: The network cannot be exported, or the labels do not agree.
+    """
+    metadata, (model, program) = describe(segmenter), _trace(segmenter)
+    metadata["min_side"] = max(segmenter.encoder.backbone.strides) + 1
+    archive = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, archive, extra_files={f"{METADATA}.json": json.dumps(metadata)})
+        archive.seek(0)
+        loaded = torch.export.load(archive).module()
+    with replacing(path) as beside:
+        beside.write_bytes(archive.getvalue())
+        return _checked(model, loaded)
+
+
+def check_onnx() -> None:
+    """Refuse before any work what needs packages that are not there.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed.
+    """
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"onnx: {' and '.join(missing)} not installed, expected for an ONNX file: pip install 'sign-zs3[onnx]'"
+        )
+
+
+def _config(segmenter: Segmenter) -> SegmenterConfig:
+    if segmenter.config is None:
+        raise UserError("segmenter: found none of the options it was made with, expected one of Segmenter.build")
+    return segmenter.config
+
+
+def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram]:
+    """Return the model as it is, and its graph."""
+    if tuple(segmenter.encoder.input_scales) != (1.0,):
+        raise UserError(
+            f"input_scales: found {list(segmenter.encoder.input_scales)}, expected [1.0], since a graph holds no "
+            "rounding of scaled sizes: write --format pretrained"
+        )
+    twin = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
+    penalty = _config(segmenter).seen_penalty
+    model = Labeller(copy.deepcopy(twin), penalty).eval()
+    for name, module in list(twin.named_modules()):
+        kind = type(module).__name__
+        if kind.endswith("Same") and type(module).__module__.startswith("timm."):
+            if not (kind == "Conv2dSame" and isinstance(module, nn.Conv2d) and _mirrors(module)):
+                raise UserError(
+                    f"backbone: found {kind} ({name}), which pads by the image's size and cannot be exported: write "
+                    "--format pretrained, or train with a network of another family"
+                )
+            parent, _, child = name.rpartition(".")
+            setattr(twin.get_submodule(parent), child, _MirroredConv(module))
+    # each side has several cells on the coarsest level, so that no size is taken for a constant 1
+    stride = max(segmenter.encoder.backbone.strides) or 32
+    images = torch.zeros(2, 3, 4 * stride, 6 * stride, dtype=torch.uint8)
+    free = torch.export.Dim.DYNAMIC
+    try:
+        with torch.no_grad(), _quiet():
+            graph = torch.export.export(
+                Labeller(twin, penalty).eval(), (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}}
+            )
+    except Exception as error:  # whatever a network of timm does that torch.export does not follow
+        raise UserError(
+            f"export: torch.export does not follow this network ({line_of(error)[:200]}): write --format pretrained"
+        ) from error
+    return model, graph
+
+
+def _mirrors(module: nn.Conv2d) -> bool:
+    odd = all(side % 2 == 1 and side > 1 for side in module.kernel_size)
+    return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
+
+
+def _dynamic(value: Any) -> list[str]:
+    return [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
+
+
+def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; below, it tells of its own optimisations
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: [torch.from_numpy(found) for found in session.run(None, {_INPUT: images.numpy()})]
+
+
+def _checked(model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
+    """Return the share of pixels that get the same label, in images of a size and number that were not traced."""
+    if run is None:
+        return math.nan
+    coarse = torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(0)) * 255
+    # smooth, as pictures are: noise puts most pixels at a tie of classes
+    images = F.interpolate(coarse, (161, 213), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    with torch.no_grad():
+        share = float((model(images)[0] == run(images)[0]).double().mean())
+    if share < AGREEMENT:
+        raise UserError(
+            f"export: the file and the model agree on {100 * share:.2f} % of the pixels, expected at least "
+            f"{100 * AGREEMENT} %; nothing is kept: write --format pretrained, and report this network"
+        )
+    return share
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # of the inside of torch and onnxscript, which a user can do nothing about
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,204 @@
+"""A segmenter as a folder: options in `config.json`, weights in `model.safetensors`, a model card in `README.md`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin
+from torch import Tensor
+
+from sign_zs3._version import __version__
+from sign_zs3.errors import UserError
+from sign_zs3.files import line_of, replacing
+from sign_zs3.models.card import card_text
+from sign_zs3.models.config import SegmenterConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+FORMAT = 1
+
+_EXPECTED = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE} that `sign-zs3 export` or save_pretrained wrote"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_Self = TypeVar("_Self", bound="PretrainedFolder")
+
+
+class PretrainedFolder(
+    ModelHubMixin,
+    library_name="sign-zs3",
+    license="other",
+    pipeline_tag="image-segmentation",
+    tags=["semantic-segmentation", "zero-shot"],
+):
+    """What gives `Segmenter` save_pretrained, from_pretrained and push_to_hub."""
+
+    config: SegmenterConfig | None
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        scores: Mapping[str, Any] | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str | None:
+        """Write the segmenter into a folder, which is made where it is missing.
+
+        Its `config.json`, `model.safetensors` and `README.md` are replaced, other files stay. No pickle is written.
+
+        Args:
+            save_directory: The folder.
+            scores: For the model card: mIoU as `GZSLMeanIoU.compute` or ``results.json`` have them, fractions.
+            model_card_kwargs: Further arguments of `card_text`: `method`, `phase`.
+            **options: Of huggingface_hub's method, such as `push_to_hub` and `repo_id`.
+
+        Returns:
+            The address of the commit, where it is pushed to the hub; else None.
+
+        Raises:
+            UserError: The segmenter was not made from a config, or the folder is a file.
+        """
+        folder = Path(save_directory)
+        self._described()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
+        card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
+        done: str | None = super().save_pretrained(folder, model_card_kwargs=card, **options)
+        return done
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from safetensors.torch import save_file
+
+        # the mixin would keep a card, which may be that of another model
+        (save_directory / CARD_FILE).unlink(missing_ok=True)
+        with replacing(save_directory / WEIGHTS_FILE) as beside:
+            save_file(self._weights(), beside, metadata={"format": "pt"})
+        content = {"format": FORMAT, "version": __version__, **self._described().as_dict()}
+        with replacing(save_directory / CONFIG_FILE) as beside:
+            beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _weights(self) -> dict[str, Tensor]:
+        assert isinstance(self, torch.nn.Module)
+        # safetensors takes neither tensors that share memory nor such as are not contiguous
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.state_dict().items()
+        }
+
+    def _described(self) -> SegmenterConfig:
+        if self.config is None:
+            raise UserError("segmenter: found none of the options it was made with, expected one of Segmenter.build")
+        return self.config
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Write the model card.
+
+        Args:
+            *args: Of `card_text` after the first two.
+            **kwargs: Of `card_text`.
+        """
+        known = getattr(self, "known", None)
+        assert isinstance(known, Tensor)
+        text = card_text(self._described(), known.tolist(), *args, **kwargs)
+        return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
+
+    @classmethod
+    def from_pretrained(cls: type[_Self], pretrained_model_name_or_path: str | Path, **options: Any) -> _Self:
+        """Load a segmenter from a folder, or from the hub.
+
+        A folder is read without any network, and code is never run. Only a text ``NAMESPACE/NAME`` whose namespace is
+        no folder here is looked for on the hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder; or its name on the hub.
+            **options: Of the hub's `hf_hub_download`, such as `revision`, `token` and `local_files_only`.
+
+        Returns:
+            The segmenter on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: Nothing is there, it is damaged, or of another library or version.
+        """
+        name = pretrained_model_name_or_path
+        folder = Path(name)
+        if isinstance(name, str) and _on_hub(name):
+            paths = _download(name, options)
+        else:
+            if not folder.exists():
+                raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
+            if not folder.is_dir():
+                raise UserError(f"{folder}: is a file, expected {_EXPECTED}; load_segmenter reads a checkpoint")
+            paths = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+        segmenter: _Self = _load(cls, *paths)
+        return segmenter
+
+
+def _on_hub(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
+
+
+def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        config, weights = (Path(hf_hub_download(name, file, **options)) for file in (CONFIG_FILE, WEIGHTS_FILE))
+    except Exception as error:  # each version of huggingface_hub has other errors for a network that is not there
+        raise UserError(
+            f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct the path"
+        ) from error
+    return config, weights
+
+
+def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise UserError(
+                f"{path.parent}: found no {path.name}, expected {_EXPECTED}; of a run, give a file of its checkpoints/"
+            )
+    config = _read_config(config_path)
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
+            segmenter = cls.build(config)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"{config_path}: found options that this version cannot build ({line_of(error)}), expected those of its "
+            "own networks; export the model again"
+        ) from error
+    try:
+        segmenter.load_state_dict(load_file(weights_path))
+    except Exception as error:  # safetensors' own class for a damaged file, torch's for weights of another network
+        raise UserError(
+            f"{weights_path}: does not hold the weights of {config_path.name} ({line_of(error)[:200]}); export the "
+            "model again"
+        ) from error
+    return segmenter.eval()
+
+
+def _read_config(path: Path) -> SegmenterConfig:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected JSON; export the model again") from error
+    if not isinstance(content, dict) or "classes" not in content or "format" not in content:
+        raise UserError(f"{path}: is not of sign-zs3, expected {_EXPECTED}")
+    version = content.pop("version", "another version")
+    if (found := content.pop("format")) != FORMAT:
+        raise UserError(f"{path}: found format {found}, this version reads {FORMAT}: install sign-zs3 {version}")
+    try:
+        return SegmenterConfig(**content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: found options that this version does not know ({line_of(error)}), expected those of "
+            f"SegmenterConfig; it was written by sign-zs3 {version}"
+        ) from error

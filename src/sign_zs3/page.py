@@ -1,0 +1,207 @@
+"""A page to try a model in the browser: upload, overlay, legend, classes by name. Needs gradio, the extra ``demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.commands.checkpoints import listed
+from sign_zs3.data.datasets.base import class_colours
+from sign_zs3.errors import UserError
+from sign_zs3.images import read_image
+from sign_zs3.models.segmenter import MAX_PIXELS, OVERLAP, WINDOW
+from sign_zs3.overlay import NOTE, _entry, blend
+from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.tasks.extension import check_teachable, extend
+
+KEPT = 3600
+"""Seconds for which uploads, and what a visitor added, are kept."""
+_CSS = """
+#upload {min-height: 9em}
+#legend label {border-left: 1.4em solid var(--colour, transparent); min-width: 11em}
+#status textarea {font-size: 1.05em}
+"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one visitor has before them.
+
+    Attributes:
+        model: The model with the visitor's own classes; None: the page's.
+        path: The image.
+        picture: (h, w, 3) uint8 RGB, the image at the size at which it is shown; None: there is none.
+        labels: (H, W) uint8 class indices, at the image's own size.
+    """
+
+    model: ZeroShotTask | None = None
+    path: Path | None = None
+    picture: NDArray[np.uint8] | None = None
+    labels: NDArray[np.uint8] | None = None
+
+
+class Page:
+    """What the page does, apart from how it looks.
+
+    Args:
+        model: A trained model; it is not changed.
+        window: See `Segmenter.segment`.
+        overlap: See `Segmenter.segment`.
+        max_pixels: See `Segmenter.segment`.
+    """
+
+    def __init__(
+        self, model: ZeroShotTask, window: int = WINDOW, overlap: int = OVERLAP, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.model = model
+        self.window = window
+        self.overlap = overlap
+        self.max_pixels = max_pixels
+
+    def classes(self, visit: Visit) -> tuple[tuple[str, ...], int]:
+        """Return the C class names of a visitor, seen ones first, and how many are seen."""
+        protocol = (visit.model or self.model).protocol
+        if protocol is None:
+            raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
+        return protocol.classes, protocol.num_seen
+
+    def open(self, visit: Visit, path: str | Path | None) -> tuple[Visit, str]:
+        """Label an image; return what the visitor has then, and the line on it."""
+        visit = replace(visit, path=None, picture=None, labels=None)
+        if path is None:
+            return visit, ""
+        path = Path(path)
+        try:
+            image = read_image(path, max_pixels=self.max_pixels)[0]
+            segmenter = (visit.model or self.model).segmenter
+            found = segmenter.segment(
+                image, window=self.window, overlap=self.overlap, max_pixels=self.max_pixels
+            ).labels.numpy()
+        except UserError as error:
+            # where the server keeps an upload is of no use to a visitor
+            return visit, _line(error).replace(str(path), path.name)
+        picture = blend(image, found, segmenter.num_classes, shown=())
+        height, width = found.shape
+        number = len(np.unique(found))
+        line = f"{path.name}: {width} x {height} pixels, {number} {'class' if number == 1 else 'classes'} found"
+        return replace(visit, path=path, picture=picture, labels=found), line
+
+    def teach(self, visit: Visit, names: str) -> tuple[Visit, str]:
+        """Add classes for a visitor by their names, split at commas, and label the image again."""
+        try:
+            new = listed(names)
+            visit = replace(visit, model=extend(visit.model or self.model, new))
+        except UserError as error:
+            return visit, _line(error)
+        line = f"added: {', '.join(new)} ({len(self.classes(visit)[0])} classes now)"
+        if visit.path is None:
+            return visit, line
+        visit, found = self.open(visit, visit.path)
+        return visit, f"{line}; {found}"
+
+    def overlay(self, visit: Visit, shown: Collection[int] | None = None) -> NDArray[np.uint8] | None:
+        """Return the image with the colours of the classes `shown`, (h, w, 3) RGB; None: without an image."""
+        if visit.picture is None or visit.labels is None:
+            return None
+        return blend(visit.picture, visit.labels, len(self.classes(visit)[0]), shown)
+
+    def legend(self, visit: Visit) -> list[tuple[str, int]]:
+        """Return the classes of the image, the largest first: their text, with a star where unseen, and their index."""
+        if visit.labels is None:
+            return []
+        names, num_seen = self.classes(visit)
+        counts = np.bincount(visit.labels.ravel(), minlength=len(names))
+        order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
+        return [(_entry(names[index], index >= num_seen, counts[index] / visit.labels.size), index) for index in order]
+
+
+def build_page(model: ZeroShotTask, **options: int) -> gr.Blocks:
+    """Build the page of a model; classes that a visitor adds are that visitor's alone.
+
+    Args:
+        model: A trained model; it is not changed.
+        **options: `window`, `overlap` and `max_pixels` of `Segmenter.segment`.
+
+    Returns:
+        The page, to be launched.
+
+    Raises:
+        UserError: The model has no classes.
+    """
+    page = Page(model, **options)
+    names, num_seen = page.classes(Visit())
+    try:
+        check_teachable(model)
+        refusal = None
+    except UserError as error:
+        refusal = _line(error)
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    # one at a time: two at once would share the cores
+    heavy = private | {"concurrency_id": "model", "concurrency_limit": 1}
+
+    with gr.Blocks(title="sign-zs3", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as blocks:
+        gr.HTML(
+            f"<style>{_CSS}</style><h1>{type(model).__name__.removesuffix('Module')}: segmentation by class names</h1>"
+            f"{len(names)} classes, {num_seen} seen in training and {len(names) - num_seen} unseen (★)"
+        )
+        visit = gr.State(Visit(), time_to_live=KEPT)
+        with gr.Row():
+            # not an Image: its own reading fails before ours can say why
+            upload = gr.File(label="Image", elem_id="upload", height=150)
+            with gr.Column():
+                new = gr.Textbox(
+                    label="Add classes by name",
+                    placeholder="zebra, polar bear",
+                    info=refusal or "Several by commas; no training images are needed. It takes some seconds.",
+                    interactive=refusal is None,
+                    elem_id="new",
+                )
+                add = gr.Button("Add", variant="primary", interactive=refusal is None, elem_id="add")
+        status = gr.Textbox(label="Status", interactive=False, lines=1, elem_id="status")
+        with gr.Row():
+            shared: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["download", "fullscreen"]}
+            original = gr.Image(label="Image", elem_id="original", **shared)
+            overlay = gr.Image(label="Classes", elem_id="overlay", **shared)
+        legend = gr.CheckboxGroup([], label="Legend", info=f"Untick a class to hide it. {NOTE}", elem_id="legend")
+        colours = gr.HTML()
+        outputs = [visit, original, overlay, legend, colours, status]
+
+        def everything(now: Visit, line: str) -> tuple[Any, ...]:
+            entries = page.legend(now)
+            indices = [index for _, index in entries]
+            update = gr.CheckboxGroup(choices=entries, value=indices)
+            return now, now.picture, page.overlay(now), update, _colours(indices, len(page.classes(now)[0])), line
+
+        def on_upload(now: Visit, path: str | None) -> tuple[Any, ...]:
+            return everything(*page.open(now, path))
+
+        def on_add(now: Visit, text: str) -> tuple[Any, ...]:
+            after, line = page.teach(now, text)
+            if after is now:
+                # refused: what the visitor sees stays, hidden classes included
+                return (*(gr.skip() for _ in outputs[:-1]), line)
+            return everything(after, line)
+
+        upload.change(on_upload, [visit, upload], outputs, **heavy)
+        add.click(on_add, [visit, new], outputs, **heavy)
+        new.submit(on_add, [visit, new], outputs, **heavy)
+        legend.input(page.overlay, [visit, legend], overlay, **private)
+    assert isinstance(blocks, gr.Blocks)
+    return blocks
+
+
+def _colours(indices: list[int], num_classes: int) -> str:
+    """Return the style that gives each entry of the legend its class's colour."""
+    colours = (class_colours(num_classes) * 255).round().astype(int)[indices].tolist()
+    rules = (f"#legend label:nth-of-type({n}) {{--colour: rgb{tuple(c)}}}" for n, c in enumerate(colours, 1))
+    return f"<style>{' '.join(rules)}</style>"
+
+
+def _line(error: UserError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,87 @@
+"""The notebooks run from start to end on tiny data, in a kernel of this interpreter."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat: pip install nbformat")
+nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install nbclient")
+pytest.importorskip("ipykernel", reason="notebooks need a kernel: pip install ipykernel")
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LENGTHS = {"TRAIN_ITERATIONS": 2, "GENERATOR_ITERATIONS": 1, "TRANSFER_ITERATIONS": 1, "SELF_TRAINING_ITERATIONS": 1}
+SIZES = {"TRAIN_SIZE": 16, "TEST_SIZE": 8}
+TINY: dict[str, dict[str, Any]] = {
+    "annealed_self_training": {**LENGTHS, **SIZES, "TEMPERATURES": [2.0]},
+    "own_data": {"IMAGES": 20} | {name: length for name, length in LENGTHS.items() if name[0] != "S"},
+    "quickstart": {**LENGTHS, **SIZES},
+    "teach_a_class": {**LENGTHS, **SIZES, "TEST_SIZE": 24, "UNLABELLED": 4},
+}
+# a line of each table, with a number
+SAID = {
+    "annealed_self_training": r"T = 2\.0 +\d+\.\d +\d+\.\d +\d+\.\d",
+    "own_data": r"no vector for 1 of 22 class names: .*lemondisc",
+    "quickstart": r"harmonic mIoU",
+    "teach_a_class": r"extend with data +\d+\.\d +\d+\.\d +\d+\.\d",
+}
+
+
+def parameters_of(notebook: Any) -> Any:
+    return next(cell for cell in notebook.cells if cell.cell_type == "code")
+
+
+def assigned(source: str) -> dict[str, Any]:
+    """Read a cell that holds assignments of plain values and nothing else."""
+    found = {}
+    for statement in ast.parse(source).body:
+        assert isinstance(statement, ast.Assign)
+        (target,) = statement.targets
+        assert isinstance(target, ast.Name)
+        found[target.id] = ast.literal_eval(statement.value)
+    return found
+
+
+def test_every_notebook_has_its_test() -> None:
+    assert {path.stem for path in NOTEBOOKS} == TINY.keys() == SAID.keys()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.metadata.kernelspec.name == "python3"
+    parameters = parameters_of(notebook)
+    assert "parameters" in parameters.metadata.tags
+    assert TINY[path.stem].keys() <= assigned(parameters.source).keys()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # where the interpreter's own kernel is found, whatever others the user has
+    monkeypatch.setenv("JUPYTER_PATH", str(Path(sys.prefix) / "share" / "jupyter"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
+    notebook = nbformat.read(path, as_version=4)
+    cell = parameters_of(notebook)
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in TINY[path.stem].items())
+    resources = {"metadata": {"path": str(tmp_path)}}
+    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
+    client.execute()
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    shown = [output.data for output in outputs if output.output_type == "display_data"]
+    said += "".join(data.get("text/plain", "") for data in shown)
+    assert "Traceback" not in said
+    assert re.search(SAID[path.stem], said), said
+    assert sum("image/png" in data for data in shown) >= 2
