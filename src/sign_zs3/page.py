@@ -157,7 +157,7 @@ def build_page(model: ZeroShotTask, **options: int) -> gr.Blocks:
             with gr.Column():
                 new = gr.Textbox(
                     label="Add classes by name",
-                    placeholder="zebra, polar bear",
+                    placeholder="zebra, black horse",
                     info=refusal or "Several by commas; no training images are needed. It takes some seconds.",
                     interactive=refusal is None,
                     elem_id="new",

@@ -177,7 +177,7 @@ class ZeroShotCLI(LightningCLI):
         trainer = config.get("trainer") or {}
         loggers = trainer.get("logger")
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
+            if logger is None or not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
                 continue
             try:
                 import wandb  # noqa: F401

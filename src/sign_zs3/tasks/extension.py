@@ -245,7 +245,7 @@ def _check_known(protocol: Protocol, name: str) -> None:
 def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:
     names = [name.strip() for name in classes]
     if not names or not all(names):
-        raise UserError("classes: found an empty name, expected the names of new classes, as in 'zebra,polar bear'")
+        raise UserError("classes: found an empty name, expected the names of new classes, as in 'zebra,giraffe'")
     for number, name in enumerate(names):
         if name in _protocol(model).classes:
             raise UserError(f"classes: found {name!r}, which the model has already; leave it out")
