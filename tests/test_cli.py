@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -72,10 +73,18 @@ def test_fit_ends_with_table_results_and_pictures(
     assert main(["validate", "--config", config, "--ckpt_path", checkpoint]) == 0
     assert main(["predict", "--config", config, "--ckpt_path", checkpoint]) == 0
     written = sorted((tmp_path / "runs" / "version_3" / "predictions").iterdir())
-    assert [path.name for path in written] == [f"test-0000{i}.png" for i in range(4)]
-    with Image.open(written[0]) as predicted:
+    names = [f"test-0000{i}{end}" for i in range(4) for end in (".png", "_overlay.jpg")]
+    assert [path.name for path in written] == ["predictions.json", *names]
+    report = json.loads(written[0].read_text(encoding="utf-8"))
+    assert report["checkpoint"] == checkpoint and report["complete"] is True
+    assert [entry["index"] for entry in report["images"]] == names[::2]
+    with Image.open(written[1]) as predicted:
         assert predicted.size == (32, 32)
-        assert set(predicted.tobytes()) <= set(range(1, 23))
+        ids = np.asarray(predicted)
+    assert set(ids.ravel().tolist()) <= set(range(1, 23))
+    own = {entry["name"]: entry["id"] for entry in report["classes"]}
+    counts = report["images"][0]["pixels"]
+    assert {own[name]: count for name, count in counts.items()} == {i: int((ids == i).sum()) for i in np.unique(ids)}
 
 
 def test_options_of_inference_are_open_and_others_are_not(

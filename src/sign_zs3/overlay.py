@@ -104,7 +104,7 @@ def draw_legend(
 
     counts = np.bincount(labels.ravel(), minlength=len(classes))
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
-    texts = [_entry(classes[index], index >= num_seen, counts[index] / labels.size) for index in order]
+    texts = [legend_entry(classes[index], index >= num_seen, counts[index] / labels.size) for index in order]
     note = NOTE if any(index >= num_seen for index in order) else ""
     letter = min(max(width // 45, 13), 24)
     font = _font(letter)
@@ -127,7 +127,8 @@ def draw_legend(
     return np.asarray(legend)
 
 
-def _entry(name: str, unseen: bool, share: float) -> str:
+def legend_entry(name: str, unseen: bool, share: float) -> str:
+    """Return the line of a class: its name, shortened if it is long, a star where unseen, its share of pixels."""
     short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
     percent = f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
     return f"{short}{' ★' if unseen else ''}  {percent}"

@@ -15,8 +15,8 @@ from sign_zs3.commands.checkpoints import listed
 from sign_zs3.data.datasets.base import class_colours
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
-from sign_zs3.models.segmenter import MAX_PIXELS, OVERLAP, WINDOW
-from sign_zs3.overlay import NOTE, _entry, blend
+from sign_zs3.models.segmenter import MAX_PIXELS
+from sign_zs3.overlay import NOTE, blend, legend_entry
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.extension import check_teachable, extend
 
@@ -51,18 +51,14 @@ class Page:
 
     Args:
         model: A trained model; it is not changed.
-        window: See `Segmenter.segment`.
-        overlap: See `Segmenter.segment`.
-        max_pixels: See `Segmenter.segment`.
+        max_pixels: An image of more is refused.
+        **options: Of `Segmenter.segment`.
     """
 
-    def __init__(
-        self, model: ZeroShotTask, window: int = WINDOW, overlap: int = OVERLAP, max_pixels: int = MAX_PIXELS
-    ) -> None:
+    def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
         self.model = model
-        self.window = window
-        self.overlap = overlap
         self.max_pixels = max_pixels
+        self.options = options
 
     def classes(self, visit: Visit) -> tuple[tuple[str, ...], int]:
         """Return the C class names of a visitor, seen ones first, and how many are seen."""
@@ -80,9 +76,7 @@ class Page:
         try:
             image = read_image(path, max_pixels=self.max_pixels)[0]
             segmenter = (visit.model or self.model).segmenter
-            found = segmenter.segment(
-                image, window=self.window, overlap=self.overlap, max_pixels=self.max_pixels
-            ).labels.numpy()
+            found = segmenter.segment(image, max_pixels=self.max_pixels, **self.options).labels.numpy()
         except UserError as error:
             # where the server keeps an upload is of no use to a visitor
             return visit, _line(error).replace(str(path), path.name)
@@ -118,15 +112,17 @@ class Page:
         names, num_seen = self.classes(visit)
         counts = np.bincount(visit.labels.ravel(), minlength=len(names))
         order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
-        return [(_entry(names[index], index >= num_seen, counts[index] / visit.labels.size), index) for index in order]
+        return [
+            (legend_entry(names[index], index >= num_seen, counts[index] / visit.labels.size), index) for index in order
+        ]
 
 
-def build_page(model: ZeroShotTask, **options: int) -> gr.Blocks:
+def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
     """Build the page of a model; classes that a visitor adds are that visitor's alone.
 
     Args:
         model: A trained model; it is not changed.
-        **options: `window`, `overlap` and `max_pixels` of `Segmenter.segment`.
+        **options: See `Page`.
 
     Returns:
         The page, to be launched.

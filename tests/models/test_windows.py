@@ -56,10 +56,10 @@ def test_cores_cover_the_image_once(height: int, size: int, overlap: int, stride
 
 def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:
     image = torch.randint(0, 256, (3, 160, 224), dtype=torch.uint8)
-    whole = local.segment(image, window=None, confidence_map=True)
+    whole = local.segment(image, window=0, confidence_map=True)
     assert int((whole.pixels > 400).sum()) > 2
     for options in ({}, {"flip": True}, {"scales": (1.0, 0.5)}):
-        want = local.segment(image, window=None, confidence_map=True, **options)
+        want = local.segment(image, window=0, confidence_map=True, **options)
         found = local.segment(image, window=128, overlap=63, confidence_map=True, **options)
         # an overlap narrower than the network's field of view: a few pixels between the cores turn
         assert (found.labels == want.labels).float().mean() > (0.95 if "scales" in options else 0.99)
@@ -82,11 +82,11 @@ def test_a_window_keeps_its_true_position() -> None:
     torch.manual_seed(0)
     segmenter = known(Segmenter(Encoder("small", feature_dim=16, dilations=(1,)), ByPosition(), Classifier(16, 5), 3))
     image = torch.zeros(3, 192, 160, dtype=torch.uint8)
-    want = segmenter.segment(image, window=None).labels
+    want = segmenter.segment(image, window=0).labels
     assert len(np.unique(want)) > 1
     assert (segmenter.segment(image, window=64, overlap=16).labels == want).float().mean() > 0.97
     # the same windows, each taken for a whole image, would label otherwise
-    alone = segmenter.segment(image[:, :64, :64], window=None).labels
+    alone = segmenter.segment(image[:, :64, :64], window=0).labels
     assert (alone == want[:64, :64]).float().mean() < 0.97
 
 
@@ -98,7 +98,7 @@ def test_places_in_cells() -> None:
 
 def test_a_segmentation_counts_pixels_and_confidence(local: Segmenter) -> None:
     image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
-    found = local.segment(image, window=None, confidence_map=True, seen_penalty=0.1)
+    found = local.segment(image, window=0, confidence_map=True, seen_penalty=0.1)
     with torch.no_grad():
         logits = local(image[None], 0.1)
     logits = torch.nn.functional.interpolate(logits, (70, 90), mode="bilinear")
@@ -113,7 +113,7 @@ def test_a_segmentation_counts_pixels_and_confidence(local: Segmenter) -> None:
             assert float(found.confidence[c]) == pytest.approx(float(best[label == c].mean()), abs=1e-6)
         else:
             assert found.confidence[c].isnan()
-    assert local.segment(image, window=None).confidence_map is None
+    assert local.segment(image, window=0).confidence_map is None
 
 
 def test_one_window_is_in_memory_at_a_time(local: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_backbone_of_unknown_stride_reads_images_whole() -> None:
     encoder = Encoder((torch.nn.Conv2d(3, 4, 3, stride=3), 4), feature_dim=4, dilations=(1,))
     segmenter = known(Segmenter(encoder, PlainFeatures(4), Classifier(4, 3), num_seen=2))
     image = torch.randint(0, 256, (3, 90, 80), dtype=torch.uint8)
-    assert torch.equal(segmenter.predict(image, window=32, overlap=8), segmenter.predict(image, window=None))
+    assert torch.equal(segmenter.predict(image, window=32, overlap=8), segmenter.predict(image, window=0))
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "timm/tf_efficientnet_lite0"])
@@ -197,3 +197,26 @@ def test_config_survives_json_and_builds_the_same_networks() -> None:
     for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear or projection")):
         with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
             Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side"), [("small", 512), ("resnet18", 1024), ("timm/tf_efficientnet_lite0", 1024)]
+)
+def test_the_window_of_a_model_has_at_most_128_cells_a_side(
+    backbone: str, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(backbone, feature_dim=4, dilations=(1,))
+    segmenter = known(Segmenter(encoder, PlainFeatures(4), Classifier(4, 3), num_seen=2))
+    assert segmenter.window == side
+    assert side // encoder.strides[0] <= 128
+    read: list[int] = []
+
+    def spy(self: Segmenter, images: Tensor, *_: object) -> Tensor:
+        read.append(images.shape[-1])
+        return torch.zeros(1, 3, 4, 4)
+
+    monkeypatch.setattr(Segmenter, "scores", spy)
+    segmenter.segment(torch.zeros(3, 8, side, dtype=torch.uint8))
+    segmenter.segment(torch.zeros(3, 8, 2 * side, dtype=torch.uint8))
+    # a quarter of the window is shared
+    assert read[:2] == [side, side] and len(read) == 4

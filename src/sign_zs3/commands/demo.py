@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from sign_zs3.commands.predict import add_windows, check_windows
 from sign_zs3.errors import UserError
 
 
@@ -34,7 +35,7 @@ def run(args: list[str]) -> int:
     from sign_zs3.tasks import load_task
 
     model = load_task(options.ckpt_path)
-    page = build_page(model, window=options.window, overlap=options.overlap, max_pixels=options.max_pixels)
+    page = build_page(model, **check_windows(model.segmenter, options))
     try:
         _, url, _ = page.launch(
             server_name=options.host, server_port=options.port, share=False, inbrowser=False, quiet=True,
@@ -54,15 +55,11 @@ def run(args: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sign_zs3.models.segmenter import MAX_PIXELS, OVERLAP, WINDOW
-
     made = argparse.ArgumentParser(
         "sign-zs3 demo", description="Try a checkpoint in the browser; needs sign-zs3[demo].", allow_abbrev=False
     )
     made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
-    made.add_argument("--window", type=int, default=WINDOW, help="side in pixels of windows (default: %(default)s)")
-    made.add_argument("--overlap", type=int, default=OVERLAP, help="pixels that windows share (default: %(default)s)")
-    made.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="refuse larger images (default: %(default)s)")
+    add_windows(made)
     return made

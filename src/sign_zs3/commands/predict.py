@@ -30,7 +30,8 @@ IMAGES_HELP = "Images, and folders that are searched with their subfolders. EXIF
 OUTPUT_HELP = "Folder to write into (default: predictions). Subfolders of the images' folder are kept."
 OVERWRITE_HELP = "Write into a folder that holds files already; those of the same names are replaced."
 WINDOW_HELP = """\
-An image of more rows or columns is read in windows of this size, which overlap (default: 1024; 0 reads all whole)."""
+An image of more rows or columns is read in windows of this size, which overlap (default: 1024, or 128 cells of the
+model's feature map where they are fewer; 0 reads all whole)."""
 OVERLAP_HELP = "Pixels that neighbouring windows share at least (default: a quarter of the window)."
 PIXELS_HELP = "An image of more pixels is refused (default: 100000000)."
 FLIP_HELP = "Also read the mirror image (default: as the checkpoint says)."
@@ -60,13 +61,6 @@ def run(args: list[str]) -> int:
         UserError: No image is found, the output would replace files, or the model or an option cannot be used.
     """
     options = _parser().parse_args(args)
-    if options.overlap is None:
-        options.overlap = options.window // 4
-    if options.window and not options.overlap < options.window // 2:
-        raise UserError(
-            f"--overlap: found {options.overlap}, expected less than half of the window of {options.window}: lower it, "
-            "or raise --window"
-        )
     output = Path(options.output)
     images = find_images([Path(given) for given in options.images], output)
     _check_output(output, options.overwrite, images)
@@ -83,7 +77,7 @@ def run(args: list[str]) -> int:
     assert segmenter.config is not None
     given = {"flip": options.flip, "scales": options.scales, "seen_penalty": options.seen_penalty}
     reading |= {name: value for name, value in given.items() if value is not None}
-    windows = {"window": options.window or None, "overlap": options.overlap, "max_pixels": options.max_pixels}
+    windows = check_windows(segmenter, options)
 
     labelled: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -124,15 +118,37 @@ def _parser() -> argparse.ArgumentParser:
     add("--data.images", dest="images", required=True, nargs="+", metavar="PATH", help=IMAGES_HELP)
     add("--output", default="predictions", metavar="FOLDER", help=OUTPUT_HELP)
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    add("--window", type=_at_least(0), default=1024, metavar="PIXELS", help=WINDOW_HELP)
-    add("--overlap", type=_at_least(0), metavar="PIXELS", help=OVERLAP_HELP)
-    add("--max_pixels", type=_at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
+    add_windows(parser)
     # the other form's names do as well
     add("--flip", "--model.flip", type=_boolean, nargs="?", const=True, metavar="BOOL", help=FLIP_HELP)
     add("--scales", "--model.scales", type=_scales, metavar="LIST", help=SCALES_HELP)
     add("--seen_penalty", "--model.seen_penalty", type=float, metavar="NUMBER", help=PENALTY_HELP)
     add("--device", default="auto", metavar="DEVICE", help=DEVICE_HELP)
     return parser
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """Add the options for large images."""
+    add = parser.add_argument
+    add("--window", type=_at_least(0), metavar="PIXELS", help=WINDOW_HELP)
+    add("--overlap", type=_at_least(0), metavar="PIXELS", help=OVERLAP_HELP)
+    add("--max_pixels", type=_at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
+
+
+def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_windows` as `Segmenter.segment` takes them, with the model's own where none is given.
+
+    Raises:
+        UserError: The overlap is too wide for the window.
+    """
+    window = segmenter.window if options.window is None else options.window
+    overlap = window // 4 if options.overlap is None else options.overlap
+    if window and not overlap < window // 2:
+        raise UserError(
+            f"--overlap: found {overlap}, expected less than half of the window of {window}: lower it, or raise "
+            "--window"
+        )
+    return {"window": window, "overlap": overlap, "max_pixels": options.max_pixels}
 
 
 def _at_least(least: int) -> Callable[[str], int]:

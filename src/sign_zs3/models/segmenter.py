@@ -21,8 +21,9 @@ from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.windows import Place, windows
 
 MAX_PIXELS = 100_000_000
+# sides of the windows of a large image: attention among the cells of the feature map costs their number squared
 WINDOW = 1024
-OVERLAP = 256
+WINDOW_CELLS = 128
 # rows whose softmax is computed at once: beside the scores of a window it takes no memory
 STRIP = 64
 
@@ -105,6 +106,11 @@ class Segmenter(nn.Module, PretrainedFolder):
     def num_classes(self) -> int:
         """C, seen and unseen."""
         return int(self.known.numel())
+
+    @property
+    def window(self) -> int:
+        """Side in pixels of the windows in which `segment` reads a large image: 1024, or 128 cells if that is less."""
+        return min(WINDOW, WINDOW_CELLS * self.encoder.strides[0]) or WINDOW
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), uint8 or float in [0, 255], to zero mean and unit deviation."""
@@ -228,8 +234,8 @@ class Segmenter(nn.Module, PretrainedFolder):
         seen_penalty: float | None = None,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
-        window: int | None = WINDOW,
-        overlap: int = OVERLAP,
+        window: int | None = None,
+        overlap: int | None = None,
         max_pixels: int = MAX_PIXELS,
         confidence_map: bool = False,
     ) -> Segmentation:
@@ -244,15 +250,18 @@ class Segmenter(nn.Module, PretrainedFolder):
             seen_penalty: See `forward`; None takes that of `config`.
             flip: Also read the mirror image.
             scales: Image scales to read.
-            window: Height and width in pixels from which an image is read in windows; None reads it whole.
-            overlap: Pixels that neighbouring windows share at least.
+            window: An image of more rows or columns is read in windows of this side in pixels; 0 reads it whole, None
+                takes the property `window`.
+            overlap: Pixels that neighbouring windows share at least; None: a quarter of the window.
             max_pixels: An image of more pixels is refused.
             confidence_map: Also return each pixel's confidence.
 
         Raises:
             UserError: The image cannot be read, is no RGB image or is too large; or an option is out of range.
         """
-        if window is not None and not 0 <= overlap < window // 2:
+        window = self.window if window is None else window
+        overlap = window // 4 if overlap is None else overlap
+        if window and not 0 <= overlap < window // 2:
             raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
         pixels = _pixels(image, max_pixels)
         if seen_penalty is None:
@@ -260,7 +269,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         height, width = pixels.shape[-2:]
         stride = max(self.encoder.backbone.strides)
         # a backbone whose stride is not known gives no positions for windows
-        size = window if window is not None and stride else max(height, width)
+        size = window if window and stride else max(height, width)
         labels = torch.empty((height, width), dtype=torch.uint8)
         confidences = torch.empty((height, width)) if confidence_map else None
         sums = torch.zeros(self.num_classes, dtype=torch.float64)
