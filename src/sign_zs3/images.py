@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -35,7 +36,8 @@ def read_image(
     """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
-    mask was drawn on them. Of images above 89 million pixels Pillow warns, above 179 million it refuses them.
+    mask was drawn on them. Without `max_pixels`, Pillow warns of images above 89 million pixels and refuses those
+    above 179 million.
 
     Args:
         path: The image.
@@ -54,7 +56,7 @@ def read_image(
     from PIL import ImageOps
 
     try:
-        with Pillow.open(path) as file:
+        with _limit(max_pixels), Pillow.open(path) as file:
             stored = (file.height, file.width)
             if max_pixels is not None:
                 check_pixels(path, *stored, max_pixels)
@@ -73,6 +75,20 @@ def read_image(
         raise
     except Exception as error:  # a broken file makes the reader raise almost anything
         raise undecodable(path, "an image", error) from error
+
+
+@contextmanager
+def _limit(max_pixels: int | None) -> Iterator[None]:
+    """Let the caller's limit stand in for Pillow's own, which warns at half of the size that it refuses."""
+    from PIL import Image as Pillow
+
+    before = Pillow.MAX_IMAGE_PIXELS
+    if max_pixels is not None:
+        Pillow.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = before
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:

@@ -64,7 +64,8 @@ def opened(path: Path | str) -> Image.Image:
 
 def own_ids(segmenter: Segmenter, labels: torch.Tensor) -> NDArray[np.uint8]:
     assert segmenter.config is not None
-    return np.asarray(segmenter.config.ids, np.uint8)[labels.numpy()]
+    ids: NDArray[np.uint8] = np.asarray(segmenter.config.ids, np.uint8)
+    return np.take(ids, labels.numpy())
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -383,7 +384,8 @@ def test_a_large_image_needs_memory_for_itself_its_labels_and_a_window() -> None
 import resource, sys, torch
 from sign_zs3.models import Classifier, Encoder, Segmenter, SpatialInformationModule
 torch.set_num_threads(1)
-encoder, spatial = Encoder("small", feature_dim=8, dilations=(1,)), SpatialInformationModule(8, encoding="conv", width=8)
+encoder = Encoder("small", feature_dim=8, dilations=(1,))
+spatial = SpatialInformationModule(8, encoding="conv", width=8)
 segmenter = Segmenter(encoder, spatial, Classifier(8, 5), num_seen=3)
 side = int(sys.argv[1])
 image = torch.zeros(3, side, side, dtype=torch.uint8)
@@ -397,3 +399,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         peaks.append(int(done.stdout) * 1024)
     # three bytes of image and one of label; read as a whole, the scores of five classes alone take 20
     assert peaks[1] - peaks[0] < 10 * (4000**2 - 1000**2)
+
+
+def test_the_limit_is_max_pixels_and_not_that_of_pillow(
+    predict: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    # of 5400 pixels it would warn, and of twice as many it would refuse to read them
+    for limit in (5000, 2600):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert predict("a.png", "--max_pixels", "5400", "--overwrite") == 0, predict.err
+        assert limit == Image.MAX_IMAGE_PIXELS
