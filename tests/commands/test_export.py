@@ -27,8 +27,6 @@ from sign_zs3.data.protocol import Protocol
 from sign_zs3.models import export
 from sign_zs3.results import as_results, write_results
 
-pytestmark = pytest.mark.slow
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 # none is (2, 16, 24), which is traced; a side of 5 has two cells
 SIZES = [(1, 32, 32), (3, 33, 47), (2, 16, 24), (1, 5, 64)]

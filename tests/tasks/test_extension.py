@@ -103,6 +103,51 @@ def test_classes_of_the_data_take_their_ids_and_order(tmp_path: Path) -> None:
         extend(model, ["orange circle"], data=tiny_data(unseen=["red square"]))
 
 
+def test_classes_taught_without_the_data_are_tested_on_them(tmp_path: Path) -> None:
+    left_out = ["blue square", "purple triangle"]
+    model = trained_without(tmp_path, left_out)
+    data = tiny_data(unseen=["red square", "green triangle", "blue star", "yellow circle", *left_out])
+    new = extend(model, left_out[::-1])
+    save_model(new, tmp_path / "new.ckpt")
+    assert new.protocol is not None and new.segmenter.config is not None
+    assert set(new.protocol.classes) == set(data.protocol.classes)
+    assert new.protocol.classes != data.protocol.classes
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    names = {new.protocol.classes[number] for number in torch.unique(new.segmenter.predict(image)).tolist()}
+
+    quiet_trainer(tmp_path).test(new, data, verbose=False)
+    assert new.protocol == data.protocol
+    assert (new.segmenter.config.classes, new.segmenter.config.ids) == (data.protocol.classes, data.protocol.ids)
+    assert {new.protocol.classes[number] for number in torch.unique(new.segmenter.predict(image)).tolist()} == names
+    in_memory = new.scores["per_class"]
+    assert set(left_out) <= set(in_memory)
+    options = TINY | {"center_vectors": model.hparams["center_vectors"]}
+    from_file = SIGNModule(**options)
+    quiet_trainer(tmp_path).test(from_file, data, ckpt_path=str(tmp_path / "new.ckpt"), verbose=False)
+    started = SIGNModule(**(options | {"init_from": str(tmp_path / "new.ckpt")}))
+    quiet_trainer(tmp_path).test(started, data, verbose=False)
+    assert repr(in_memory) == repr(from_file.scores["per_class"]) == repr(started.scores["per_class"])  # NaN is NaN
+
+    # other classes, and other seen ones, are no order of the same classes
+    for other in (tiny_data(), tiny_data(unseen=left_out)):
+        with pytest.raises(UserError, match="use the data and split"):
+            quiet_trainer(tmp_path).test(load_task(tmp_path / "new.ckpt"), other, verbose=False)
+
+
+def test_a_training_in_another_order_is_not_taken_up(tmp_path: Path) -> None:
+    unseen = ["red square", "green triangle", "blue star", "yellow circle"]
+    model = SIGNModule(**TINY)
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(model, tiny_data(unseen=unseen))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    protocol = checkpoint["sign_zs3"]["protocol"]
+    protocol["classes"][:2], protocol["ids"][:2] = protocol["classes"][1::-1], protocol["ids"][1::-1]
+    torch.save(checkpoint, tmp_path / "run.ckpt")
+    with pytest.raises(UserError, match="classes"):
+        quiet_trainer(tmp_path).fit(SIGNModule(**TINY), tiny_data(unseen=unseen), ckpt_path=str(tmp_path / "run.ckpt"))
+
+
 def trained_without(folder: Path, names: list[str]) -> ZeroShotTask:
     model = SIGNModule(**TINY)
     quiet_trainer(folder).fit(model, tiny_data(ignored_classes=names))

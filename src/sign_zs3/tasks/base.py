@@ -8,7 +8,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -27,7 +27,11 @@ from sign_zs3.models.segmenter import Segmentation, Segmenter, resize_scores
 from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KEY,
+    as_plain,
+    in_order,
+    order_from,
     read_checkpoint,
+    reorder,
     stored_part,
     stored_protocol,
 )
@@ -179,6 +183,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             if self.hparams["init_from"]:
                 self._initialise_from(Path(self.hparams["init_from"]))
         else:
+            self._adopt(protocol)
             self._check_classes(protocol, "the data")
         eval_size = getattr(data, "eval_size", None)
         if self.hparams["resolution"] == "feature" and eval_size not in (None, FEATURE_RESOLUTION_SIZE[0]):
@@ -211,6 +216,20 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self.build_networks(protocol, vectors.shape[1], pretrained)
         self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
 
+    def _adopt(self, protocol: Protocol) -> None:
+        """Take ids and order of the data's classes, where they are those of the model."""
+        assert self.protocol is not None
+        rows = order_from(self.protocol, protocol)
+        if rows is None or protocol == self.protocol:
+            return
+        self.load_state_dict(in_order(self.state_dict(), rows))
+        self.looked_up = tuple(self.looked_up[row] for row in rows)
+        self.protocol = protocol
+        self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen).to(self.device)
+        config = self.segmenter.config
+        assert config is not None
+        self.segmenter.config = replace(config, classes=protocol.classes, ids=protocol.ids)
+
     def _check_classes(self, other: Protocol, where: str) -> None:
         assert self.protocol is not None
         mine = (self.protocol.classes, self.protocol.num_seen)
@@ -227,6 +246,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def _initialise_from(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         assert self.protocol is not None
+        reorder(checkpoint, self.protocol)
         self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
         stored = checkpoint["state_dict"]["class_vectors"]
         own = checkpoint[CHECKPOINT_KEY]
@@ -272,12 +292,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
         assert self.protocol is not None
-        protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.protocol).items()}
         partial = self.schedule.micro > 0
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "method": type(self).__name__,
-            "protocol": protocol,
+            "protocol": as_plain(self.protocol),
             "looked_up": list(self.looked_up),
             "centered_on": list(self.centered_on),
             "schedule": self.schedule.state_dict(),
@@ -289,6 +308,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build what the checkpoint holds, and take up its progress."""
         stored = stored_part(checkpoint, "the checkpoint")
+        if self.protocol is not None:
+            reorder(checkpoint, self.protocol)
         protocol = stored_protocol(checkpoint)
         vectors = checkpoint["state_dict"]["class_vectors"]
         if self.protocol is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
@@ -53,3 +56,40 @@ def stored_protocol(checkpoint: dict[str, Any]) -> Protocol:
     fields: Any = checkpoint[CHECKPOINT_KEY]["protocol"]
     plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Protocol(**plain)
+
+
+def as_plain(protocol: Protocol) -> dict[str, Any]:
+    """Return a protocol as plain types, for `stored_protocol`."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def is_by_class(key: str) -> bool:
+    """Say whether an entry of a task's state has a row per class."""
+    return key == "class_vectors" or key.endswith(".known") or ".classifier." in key
+
+
+def order_from(old: Protocol, new: Protocol) -> list[int] | None:
+    """Return the number in `old` of each class of `new`; None: they do not have the same seen and unseen classes."""
+    halves = [(set(p.classes[: p.num_seen]), set(p.classes[p.num_seen :])) for p in (old, new)]
+    return [old.classes.index(name) for name in new.classes] if halves[0] == halves[1] else None
+
+
+def in_order(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """Return a task's state with its classes in the order of `order_from`."""
+    return {key: value[list(rows)] if is_by_class(key) else value for key, value in state.items()}
+
+
+def reorder(checkpoint: dict[str, Any], protocol: Protocol) -> None:
+    """Put the classes of a checkpoint in the order of a protocol, where both have the same ones.
+
+    A class that was taught by its name alone has its number from then, and data that come later have their own. A
+    checkpoint in the middle of a training stays as it is, since its optimisers' state is in its own order.
+    """
+    rows = order_from(stored_protocol(checkpoint), protocol)
+    if rows is None or "optimizer_states" in checkpoint:
+        return
+    own = checkpoint[CHECKPOINT_KEY]
+    checkpoint["state_dict"] = in_order(checkpoint["state_dict"], rows)
+    if "looked_up" in own:
+        own["looked_up"] = [own["looked_up"][row] for row in rows]
+    own["protocol"] = as_plain(protocol)

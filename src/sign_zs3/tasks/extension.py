@@ -6,7 +6,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.tasks.base import ZeroShotTask, map_size, shrink_mask
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task, task_of
 from sign_zs3.tasks.schedule import counted_randomness
@@ -206,9 +206,7 @@ def rebuild(
     """
     checkpoint = copy.deepcopy(as_checkpoint(old))
     state = checkpoint["state_dict"]
-    by_class = {"class_vectors", "segmenter.known"}
-    by_class |= {key for key in state if key.startswith("segmenter.classifier.")}
-    for key in by_class:
+    for key in filter(is_by_class, list(state)):
         before = state[key]
         after = before.new_zeros(len(rows), *before.shape[1:])
         for row, number in enumerate(rows):
@@ -219,9 +217,7 @@ def rebuild(
         state[key] = after
     if "segmenter.classifier.vectors" in state:
         state["segmenter.known"].fill_(True)
-    checkpoint[CHECKPOINT_KEY]["protocol"] = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()
-    }
+    checkpoint[CHECKPOINT_KEY]["protocol"] = as_plain(protocol)
     looked_up = old.looked_up
     checkpoint[CHECKPOINT_KEY]["looked_up"] = [
         protocol.classes[row] if number is None else looked_up[number] for row, number in enumerate(rows)
