@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,24 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
         raise UserError(f"{path}: is a folder, expected a file to write; name one in it")
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: cannot be written, expected a name that ends in {' or '.join(suffixes)}; rename it")
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders but hidden ones; linked folders are walked, each once.
+
+    Args:
+        folder: The folder; `Path.rglob` would leave out what it links to.
+    """
+    entered: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            # a link to a folder that was walked: its files would be there twice, or without end
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
+from sign_zs3.files import line_of, visible_files
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -95,7 +95,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """Finds image files; folders are walked with their subfolders.
 
     Args:
-        paths: Files, which count whatever their name, and folders, of which files with one of `SUFFIXES` count.
+        paths: Files, which count whatever their name, and folders, of which files with one of `SUFFIXES` count that are
+            not hidden.
 
     Returns:
         The files, each once: in the order given, those of a folder sorted.
@@ -106,7 +107,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = sorted(p for p in visible_files(path) if p.suffix.lower() in SUFFIXES)
             if not files:
                 raise UserError(
                     f"{path}: found no image, expected files that end in {', '.join(SUFFIXES)}; name others"

@@ -52,13 +52,13 @@ class Page:
     Args:
         model: A trained model; it is not changed.
         max_pixels: An image of more is refused.
-        **options: Of `Segmenter.segment`.
+        **options: Of `Segmenter.segment`; by default flip, scales and penalty are the model's own.
     """
 
     def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
         self.model = model
         self.max_pixels = max_pixels
-        self.options = options
+        self.options = model.reading | options
 
     def classes(self, visit: Visit) -> tuple[tuple[str, ...], int]:
         """Return the C class names of a visitor, seen ones first, and how many are seen."""

@@ -25,7 +25,6 @@ from sign_zs3.tasks.extension import save_model
 
 pytestmark = [
     # gradio's own use of what its web framework will drop
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     # gradio 6 leaves a temporary file open for every upload
     pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning"),
@@ -92,6 +91,18 @@ def test_an_upload_is_labelled_as_the_model_does(model: ZeroShotTask, picture: P
     rows = (2 * np.arange(len(changed)) + 1) * 96 // (2 * len(changed))
     assert changed.any() and set(np.unique(visit.labels[rows][:, rows][changed]).tolist()) == {hidden}
     assert page.open(visit, None) == (Visit(), "")
+
+
+def test_images_are_read_as_the_checkpoint_says(
+    model: ZeroShotTask, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = {"flip": True, "scales": [0.5, 1.0], "seen_penalty": 0.5}
+    for name, value in reading.items():
+        monkeypatch.setitem(model.hparams, name, value)
+    visit, _ = Page(model).open(Visit(), picture)
+    assert visit.labels is not None
+    assert np.array_equal(visit.labels, model.segmenter.predict(picture, **reading).numpy())
+    assert not np.array_equal(visit.labels, model.segmenter.predict(picture, seen_penalty=0.0).numpy())
 
 
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:

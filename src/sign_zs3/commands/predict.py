@@ -188,12 +188,12 @@ def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
 
     Returns:
         Name -> image, in the order given, sorted within a folder. A name is the path without suffix in the folder,
-        that folder's name before it where several are given; with the suffix where two images would share it.
+        that folder's name before it where several are given; with the suffix where two images differ in it alone.
 
     Raises:
         UserError: A path is not there, or no image is found.
     """
-    from sign_zs3.data.datasets.folder import _visible
+    from sign_zs3.files import visible_files
     from sign_zs3.images import SUFFIXES
 
     several = sum(path.is_dir() for path in given) > 1
@@ -203,7 +203,7 @@ def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
         if path.is_dir():
             top = path.parent if several and path.name else path
             skipped = output if path.resolve() in output.resolve().parents else None
-            for file in sorted(_visible(path)):
+            for file in sorted(visible_files(path)):
                 if file.suffix.lower() in SUFFIXES and (skipped is None or not _is_in(file, skipped)):
                     found.setdefault(file.absolute(), (file, file.relative_to(top)))
         elif path.exists():
@@ -216,7 +216,7 @@ def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
             f"{', '.join(SUFFIXES)}; name another folder"
         )
     images: dict[str, Path] = {}
-    stems = Counter(place.with_suffix("") for _, place in found.values())
+    stems = Counter(place.with_suffix("") for place in {place for _, place in found.values()})
     for file, place in found.values():
         stem = place.with_suffix("")
         name = wanted = (place if stems[stem] > 1 else stem).as_posix()
@@ -263,8 +263,7 @@ def _load(path: Path) -> tuple[Segmenter, str | None, dict[str, Any]]:
         assert segmenter.config is not None
         return segmenter, None, {"flip": False, "scales": [1.0], "seen_penalty": segmenter.config.seen_penalty}
     task = load_task(path)
-    reading = {name: task.hparams[name] for name in ("flip", "scales", "seen_penalty")}
-    return task.segmenter, type(task).__name__.removesuffix("Module"), reading
+    return task.segmenter, type(task).__name__.removesuffix("Module"), task.reading
 
 
 def _device(name: str) -> torch.device:

@@ -72,12 +72,13 @@ class PretrainedFolder(
         return done
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         # the mixin would keep a card, which may be that of another model
         (save_directory / CARD_FILE).unlink(missing_ok=True)
         with replacing(save_directory / WEIGHTS_FILE) as beside:
-            save_file(self._weights(), beside, metadata={"format": "pt"})
+            # save_file would make a file that only its owner may read
+            beside.write_bytes(save(self._weights(), metadata={"format": "pt"}))
         content = {"format": FORMAT, "version": __version__, **self._described().as_dict()}
         with replacing(save_directory / CONFIG_FILE) as beside:
             beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

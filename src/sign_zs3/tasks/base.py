@@ -503,6 +503,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
         logits: Tensor = self.segmenter(images, self.hparams["seen_penalty"])
         return logits
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """`seen_penalty`, `flip` and `scales` of the evaluation, as `Segmenter.segment` takes them."""
+        return {name: self.hparams[name] for name in ("seen_penalty", "flip", "scales")}
+
     def label(self, images: Tensor | Sequence[Tensor], size: tuple[int, int] | None) -> Tensor:
         """Label images with the evaluation's options.
 
@@ -523,7 +528,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         hp = self.hparams
         if isinstance(images, Tensor) and hp["resolution"] == "feature" and map_size(images) != FEATURE_RESOLUTION_SIZE:
             images = F.interpolate(images.float(), FEATURE_RESOLUTION_SIZE, mode="bilinear", align_corners=False)
-        return self.segmenter.scores(images, hp["seen_penalty"], hp["flip"], hp["scales"])
+        return self.segmenter.scores(images, **self.reading)
 
     def _evaluate(self, batch: Batch) -> None:
         target = batch["mask"]

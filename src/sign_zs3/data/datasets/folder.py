@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.files import visible_files
 from sign_zs3.images import SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
     if not folder.is_dir():
         raise UserError(f"{folder}: not found, expected the folder of the {what}; name it in {what}")
     found: dict[str, Path] = {}
-    for path in sorted(_visible(folder)):
+    for path in sorted(visible_files(folder)):
         if path.suffix.lower() not in suffixes:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -164,20 +164,6 @@ def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[st
         else:
             found[name] = path
     return found
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """Yields the files in a folder and its subfolders, linked ones included (which `Path.rglob` leaves out)."""
-    entered: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            # a link to a folder that was walked: its files would be there twice, or without end
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def _part(names: Sequence[str], test_fraction: float, split: str) -> list[str]:
