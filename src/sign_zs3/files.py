@@ -23,10 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
         path: The file; its folder is made where it is missing.
 
     Raises:
-        UserError: `path` is a folder.
+        UserError: `path` is a folder, or its own folder cannot be made or written to.
     """
     check_writable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: its folder cannot be made ({error.strerror or line_of(error)}); name another place"
+        ) from error
     beside = path.with_name(f".{path.name}.part")
     try:
         yield beside
@@ -43,11 +48,16 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
         *suffixes: Those that its name may have; none for any.
 
     Raises:
-        UserError: It is a folder, or its name ends otherwise.
+        UserError: It is a folder, its own folder is read-only, or its name ends otherwise.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file to write; name one in it")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise UserError(f"{path}: cannot be written, since {parent} is a file; name another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written, since {parent} is read-only; name another place")
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: cannot be written, expected a name that ends in {' or '.join(suffixes)}; rename it")
 

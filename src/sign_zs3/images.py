@@ -162,4 +162,6 @@ def undecodable(path: Path, expected: str, error: Exception) -> UserError:
     """Returns the error for a file that its decoder refuses."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: not found, expected {expected}; put the file there")
+    if path.is_file() and not path.stat().st_size:
+        return UserError(f"{path}: cannot be decoded (it is empty), expected {expected}; fetch the file again")
     return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")

@@ -294,7 +294,7 @@ def test_scores_of_another_run_are_not_taken(checkpoint: Path, tmp_path: Path) -
         (["--output", "there"], "--output: there is there already"),
         (["--output", "there.onnx", "--format", "pretrained"], "found the file there.onnx, expected a folder"),
         (["--output", "new.onnx", "--ckpt_path", "none.ckpt"], "checkpoint: none.ckpt is not there"),
-        (["--output", "new.onnx", "--ckpt_path", "empty.ckpt"], "checkpoint: empty.ckpt cannot be read"),
+        (["--output", "new.onnx", "--ckpt_path", "empty.ckpt"], "checkpoint: empty.ckpt is damaged or no checkpoint"),
         (["--output", "new.onnx", "--ckpt_path", "there"], "there: found no config.json, expected a folder with"),
     ],
 )  # fmt: skip

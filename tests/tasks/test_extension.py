@@ -275,7 +275,7 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     for verb, options, message in (
         ("extend", [*zebra, first], "exists, expected a new file"),
         ("extend", [*zebra, "x.pt"], "name that ends in .ckpt"),
-        ("extend", ["--ckpt_path", str(tmp_path / "no.ckpt"), "--classes", "zebra", "--output", new], "cannot be read"),
+        ("extend", ["--ckpt_path", str(tmp_path / "no.ckpt"), "--classes", "zebra", "--output", new], "no checkpoint"),
         ("extend", [*zebra, new, "--what"], "unknown option --what"),
         ("extend", [*zebra, new, "--vectors", "a", "--source", "b"], "--vectors: found beside --source"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),

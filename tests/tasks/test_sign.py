@@ -287,7 +287,7 @@ def test_checkpoints_that_do_not_fit_are_refused(fit: Fit, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"none\.ckpt is not there"):
         fit(init_from=str(tmp_path / "none.ckpt"))
     (tmp_path / "text.ckpt").write_text("no checkpoint")
-    with pytest.raises(UserError, match=r"text\.ckpt cannot be read"):
+    with pytest.raises(UserError, match=r"text\.ckpt is damaged or no checkpoint"):
         fit(init_from=str(tmp_path / "text.ckpt"))
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"is not of sign-zs3"):

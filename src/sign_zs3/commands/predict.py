@@ -209,7 +209,9 @@ def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
         elif path.exists():
             found.setdefault(path.absolute(), (path, Path(path.name)))
         else:
-            raise UserError(f"--data.images: {path} is not there, expected an image or a folder of images")
+            raise UserError(
+                f"--data.images: {path} is not there, expected an image or a folder of images; correct the path"
+            )
     if not found:
         raise UserError(
             f"--data.images: found no image in {', '.join(map(str, given))}, expected files that end in "

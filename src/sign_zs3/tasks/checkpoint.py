@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +25,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: Not there, not readable as plain types and tensors, or not of this library.
     """
+    if path.is_dir():
+        raise UserError(
+            f"checkpoint: {path} is a folder, expected a file, which holds all that training made: give a .ckpt file "
+            "that `fit` wrote, from the checkpoints/ of its run"
+        )
     if not path.is_file():
         raise UserError(f"checkpoint: {path} is not there: give the path of a .ckpt file that `fit` wrote")
+    # what else torch.load takes are bare pickles
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"checkpoint: {path} is damaged or no checkpoint (found {path.stat().st_size} bytes, expected a zip "
+            "archive): give a .ckpt file that `fit` wrote"
+        )
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own advice is to let the file run its code
+        raise UserError(
+            f"checkpoint: {path} holds more than tensors and plain values, and code in files is never run: give a "
+            ".ckpt file that `fit` wrote"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
