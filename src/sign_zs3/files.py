@@ -26,18 +26,27 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: `path` is a folder, or its own folder cannot be made or written to.
     """
     check_writable(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: its folder cannot be made ({error.strerror or line_of(error)}); name another place"
-        ) from error
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.part")
     try:
         yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, where they are missing.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: this folder cannot be made ({error.strerror or line_of(error)}); name another place"
+        ) from error
 
 
 def check_writable(path: str | Path, *suffixes: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,41 @@ def test_an_extended_checkpoint_starts_a_run(checkpoint: str, tmp_path: Path) ->
     model = SIGNModule(**(TINY | {"phases": ["self_training"], "init_from": str(tmp_path / "new.ckpt")}))
     quiet_trainer(tmp_path).fit(model, data)
     assert model.schedule.done
+
+
+class RunsCode:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_file_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
+    harm = tmp_path / "harm"
+    pickled = {"sign_zs3": {"format": 1}, "state_dict": RunsCode(harm)}
+    torch.save(pickled, tmp_path / "archive.ckpt")
+    (tmp_path / "bare.ckpt").write_bytes(pickle.dumps(pickled))
+    for name, message in (("archive", "code in files is never run"), ("bare", "no checkpoint")):
+        with pytest.raises(UserError, match=message) as caught:
+            load_task(tmp_path / f"{name}.ckpt")
+        assert "weights_only" not in str(caught.value)
+    assert not harm.exists()
+    torch.load(tmp_path / "archive.ckpt", weights_only=False)
+    assert harm.exists()
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_told_from_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        extend(tmp_path, ["zebra"])
+
+
+def test_a_place_that_cannot_be_written_is_one_line(checkpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = load_task(checkpoint)
+    with pytest.raises(UserError, match=r"cannot be written, since .*file is a file; name another place"):
+        save_model(model, tmp_path / "file" / "new.ckpt")
+    with pytest.raises(UserError, match="this folder cannot be made"):
+        model.segmenter.save_pretrained(tmp_path / "file" / "new")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, replacing
+from sign_zs3.files import line_of, make_folder, replacing
 from sign_zs3.models.card import card_text
 from sign_zs3.models.config import SegmenterConfig
 
@@ -61,12 +61,13 @@ class PretrainedFolder(
             The address of the commit, where it is pushed to the hub; else None.
 
         Raises:
-            UserError: The segmenter was not made from a config, or the folder is a file.
+            UserError: The segmenter was not made from a config, or the folder is a file or cannot be made.
         """
         folder = Path(save_directory)
         self._described()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
+        make_folder(folder)
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
         done: str | None = super().save_pretrained(folder, model_card_kwargs=card, **options)
         return done
