@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sign_zs3.errors import UserError
@@ -23,16 +24,23 @@ def replacing(path: Path) -> Iterator[Path]:
         path: The file; its folder is made where it is missing.
 
     Raises:
-        UserError: `path` is a folder, or its own folder cannot be made or written to.
+        UserError: `path` is a folder, its own folder cannot be made or written to, or the disk is full; an `OSError`
+            is its cause where there was one.
     """
     check_writable(path)
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.part")
     try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        try:
+            yield beside
+            beside.replace(path)
+        finally:
+            # a name that is too long cannot be looked for either
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or line_of(error)
+        raise UserError(f"{path}: cannot be written ({reason}); make room, or name another place") from error
 
 
 def make_folder(path: Path) -> None:
@@ -60,9 +68,13 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
         UserError: It is a folder, its own folder is read-only, or its name ends otherwise.
     """
     path = Path(path)
-    if path.is_dir():
+    # Path's own tests raise where one may not look, or a name is too long
+    if os.path.isdir(path):  # noqa: PTH112
         raise UserError(f"{path}: is a folder, expected a file to write; name one in it")
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    # what lies in a closed folder is not seen, and the folder is then the one that is found closed below
+    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not os.path.exists(parent):  # noqa: PTH110
+        raise UserError(f"{path}: cannot be written, since {parent} links to what is not there; name another place")
     if not parent.is_dir():
         raise UserError(f"{path}: cannot be written, since {parent} is a file; name another place")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -71,14 +83,30 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
         raise UserError(f"{path}: cannot be written, expected a name that ends in {' or '.join(suffixes)}; rename it")
 
 
-def visible_files(folder: Path) -> Iterator[Path]:
-    """Yields the files in a folder and its subfolders but hidden ones; linked folders are walked, each once.
+def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None = None) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders; linked folders are walked, each once.
+
+    Hidden files, pipes, sockets and devices are left out.
 
     Args:
         folder: The folder; `Path.rglob` would leave out what it links to.
+        closed: Told of each folder that cannot be opened, which is left out then, and why; None: that is an error.
+
+    Raises:
+        UserError: A folder cannot be opened.
     """
+
+    def tell(error: OSError) -> None:
+        problem = UserError(
+            f"{error.filename}: this folder cannot be opened ({error.strerror}), expected one to search for files; "
+            "give yourself the right to read it"
+        )
+        if closed is None:
+            raise problem from error
+        closed(str(error.filename), problem)
+
     entered: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=tell):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in entered:
             # a link to a folder that was walked: its files would be there twice, or without end
@@ -86,7 +114,17 @@ def visible_files(folder: Path) -> Iterator[Path]:
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+        visible = (Path(parent, name) for name in files if not name.startswith("."))
+        yield from (file for file in visible if not _is_special(file))
+
+
+def _is_special(path: Path) -> bool:
+    """Say whether a path is a pipe, socket or device, from which reading may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:

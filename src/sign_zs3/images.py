@@ -71,7 +71,7 @@ def read_image(
                 file.draft(None, needed if turned else needed[::-1])
             # without a need to turn, it would copy
             return as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # a broken file makes the reader raise almost anything
         raise undecodable(path, "an image", error) from error
@@ -148,7 +148,7 @@ def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
         ValueError: An image of real numbers, whose range is unknown.
     """
     if image.mode == "F":
-        raise ValueError("an image of real numbers, of unknown range: convert it to 8 bits")
+        raise ValueError("real numbers of unknown range, not 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits off at 255
         grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
@@ -164,4 +164,6 @@ def undecodable(path: Path, expected: str, error: Exception) -> UserError:
         return UserError(f"{path}: not found, expected {expected}; put the file there")
     if path.is_file() and not path.stat().st_size:
         return UserError(f"{path}: cannot be decoded (it is empty), expected {expected}; fetch the file again")
-    return UserError(f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; fetch the file again")
+    return UserError(
+        f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; convert it, or fetch the file again"
+    )

@@ -21,6 +21,7 @@ SHORTEST = 320
 OPACITY = 0.5
 NOTE = "★ unseen in training"
 _LETTERS = 32
+_STRIP = 64
 _GREY = (90, 90, 90)
 
 
@@ -102,7 +103,7 @@ def draw_legend(
     """
     from PIL import Image, ImageDraw
 
-    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    counts = class_counts(labels, len(classes))
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
     texts = [legend_entry(classes[index], index >= num_seen, counts[index] / labels.size) for index in order]
     note = NOTE if any(index >= num_seen for index in order) else ""
@@ -125,6 +126,15 @@ def draw_legend(
     if note:
         draw.text((box // 2, box // 2 + rows * line + box / 2), note, fill=_GREY, font=font, anchor="lm")
     return np.asarray(legend)
+
+
+def class_counts(labels: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    """Count the pixels (H, W) of each class: (C,)."""
+    counts = np.zeros(num_classes, np.int64)
+    # of all at once, NumPy would first make a copy eight times as large
+    for start in range(0, len(labels), _STRIP):
+        counts += np.bincount(labels[start : start + _STRIP].ravel(), minlength=num_classes)
+    return counts
 
 
 def legend_entry(name: str, unseen: bool, share: float) -> str:

@@ -16,7 +16,7 @@ from sign_zs3.data.datasets.base import class_colours
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
 from sign_zs3.models.segmenter import MAX_PIXELS
-from sign_zs3.overlay import NOTE, blend, legend_entry
+from sign_zs3.overlay import NOTE, blend, class_counts, legend_entry
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.extension import check_teachable, extend
 
@@ -110,7 +110,7 @@ class Page:
         if visit.labels is None:
             return []
         names, num_seen = self.classes(visit)
-        counts = np.bincount(visit.labels.ravel(), minlength=len(names))
+        counts = class_counts(visit.labels, len(names))
         order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
         return [
             (legend_entry(names[index], index >= num_seen, counts[index] / visit.labels.size), index) for index in order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,9 @@ def write_prediction(
 
     Returns:
         The image's entry in the report.
+
+    Raises:
+        UserError: A file cannot be written.
     """
     from PIL import Image
 
@@ -82,9 +86,12 @@ def write_prediction(
     picture = Image.fromarray(draw_overlay(image, labels, classes.classes, classes.num_seen))
     with replacing(folder / index) as beside:
         index_map(labels, classes).save(beside, format="PNG")
+    content = io.BytesIO()
+    # without the usual halving of colour, which would smear outlines and letters
+    picture.save(content, format="JPEG", quality=90, subsampling=0)
     with replacing(folder / overlay) as beside:
-        # without the usual halving of colour, which would smear outlines and letters
-        picture.save(beside, format="JPEG", quality=90, subsampling=0)
+        # Pillow's own writing of a JPEG does not see when the disk is full
+        beside.write_bytes(content.getvalue())
     pixels = dict(zip(classes.classes, found.pixels.tolist(), strict=True))
     confidence = {
         name: _number(value)

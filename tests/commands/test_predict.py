@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from PIL import Image
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 from torch import nn
 
-from sign_zs3 import Segmenter, load_segmenter
+from sign_zs3 import Segmenter, UserError, load_segmenter
 from sign_zs3.cli import main
 from sign_zs3.commands.predict import find_images
 from sign_zs3.data.datasets.base import class_colours
@@ -166,13 +167,30 @@ def test_folders_keep_their_subfolders(predict: Program, tmp_path: Path) -> None
     assert "predict: 100%" in predict.err
 
 
-def test_what_is_given_twice_is_labelled_once(tmp_path: Path) -> None:
+def test_what_is_given_twice_is_labelled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in/one.png", "in/out/one.png", "one.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     given = [tmp_path / "in", tmp_path / "in" / "one.png", tmp_path / "one.png"]
     found = find_images(given, output=tmp_path / "in" / "out")
     assert found == {"one": tmp_path / "in" / "one.png", "one-2": tmp_path / "one.png"}
+    # whatever way leads there, and no name is one that `paths_of` would change
+    monkeypatch.chdir(tmp_path / "in" / "out")
+    found = find_images([Path("one.png"), Path(".."), Path("../../in")], output=tmp_path / "elsewhere")
+    assert found == {"one": Path("one.png"), "in/one": Path("../one.png")}
+    # what was written through a link is not read
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "out")
+    found = find_images([tmp_path / "in"], output=tmp_path / "in" / "link")
+    assert found == {"one": tmp_path / "in" / "one.png"}
+
+
+def test_pipes_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere")
+    assert list(find_images([tmp_path], tmp_path / "out")) == ["a", "c"]
+    with pytest.raises(UserError, match=r"b\.png is not there.*expected an image"):
+        find_images([tmp_path / "b.png"], tmp_path / "out")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -273,7 +291,7 @@ def test_an_image_that_was_deleted_meanwhile(predict: Program, tmp_path: Path, m
     Image.fromarray(scene()).save(tmp_path / "a.png")
     from sign_zs3.commands import predict as module
 
-    monkeypatch.setattr(module, "find_images", lambda *_: {"a": Path("a.png"), "gone": Path("gone.png")})
+    monkeypatch.setattr(module, "find_images", lambda *_, **__: {"a": Path("a.png"), "gone": Path("gone.png")})
     assert predict("a.png") == 1
     assert "failed: gone.png: not found, expected an image; put the file there" in predict.err
 
@@ -287,6 +305,107 @@ def test_too_little_memory_is_told(predict: Program, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Segmenter, "segment", full)
     assert predict("a.png") == 1
     assert "failed: a.png: not enough memory, expected room for image and window; lower --window" in predict.err
+
+
+def test_too_little_memory_for_a_tensor_is_told(
+    predict: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU torch says so by a RuntimeError; another one is no such thing."""
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    Image.fromarray(scene()).save(tmp_path / "b.png")
+    segment = Segmenter.segment
+
+    def full(self: Segmenter, image: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Segmenter, "segment", segment)
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(Segmenter, "segment", full)
+    assert predict("a.png", "b.png") == 1
+    assert "failed: a.png: not enough memory" in predict.err
+    assert [entry["file"] for entry in report_of(Path("predictions"))["images"]] == ["b.png"]
+
+
+def test_it_goes_on_past_what_cannot_be_written(predict: Program, tmp_path: Path) -> None:
+    long = "a" * 245 + ".png"
+    for name in (long, "b.jpg", "b.png/c.png", "d.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene()).save(tmp_path / "in" / name)
+    assert predict("in") == 1
+    lines = [line for line in predict.err.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 2 and "name" in lines[0] and "cannot be written, since" in lines[1]
+    report = report_of(Path("predictions"))
+    assert [entry["index"] for entry in report["images"]] == ["b.png", "d.png"]
+    assert len(report["failed"]) == 2
+
+
+def test_a_full_disk_ends_it_with_what_is_whole(checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on the size of files cuts writes short, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="limits of a process: not on this system")
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "in" / f"{index}.png")
+    (tmp_path / "in" / "broken.png").touch()
+    command = [sys.executable, "-m", "sign_zs3", "predict", "--ckpt_path", str(checkpoint), "--data.images", "in"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 4 and all("_overlay.jpg: cannot be written (File too large)" in line for line in lines[:3])
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
+        "0.png", "1.png", "2.png", "predictions.json",
+    ]  # fmt: skip
+
+
+def test_no_room_at_all_stops_at_once(predict: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("0.png", "a.png", "b.png"):
+        Image.fromarray(scene()).save(tmp_path / name)
+    (tmp_path / "0.png").write_bytes(b"")
+    write, tried = Path.write_bytes, []
+
+    def full(self: Path, content: bytes) -> int:
+        tried.append(self.name)
+        if self.suffix == ".part" and "overlay" in self.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert predict("0.png", "a.png", "b.png") == 1
+    assert tried == [".a_overlay.jpg.part"]
+    lines = predict.err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "cannot be written (No space left on device); make room" in lines[-1]
+    assert [line.partition(".")[0] for line in lines if line.startswith("failed: ")] == [
+        "failed: 0",
+        "failed: predictions/a_overlay",
+    ]
+    report = report_of(Path("predictions"))
+    assert report["complete"] is False and len(report["failed"]) == 2
+
+
+def test_closed_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/a.png", "in/closed/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def guarded(path: Any) -> Any:
+        # the superuser may open any folder
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    told: list[str] = []
+    found = find_images([tmp_path / "in"], tmp_path / "out", lambda folder, error: told.append(f"{folder} {error}"))
+    assert list(found) == ["a"]
+    (line,) = told
+    assert "closed: this folder cannot be opened (Permission denied)" in line
+    with pytest.raises(UserError, match="cannot be opened"):
+        find_images([tmp_path / "in"], tmp_path / "out")
+    with pytest.raises(UserError, match="cannot be opened"):
+        find_images([tmp_path / "in" / "closed"], tmp_path / "out", lambda folder, error: told.append(folder))
 
 
 def test_an_output_that_exists_is_refused(predict: Program, tmp_path: Path) -> None:
@@ -310,19 +429,26 @@ def test_an_output_that_exists_is_refused(predict: Program, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.png"], "--data.images: none.png is not there, expected an image or a folder of images"),
+        (
+            ["none.png"],
+            "--data.images: none.png is not there, or in a closed folder, expected an image or a folder of images",
+        ),
         (["empty"], "--data.images: found no image in empty, expected files that end in .jpg"),
         (["a.png", "--output", "a.png"], "--output: found the file a.png, expected a folder"),
         (["a.png", "--ckpt_path", "none.ckpt"], "checkpoint: none.ckpt is not there"),
         (["a.png", "--ckpt_path", "a.png"], "checkpoint: a.png"),
         (["a.png", "--ckpt_path", "empty"], "empty: found no config.json, expected a folder"),
         (["a.png", "--device", "fpga"], "--device: found fpga, which torch cannot use here"),
+        (["a.png", "--device", "meta"], "--device: found meta, which torch cannot use here"),
         (["a.png", "--window", "64", "--overlap", "32"], "--overlap: found 32, expected less than half of the window"),
+        (["a.png", "--output", "dangling"], "dangling links to what is not there; name another place"),
+        (["a.png", "--output", "a.png/out"], "a.png is a file; name another place"),
     ],
 )
 def test_bad_arguments_are_one_line(predict: Program, tmp_path: Path, arguments: list[str], message: str) -> None:
     Image.fromarray(scene()).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
     assert message in predict.refused(*arguments)
     assert not (tmp_path / "predictions").exists()
 
@@ -331,6 +457,10 @@ def test_bad_arguments_are_one_line(predict: Program, tmp_path: Path, arguments:
     ("arguments", "message"),
     [
         (["--scales", "0"], "argument --scales/--model.scales: found '0', expected numbers above 0"),
+        (["--scales", "1,11"], "found '1,11', expected numbers above 0, at most 10"),
+        (["--seen_penalty", "inf"], "found 'inf', expected a finite number"),
+        (["--output", ""], "found an empty name, expected a path"),
+        (["--config", "x.yaml", "--device", "cpu"], "unrecognized arguments: --config x.yaml"),
         (["--flip", "maybe"], "found 'maybe', expected true or false"),
         (["--max_pixels", "0"], "found '0', expected a whole number of at least 1"),
         (["--window", "-1"], "found '-1', expected a whole number of at least 0"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import math
+import os
 import signal
 import sys
 import threading
@@ -40,11 +43,16 @@ PENALTY_HELP = "Subtracted from the scores of seen classes (default: as the chec
 DEVICE_HELP = "As torch names it: cpu, cuda, cuda:1 (default: auto, a GPU where there is one)."
 
 _DATA_OPTIONS = {"--config", "-c", "--data", "--data.class_path"}
+_OWN_OPTIONS = {"--output", "--overwrite", "--window", "--overlap", "--max_pixels", "--device"}
+# no other image fares better
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def takes(args: Sequence[str]) -> bool:
     """Say whether a command line after ``predict`` is for this module: it names images, and no data module."""
     names = {arg.partition("=")[0] for arg in args if arg.startswith("-")}
+    if names & _OWN_OPTIONS:
+        return True
     return not names & _DATA_OPTIONS and ("--data.images" in names or names <= {"--ckpt_path", "--help", "-h"})
 
 
@@ -62,10 +70,14 @@ def run(args: list[str]) -> int:
     """
     options = _parser().parse_args(args)
     output = Path(options.output)
-    images = find_images([Path(given) for given in options.images], output)
+    failed: list[dict[str, str]] = []
+
+    def fail(path: str | Path, error: object) -> None:
+        failed.append({"file": str(path), "error": " ".join(str(error).split())})
+
+    images = find_images([Path(given) for given in options.images], output, closed=fail)
     _check_output(output, options.overwrite, images)
 
-    import torch
     from tqdm import tqdm
 
     from sign_zs3.images import read_image
@@ -80,7 +92,6 @@ def run(args: list[str]) -> int:
     windows = check_windows(segmenter, options)
 
     labelled: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
     complete = False
     with _ended_by_sigterm():
         try:
@@ -89,23 +100,33 @@ def run(args: list[str]) -> int:
                     try:
                         image, _ = read_image(path, max_pixels=options.max_pixels)
                         found = segmenter.segment(image, **reading, **windows)
-                    except UserError as error:
-                        failed.append({"file": str(path), "error": str(error)})
-                    except (torch.OutOfMemoryError, MemoryError):
-                        message = f"{path}: not enough memory, expected room for image and window; lower --window"
-                        failed.append({"file": str(path), "error": message})
-                    else:
                         labelled.append(write_prediction(output, name, str(path), image, found, segmenter.config))
+                    except UserError as error:
+                        fail(path, error)
+                        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
+                            raise
+                    except (MemoryError, RuntimeError) as error:
+                        if not _is_memory(error):
+                            raise
+                        fail(path, f"{path}: not enough memory, expected room for image and window; lower --window")
             complete = True
         finally:
+            for failure in failed:
+                print(f"failed: {failure['error']}", file=sys.stderr)
             facts = {"checkpoint": options.ckpt_path, "method": method, "options": reading | windows}
             write_report(output, segmenter.config, labelled, failed, complete, **facts)
-    for failure in failed:
-        print(f"failed: {failure['error']}", file=sys.stderr)
     print(closing_line(output, len(labelled)))
     if failed:
-        print(f"error: {len(failed)} of {len(images)} images failed; they are named above", file=sys.stderr)
+        total = len(labelled) + len(failed)
+        print(f"error: {len(failed)} of {total} images failed; they are named above", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _is_memory(error: Exception) -> bool:
+    """Say whether memory ran out; on the CPU torch has no class of its own for that."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
@@ -115,14 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 predict", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
-    add("--data.images", dest="images", required=True, nargs="+", metavar="PATH", help=IMAGES_HELP)
-    add("--output", default="predictions", metavar="FOLDER", help=OUTPUT_HELP)
+    add("--data.images", dest="images", required=True, nargs="+", type=_named, metavar="PATH", help=IMAGES_HELP)
+    add("--output", default="predictions", type=_named, metavar="FOLDER", help=OUTPUT_HELP)
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add_windows(parser)
     # the other form's names do as well
     add("--flip", "--model.flip", type=_boolean, nargs="?", const=True, metavar="BOOL", help=FLIP_HELP)
     add("--scales", "--model.scales", type=_scales, metavar="LIST", help=SCALES_HELP)
-    add("--seen_penalty", "--model.seen_penalty", type=float, metavar="NUMBER", help=PENALTY_HELP)
+    add("--seen_penalty", "--model.seen_penalty", type=_finite, metavar="NUMBER", help=PENALTY_HELP)
     add("--device", default="auto", metavar="DEVICE", help=DEVICE_HELP)
     return parser
 
@@ -143,7 +164,7 @@ def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str
     """
     window = segmenter.window if options.window is None else options.window
     overlap = window // 4 if options.overlap is None else options.overlap
-    if window and not overlap < window // 2:
+    if window and not 2 * overlap < window:
         raise UserError(
             f"--overlap: found {overlap}, expected less than half of the window of {window}: lower it, or raise "
             "--window"
@@ -160,6 +181,23 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
+def _named(text: str) -> str:
+    if not text.strip():
+        # Path("") would be the folder that one is in
+        raise argparse.ArgumentTypeError("found an empty name, expected a path")
+    return text
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a finite number")
+    return number
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")
@@ -172,47 +210,65 @@ def _scales(text: str) -> list[float]:
     except ValueError:
         scales = []
     if not scales or not all(0 < scale <= 10 for scale in scales):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers above 0 such as 0.75,1,1.25")
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers above 0, at most 10, as in 0.75,1,1.25")
     return scales
 
 
 # -- images and files ----------------------------------------------------------------------------------------------
 
 
-def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
+def find_images(
+    given: Sequence[Path], output: Path, closed: Callable[[str, UserError], None] | None = None
+) -> dict[str, Path]:
     """Find the images of folders and files, and name their predictions.
 
     Args:
         given: Images, and folders to search with their subfolders; hidden files count only where they are named.
         output: Folder that is not searched, where it lies in one that is.
+        closed: Told of each folder that cannot be opened, and why; None: that is an error.
 
     Returns:
         Name -> image, in the order given, sorted within a folder. A name is the path without suffix in the folder,
         that folder's name before it where several are given; with the suffix where two images differ in it alone.
 
     Raises:
-        UserError: A path is not there, or no image is found.
+        UserError: A path is not there or may not be looked at, or no image is found.
     """
     from sign_zs3.files import visible_files
     from sign_zs3.images import SUFFIXES
 
-    several = sum(path.is_dir() for path in given) > 1
-    # by absolute path: what is given twice is labelled once
+    problems: list[UserError] = []
+
+    def tell(folder: str, error: UserError) -> None:
+        problems.append(error)
+        if closed is None:
+            raise error
+        closed(folder, error)
+
+    several = sum(os.path.isdir(path) for path in given) > 1  # noqa: PTH112
+    written = output.resolve()
+    # by true path: what is given twice is labelled once
     found: dict[Path, tuple[Path, Path]] = {}
     for path in given:
-        if path.is_dir():
-            top = path.parent if several and path.name else path
-            skipped = output if path.resolve() in output.resolve().parents else None
-            for file in sorted(visible_files(path)):
-                if file.suffix.lower() in SUFFIXES and (skipped is None or not _is_in(file, skipped)):
-                    found.setdefault(file.absolute(), (file, file.relative_to(top)))
-        elif path.exists():
-            found.setdefault(path.absolute(), (path, Path(path.name)))
+        # Path's own tests raise where one may not look
+        if os.path.isdir(path):  # noqa: PTH112
+            whole = path.resolve()
+            top = Path(whole.name) if several else Path()
+            inside = written != whole and written not in whole.parents
+            for file in sorted(visible_files(path, tell)):
+                if file.suffix.lower() in SUFFIXES and not (inside and _is_in(file, written)):
+                    place = file.relative_to(path)
+                    found.setdefault(whole / place, (file, top / place))
+        elif os.path.isfile(path):  # noqa: PTH113
+            found.setdefault(path.parent.resolve() / path.name, (path, Path(path.name)))
         else:
             raise UserError(
-                f"--data.images: {path} is not there, expected an image or a folder of images; correct the path"
+                f"--data.images: {path} is not there, or in a closed folder, expected an image or a folder of images; "
+                "correct the path"
             )
     if not found:
+        if problems:
+            raise problems[0]
         raise UserError(
             f"--data.images: found no image in {', '.join(map(str, given))}, expected files that end in "
             f"{', '.join(SUFFIXES)}; name another folder"
@@ -231,14 +287,16 @@ def find_images(given: Sequence[Path], output: Path) -> dict[str, Path]:
 
 
 def _is_in(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
+    return folder in path.resolve().parents
 
 
 def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> None:
-    from sign_zs3.predictions import paths_of
+    from sign_zs3.files import check_writable
+    from sign_zs3.predictions import REPORT, paths_of
 
-    if output.exists() and not output.is_dir():
+    if os.path.isfile(output):  # noqa: PTH113
         raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")
+    check_writable(output / REPORT)
     if not output.exists():
         return
     if not overwrite and any(output.iterdir()):
@@ -274,12 +332,14 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"--device: found {name}, which torch cannot use here ({str(error).splitlines()[0]}), expected cpu, or "
             "cuda with a GPU and torch built for it; leave it out"
         ) from error
+    return device
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -183,8 +185,11 @@ class Segmenter(nn.Module, PretrainedFolder):
             (N, C, h, w) float32 at the feature resolution of the first scale; their arg-max is the label.
 
         Raises:
-            UserError: No scale, or `flip` or scales with maps, from which no other view of the image can be made.
+            UserError: No scale, or one that is not above 0; or `flip` or scales with maps, from which no other view of
+                the image can be made.
         """
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise UserError(f"scales: found {list(scales)}, expected at least one number above 0, such as 1.0")
         if not flip and tuple(scales) == (1.0,):
             logits: Tensor = self(images, seen_penalty, place)
             return logits.float()
@@ -210,8 +215,7 @@ class Segmenter(nn.Module, PretrainedFolder):
                     total = probability
                     continue
                 total = total + F.interpolate(probability, total.shape[-2:], mode="bilinear", align_corners=False)
-        if total is None:
-            raise UserError("scales: found none, expected at least one image scale such as 1.0")
+        assert total is not None
         return total / (len(scales) * (1 + flip))
 
     def predict(self, image: Any, **options: Any) -> Tensor:
@@ -261,7 +265,9 @@ class Segmenter(nn.Module, PretrainedFolder):
         """
         window = self.window if window is None else window
         overlap = window // 4 if overlap is None else overlap
-        if window and not 0 <= overlap < window // 2:
+        if window < 0:
+            raise UserError(f"window: found {window}, expected a number of pixels, or 0 to read images whole")
+        if window and not 0 <= 2 * overlap < window:
             raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
         pixels = _pixels(image, max_pixels)
         if seen_penalty is None:
@@ -278,7 +284,10 @@ class Segmenter(nn.Module, PretrainedFolder):
         self.eval()
         try:
             for part in windows(height, width, size, overlap, max(stride, 1)):
-                batch = pixels[:, part.rows, part.columns].unsqueeze(0).to(self.image_mean.device)
+                # a copy of the window alone: an array may be read-only
+                read = pixels[:, part.rows, part.columns]
+                read = read if isinstance(read, Tensor) else torch.tensor(read)
+                batch = read.unsqueeze(0).to(self.image_mean.device)
                 place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
                 scores = self.scores(batch, seen_penalty, flip, scales, place)
                 scores = resize_scores(scores, (batch.shape[-2], batch.shape[-1]))[0][:, part.core[0], part.core[1]]
@@ -306,14 +315,15 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores.clamp(min=lowest), size, mode="bilinear", align_corners=False)
 
 
-def _pixels(image: Any, max_pixels: int) -> Tensor:
-    """Return an image as (3, H, W), uint8 unless it is a tensor of another type."""
-    import numpy as np
+def _pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
+    """Return an image as (3, H, W), uint8 unless it is a tensor of another type, without copying what has pixels."""
     from PIL import Image, ImageOps
 
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-            raise UserError(f"image: found a tensor of shape {tuple(image.shape)}, expected (3, H, W) in [0, 255]")
+            raise UserError(
+                f"image: found a tensor of shape {tuple(image.shape)}, expected (3, H, W) in [0, 255]; permute it"
+            )
         check_pixels("image", image.shape[1], image.shape[2], max_pixels)
         return image
     if isinstance(image, (str, Path)):
@@ -323,9 +333,13 @@ def _pixels(image: Any, max_pixels: int) -> Tensor:
         try:
             image = as_rgb(ImageOps.exif_transpose(image))
         except (OSError, ValueError) as error:
-            raise UserError(f"image: cannot be decoded ({error}), expected an 8- or 16-bit image") from error
-    array = np.asarray(image)
+            raise UserError(
+                f"image: cannot be decoded ({error}), expected an 8- or 16-bit image; convert it"
+            ) from error
+    array: NDArray[np.uint8] = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        raise UserError(f"image: found shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8")
+        raise UserError(
+            f"image: found an array of shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8; convert it"
+        )
     check_pixels("image", array.shape[0], array.shape[1], max_pixels)
-    return torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(2, 0, 1)
+    return array.transpose(2, 0, 1)

@@ -76,7 +76,7 @@ def windows(height: int, width: int, size: int, overlap: int, stride: int) -> It
     Args:
         height: Rows of the image.
         width: Columns of the image.
-        size: Rows and columns of a window; rounded down to a multiple of `stride`, at least one.
+        size: Rows and columns of a window; rounded down to a multiple of `stride`, or up where `overlap` needs it.
         overlap: Rows or columns that neighbours share at least; less than half of `size`.
         stride: Windows begin at multiples of it.
     """
@@ -89,10 +89,11 @@ def windows(height: int, width: int, size: int, overlap: int, stride: int) -> It
 def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice]]:
     """Return each interval of 0..length, and the part of it, counted from its start, that is its core."""
     if length > size:
-        size = max(stride, size // stride * stride)
+        # one stride more than what is shared, so that the next window starts later
+        size = max(size // stride, 1 - (-overlap // stride)) * stride
     if length <= size:
         return [(slice(0, length), slice(0, length))]
-    step = max(stride, (size - overlap) // stride * stride)
+    step = (size - overlap) // stride * stride
     count = 1 + -(-(length - size) // step)
     # the last one starts at a multiple of the stride, too, and is shorter instead
     last = -(-(length - size) // stride) * stride
