@@ -14,11 +14,14 @@ model, photo, output = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 metadata = json.loads(session.get_modelmeta().custom_metadata_map["sign_zs3"])
 
-rgb = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"))  # (H, W, 3) uint8: no further preprocessing
-labels, confidence = session.run(None, {"images": rgb.transpose(2, 0, 1)[None]})  # both (1, H, W)
+image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+size, side = image.size, 64 * metadata["stride"]
+image.thumbnail((side, side))  # attention compares each cell with all others: more than 64 a side take much memory
+labels, confidence = session.run(None, {"images": np.asarray(image).transpose(2, 0, 1)[None]})  # both (1, H, W)
 
 for index, name in enumerate(metadata["classes"]):
     if (found := labels[0] == index).any():
         unseen = " (unseen in training)" if name in metadata["unseen"] else ""
         print(f"{name}{unseen}: {found.mean():.1%} of the pixels, confidence {confidence[0][found].mean():.2f}")
-Image.fromarray(np.array(metadata["ids"], np.uint8)[labels[0]]).save(output)  # the data set's own ids
+ids = np.array(metadata["ids"], np.uint8)[labels[0]]  # the data set's own
+Image.fromarray(ids).resize(size, Image.Resampling.NEAREST).save(output)

@@ -230,6 +230,9 @@ def test_every_sweep_is_run_here() -> None:
 def test_commands_of_a_sweep(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     sweep = yaml.safe_load((EXPERIMENTS / "sweeps" / name).read_text())
+    # W&B goes by the sweep's project, not by the logger's
+    part = yaml.safe_load((EXPERIMENTS / "parts" / "wandb.yaml").read_text())
+    assert sweep["project"] == part["trainer"]["logger"]["init_args"]["project"]
     # an agent is started in the project's root
     monkeypatch.chdir(EXPERIMENTS.parent)
     transferred = tmp_path / "runs" / "version_0" / "checkpoints" / "transfer.ckpt"
@@ -290,7 +293,18 @@ def test_a_run_of_a_sweep_reaches_wandb(
     assert (run.sweep_id, run.project) == ("sweep123", "sign-zs3")
 
 
-# -- without the package ---------------------------------------------------------------------------------------------
+# -- TensorBoard, and without W&B ------------------------------------------------------------------------------------
+
+
+def test_a_run_logs_to_tensorboard_beside_its_own_files(tiny: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install 'sign-zs3[tensorboard]'")
+    part = str(EXPERIMENTS / "parts" / "tensorboard.yaml")
+    place = ["--trainer.logger.init_args.save_dir", str(tmp_path / "tensorboard")]
+    assert main(["fit", "--config", tiny, "--config", part, "--trainer.callbacks.count", "1", *place]) == 0
+    assert {path.name for path in (tmp_path / "runs" / "version_0").iterdir()} == {
+        "checkpoints", "config.yaml", "hparams.yaml", "metrics.csv", "panel.png", "results.json",
+    }  # fmt: skip
+    assert list((tmp_path / "tensorboard").glob("version_0/events.out.tfevents.*"))
 
 
 def test_without_wandb_all_else_works(

@@ -22,6 +22,7 @@ from sign_zs3.tasks.extension import check_teachable, extend
 
 KEPT = 3600
 """Seconds for which uploads, and what a visitor added, are kept."""
+FORGOTTEN = f"This page keeps an image for {KEPT // 60} minutes: upload it again"
 _CSS = """
 #upload {min-height: 9em}
 #legend label {border-left: 1.4em solid var(--colour, transparent); min-width: 11em}
@@ -89,7 +90,7 @@ class Page:
     def teach(self, visit: Visit, names: str) -> tuple[Visit, str]:
         """Add classes for a visitor by their names, split at commas, and label the image again."""
         try:
-            new = listed(names)
+            new = [name for name in listed(names) if name] or [""]
             visit = replace(visit, model=extend(visit.model or self.model, new))
         except UserError as error:
             return visit, _line(error)
@@ -184,10 +185,16 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
                 return (*(gr.skip() for _ in outputs[:-1]), line)
             return everything(after, line)
 
+        def on_toggle(now: Visit, shown: list[int]) -> tuple[Any, ...]:
+            if now.labels is None:
+                return now, gr.skip(), FORGOTTEN
+            return now, page.overlay(now, shown), gr.skip()
+
         upload.change(on_upload, [visit, upload], outputs, **heavy)
         add.click(on_add, [visit, new], outputs, **heavy)
         new.submit(on_add, [visit, new], outputs, **heavy)
-        legend.input(page.overlay, [visit, legend], overlay, **private)
+        # returning the visit renews the time for which it is kept
+        legend.input(on_toggle, [visit, legend], [visit, overlay, status], **private)
     assert isinstance(blocks, gr.Blocks)
     return blocks
 

@@ -164,7 +164,7 @@ def test_a_report_that_cannot_be_written_loses_no_fault_and_leaves_no_half(
     assert main(["data", "check", *options(fake), "--report", str(path)]) == 1
     fault, error = lines(capsys.readouterr().err)
     assert fault.startswith(f"fault: {fake.image(FOLDER_TRAIN[0])}: not found")
-    assert error.startswith("error: OSError: no space left on device")
+    assert error.startswith(f"error: {path}: cannot be written (no space left on device); make room, or name another")
     assert path.read_text() == "the last one" and [file.name for file in path.parent.iterdir()] == ["report.json"]
 
 

@@ -115,7 +115,12 @@ def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, pictu
     assert np.array_equal(visit.labels, visit.model.segmenter.predict(picture).numpy())
     assert page.classes(Visit())[0] == before
     again, line = page.teach(visit, "zebra")
-    assert again is visit and line == "classes: found 'zebra', which the model has already; leave it out"
+    already = "classes: found 'zebra', which the model has already, expected another class; leave it out"
+    assert again is visit and line == already
+    for name in ("Zebra", "black_horse", "Black  Horse", "SKY"):
+        again, line = page.teach(visit, name)
+        assert again is visit and "which the model has already as" in line
+    assert len(page.classes(page.teach(visit, "giraffe,")[0])[0]) == len(before) + 3
     again, line = page.teach(visit, "qzxqzx")
     assert again is visit and "qzxqzx" in line and "\n" not in line
     assert page.teach(visit, " ")[1].startswith("classes: found an empty name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,7 +54,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     protocol = model.protocol
     assert isinstance(protocol, Protocol)
     scores = [
-        {"seen_miou": value, "unseen_miou": value / 2, "harmonic_miou": value / 1.5, "per_class": {}}
+        {
+            "seen_miou": value,
+            "unseen_miou": value / 2,
+            "harmonic_miou": value / 1.5,
+            "per_class": dict.fromkeys(protocol.classes, value),
+        }
         for value in (0.25, 0.75)
     ]
     results = as_results(protocol, "SIGN", 0, dict(zip(("train", "transfer"), scores, strict=True)))
@@ -212,6 +218,39 @@ def test_onnx_metadata_names_classes_and_preprocessing(checkpoint: Path, onnx_fi
     assert tuple(metadata["unseen"]) == config.unseen and all(metadata["known"])
     assert (metadata["dataset"], metadata["split"], metadata["seen_penalty"]) == ("shapes", config.split, 0.5)
     assert metadata["preprocessing"]["mean"] == list(config.image_mean)
+    assert (metadata["stride"], metadata["window"]) == (4, 512)
+    assert metadata["left_out"] == {"flip": False, "scales": [1.0]}
+
+
+def test_flip_and_scales_of_a_checkpoint_go_with_the_folder_and_are_told_of_a_file(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"] |= {"flip": True, "scales": [0.5, 1.0]}
+    torch.save(content, tmp_path / "views.ckpt")
+    command = ["export", "--ckpt_path", str(tmp_path / "views.ckpt"), "--output"]
+    assert main([*command, str(tmp_path / "model")]) == 0
+    (image,) = pictures((1, 40, 56))
+    folder, plain = load_segmenter(tmp_path / "model"), load_segmenter(run_folder / "checkpoints" / "last.ckpt")
+    assert torch.equal(folder.predict(image), load_segmenter(tmp_path / "views.ckpt").predict(image))
+    assert torch.equal(folder.predict(image), plain.predict(image, flip=True, scales=(0.5, 1)))
+    assert not torch.equal(folder.predict(image), plain.predict(image))
+    assert torch.equal(folder.predict(image, flip=False, scales=(1,)), plain.predict(image))
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Predictions are the mean over the mirror image and the scales 0.5, 1" in card
+    # the other form of predict says so for both
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    for name in ("model", "views.ckpt"):
+        written = tmp_path / f"of-{name}"
+        assert main(["predict", "--ckpt_path", str(tmp_path / name), "--data.images", str(tmp_path / "photo.png"),
+                     "--output", str(written)]) == 0  # fmt: skip
+        options = json.loads((written / "predictions.json").read_text())["options"]
+        assert (options["flip"], options["scales"]) == (True, [0.5, 1.0])
+    index = [np.asarray(Image.open(tmp_path / f"of-{name}" / "photo.png")) for name in ("model", "views.ckpt")]
+    np.testing.assert_array_equal(index[0], index[1])
+    assert main([*command, str(tmp_path / "model.pt2")]) == 0
+    assert "not part of the file, which reads an image once: flip True, scales [0.5, 1.0]" in caplog.text
+    capsys.readouterr()
 
 
 def test_the_example_runs_without_this_package(checkpoint: Path, onnx_file: Path, tmp_path: Path) -> None:
@@ -235,6 +274,16 @@ def test_the_example_runs_without_this_package(checkpoint: Path, onnx_file: Path
         unseen = " (unseen in training)" if name in segmenter.config.unseen else ""
         assert f"{name}{unseen}: {float((labels == index).double().mean()):.1%} of the pixels" in done.stdout
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 30
+    # a large photograph is reduced to 64 cells a side, and its labels have its size all the same
+    (image,) = pictures((1, 300, 700))
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "large.png")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(onnx_file), "large.png", "large_labels.png"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "large_labels.png") as labelled:
+        assert labelled.size == (700, 300)
 
 
 # -- the folder --------------------------------------------------------------------------------------------------
@@ -269,6 +318,40 @@ def test_classes_that_are_not_taught_are_told(
     config = load_segmenter(source).config
     assert config is not None
     assert f"never among the labels: {', '.join(config.unseen)};" in caplog.text
+
+
+def test_a_folder_that_is_exported_again_keeps_its_scores(checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["export", "--ckpt_path", str(checkpoint), "--output", str(tmp_path / "one")]) == 0
+    assert main(["export", "--ckpt_path", str(tmp_path / "one"), "--output", str(tmp_path / "two")]) == 0
+    for name in ("README.md", "config.json", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [[1], "x", {"seen_miou": "0.5"}, {"seen_miou": 50}, {"per_class": [1]}, {"per_class": {"sky": "x"}}],
+    ids=str,
+)
+def test_damaged_scores_are_left_out(
+    run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: Any
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results["phases"]["transfer"] = spoilt
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert main(["export", "--ckpt_path", str(last), "--output", str(tmp_path / "model")]) == 0
+    assert "cannot be read" in caplog.text and "so the model card has no scores" in caplog.text
+    assert "None are stored" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_scores_of_other_classes_are_not_taken(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    fewer = tmp_path / "run" / "checkpoints" / "transfer.ckpt"
+    assert main(["remove", "--ckpt_path", str(last), "--classes", "blue star", "--output", str(fewer)]) == 0
+    assert main(["export", "--ckpt_path", str(fewer), "--output", str(tmp_path / "model")]) == 0
+    assert "None are stored" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_scores_of_another_run_are_not_taken(checkpoint: Path, tmp_path: Path) -> None:

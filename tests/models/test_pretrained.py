@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sign_zs3 import Segmenter, UserError, load_segmenter
@@ -182,6 +185,29 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), r"safetensors: does not hold the weights"),
         (_config_of(lambda c: c.update(format=9)), r"found format 9, this version reads 1"),
         (_config_of(lambda c: c.update(num_seen=9)), r"config\.json: config: found 3 classes"),
+        (
+            _config_of(lambda c: c.pop("ids")),
+            r"config\.json: found no ids, expected all options; export the model again",
+        ),
+        (_config_of(lambda c: c.update(ids=[300, 1, 2])), r"config: ids: found \(300, 1, 2\), expected whole numbers"),
+        (_config_of(lambda c: c.update(ids=[1, 1, 2])), r"config: ids: found"),
+        (_config_of(lambda c: c.update(classes="abc")), r"config: found 1 classes, 3 ids"),
+        (
+            _config_of(lambda c: c.update(classes=["a", "a", "b"])),
+            r"config: classes: found .*, expected names, each once",
+        ),
+        (_config_of(lambda c: c.update(num_seen=1.5)), r"config: num_seen: found 1\.5, expected a whole number"),
+        (_config_of(lambda c: c.update(image_std=[0, 0, 0])), r"config: image_std: found .* three numbers above 0"),
+        (
+            _config_of(lambda c: c.update(image_mean=[0.1, 0.2, 0.3])),
+            r"hold the weights of config\.json \(another image_",
+        ),
+        (_config_of(lambda c: c.update(seen_penalty="x")), r"config: seen_penalty: found 'x', expected a number"),
+        (_config_of(lambda c: c.update(scales=[0])), r"config: scales: found \(0,\), expected numbers above 0"),
+        (_config_of(lambda c: c["spatial"].update(heads=0)), r"found options that this version cannot build"),
+        (_config_of(lambda c: c["spatial"].update(width=-4)), r"found options that this version cannot build"),
+        (_config_of(lambda c: c["encoder"].update(feature_dim=10**12)), r"config\.json"),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**5), r"config\.json: cannot be read"),
         (_config_of(lambda c: c.update(colour="red")), r"found options that this version does not know .*colour"),
         (_config_of(lambda c: c["encoder"].update(feature_dim=16)), r"does not hold the weights of config\.json"),
         (_config_of(lambda c: c["encoder"].update(colour="red")), r"found options that this version cannot build"),
@@ -220,6 +246,50 @@ def test_only_a_name_that_is_no_path_is_asked_of_the_hub(tmp_path: Path, monkeyp
         Segmenter.from_pretrained("user/none")
     assert Segmenter.from_pretrained("user/model", revision="main").num_classes == 3
     assert asked[-2:] == [("user/model", "config.json"), ("user/model", "model.safetensors")]
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: value.int() for name, value in weights.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights"):
+        Segmenter.from_pretrained(tmp_path)
+
+
+def test_a_folder_stays_whole_where_another_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build().save_pretrained(tmp_path, scores=SCORES)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = build()
+    nn.init.zeros_(other.classifier.projection.weight)  # type: ignore[union-attr, arg-type]
+    write = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if "README" in self.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"README\.md: cannot be written \(No space left on device\)"):
+        other.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    for scores in ({"seen_miou": "x"}, [1], {"seen_miou": 50.0}, {"per_class": {"sky": True}}):
+        with pytest.raises(UserError, match="scores: "):
+            other.save_pretrained(tmp_path, scores=scores)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_names_in_a_card_are_shown_as_they_are(tmp_path: Path) -> None:
+    segmenter = build()
+    assert segmenter.config is not None
+    odd = {"classes": ["<b>sky</b>", "*red*", "[a](http://x)\nb"], "dataset": "da|ta\n`x`"}
+    segmenter.config = SegmenterConfig(**(segmenter.config.as_dict() | odd))
+    segmenter.save_pretrained(tmp_path, scores=SCORES, model_card_kwargs={"method": "a|b"})
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for line in ("| 0 | 7 | &lt;b&gt;sky&lt;/b&gt; | seen |", r"| 1 | 1 | \*red\* | seen |",
+                 r"| 2 | 250 | \[a\](http://x) b | **unseen** |", r"| data set | da\|ta \`x\` |",
+                 r"| method | a\|b |"):  # fmt: skip
+        assert line in text.splitlines(), line
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sign_zs3 import ClassTable, SIGNModule, UserError, ZeroShotTask, load_segmenter, load_task
 from sign_zs3.cli import main
+from sign_zs3.data.datasets.shapes import NAMES
 from sign_zs3.models.classifier import Classifier
-from sign_zs3.tasks import METHODS
+from sign_zs3.tasks import METHODS, extension
 from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
 from tests.conftest import TINY, quiet_trainer, tiny_data
 
 NEW = ["orange circle", "purple sea"]
+CLASSES = tuple(NAMES.values())
 
 
 def trained(folder: Path, method: str = "SIGN", **options: Any) -> ZeroShotTask:
@@ -181,8 +184,14 @@ def test_rename_and_remove_touch_what_they_name_alone(checkpoint: str) -> None:
         remove(old, old.protocol.classes[:18])
     with pytest.raises(UserError, match=r"found 'sy', expected one of .*did you mean 'sky'"):
         rename(old, {"sy": "heaven"})
-    with pytest.raises(UserError, match="found the class 'sea' twice"):
+    with pytest.raises(UserError, match="found 'sea', which the model has already"):
         rename(old, {"sky": "sea"})
+    with pytest.raises(UserError, match="found 'Sea', which the model has already as 'sea'"):
+        rename(old, {"sky": " Sea"})
+    swapped = rename(old, {"sky": "sea", "sea": "sky"}).protocol
+    assert swapped is not None and swapped.classes.index("sky") == old.protocol.classes.index("sea")
+    spaced = rename(old, {"sky": " dark\n sky "}).protocol
+    assert spaced is not None and "dark sky" in spaced.classes
 
 
 def test_spnet_needs_no_training_for_a_new_class(tmp_path: Path) -> None:
@@ -207,6 +216,17 @@ def test_a_generator_that_was_never_trained_says_what_is_left(tmp_path: Path) ->
     model = trained(tmp_path, phases=["train"], joint_generator=False)
     with pytest.raises(UserError, match=r"never trained: it can predict, be exported, and have classes renamed or rem"):
         extend(model, NEW)
+    # taking out the classes that C was not taught makes no generator
+    with pytest.raises(UserError, match="never trained"):
+        extend(remove(model, model.protocol.classes[18:]), NEW)  # type: ignore[union-attr]
+    # nor does teaching C by it
+    with pytest.raises(UserError, match="never trained"):
+        extend(trained(tmp_path, phases=["train", "transfer"], joint_generator=False), NEW)
+    # it is known of what a run started from, too
+    save_model(trained(tmp_path, phases=["train"]), tmp_path / "joint.ckpt")
+    later = trained(tmp_path, phases=["transfer"], init_from=str(tmp_path / "joint.ckpt"), joint_generator=False)
+    save_model(later, tmp_path / "later.ckpt")
+    assert bool(extend(tmp_path / "later.ckpt", NEW).segmenter.known.all())
     joint = extend(trained(tmp_path, phases=["train"]), NEW)
     assert bool(joint.segmenter.known.all())  # the old unseen classes were taught, too
 
@@ -215,11 +235,30 @@ def test_what_cannot_be_extended_is_named(checkpoint: str, tmp_path: Path) -> No
     for classes, message in (
         (["zebr"], r"no vector for 1 of .*zebr"),
         (["sky"], "found 'sky', which the model has already"),
-        (["zebra", "zebra"], "found 'zebra' twice"),
+        (["Sky"], "found 'Sky', which the model has already as 'sky'"),
+        (["zebra", "red_square"], "found 'red_square', which the model has already as 'red square'"),
+        (["zebra", "zebra"], "found 'zebra', which is given twice"),
+        (["zebra", "ZEBRA"], "found 'ZEBRA', which is given twice as 'zebra'"),
+        ("zebra", "found the text 'zebra', expected a list of names"),
         (["zebra", " "], "found an empty name"),
     ):
         with pytest.raises(UserError, match=message):
             extend(checkpoint, classes)
+    for options, message in (
+        ({"images": 0}, "images: found 0, expected at least 1"),
+        ({"odds": 0.0}, "odds: found 0.0, expected a number above 0"),
+        ({"odds": float("nan")}, "odds: found nan"),
+        ({"vectors": "none.npz"}, "vectors: none.npz is not there, expected the table .* --vectors, or .* --source"),
+        ({"vectors": ClassTable(("zebra",), {"x": np.ones((1, 3), np.float32)})}, "found no class of the model"),
+        (
+            {"vectors": ClassTable(("zebra", *CLASSES), {"x": np.eye(23, dtype=np.float32)})},
+            "found 23 numbers per class",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            extend(checkpoint, ["zebra"], **options)
+    with pytest.raises(UserError, match=r"zebr.* here by --vectors, or word vectors by --source"):
+        extend(checkpoint, ["zebr"])
     table = ClassTable.bundled()
     moved = ClassTable(table.names, {key: matrix[::-1] for key, matrix in table.sources.items()})
     with pytest.raises(UserError, match=r"vectors: found another vector for 'red circle'"):
@@ -277,14 +316,19 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         ("extend", [*zebra, first], "exists, expected a new file"),
         ("extend", [*zebra, "x.pt"], "name that ends in .ckpt"),
         ("extend", ["--ckpt_path", str(tmp_path / "no.ckpt"), "--classes", "zebra", "--output", new], "no checkpoint"),
-        ("extend", [*zebra, new, "--what"], "unknown option --what"),
         ("extend", [*zebra, new, "--vectors", "a", "--source", "b"], "--vectors: found beside --source"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),
+        ("rename", ["--ckpt_path", checkpoint, "--classes", "sky=a,sky=b", "--output", new], "found 'sky' twice"),
         ("remove", ["--ckpt_path", checkpoint, "--classes", "moon", "--output", new], "found 'moon', expected one of"),
+        ("extend", [*zebra, new, "--images", str(tmp_path / "none")], "none: not found, expected an image"),
     ):  # fmt: skip
         code, out = run(verb, *options)
         assert code == 1, out
         assert message in out and len(out.strip().splitlines()) == 1, out
+    for wrong in (["--what"], ["--self_training_iterations", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            run("extend", *zebra, new, *wrong)
+        assert stopped.value.code == 2
     assert not Path(new).exists()
 
 
@@ -296,6 +340,76 @@ def test_an_extended_checkpoint_starts_a_run(checkpoint: str, tmp_path: Path) ->
     model = SIGNModule(**(TINY | {"phases": ["self_training"], "init_from": str(tmp_path / "new.ckpt")}))
     quiet_trainer(tmp_path).fit(model, data)
     assert model.schedule.done
+    # there is no training in it to take up
+    with pytest.raises(UserError, match=r"start from it with --model\.init_from"):
+        quiet_trainer(tmp_path).fit(SIGNModule(**TINY), data, ckpt_path=str(tmp_path / "new.ckpt"))
+
+
+def test_classes_of_another_table_stay_with_the_checkpoint(tmp_path: Path) -> None:
+    """A table of the data set's own names; a new class comes from a second, and the next one from a third."""
+    bundled = ClassTable.bundled()
+
+    def table(*names: str) -> ClassTable:
+        sources = {"x": bundled.vectors([*CLASSES, *names]).numpy()}
+        return ClassTable((*CLASSES, *names), sources)
+
+    table().save(tmp_path / "own.npz")
+    options = {"vectors": str(tmp_path / "own.npz")}
+    model = trained(tmp_path, center_vectors=False, **options)
+    first = extend(model, ["zebra"], vectors=table("zebra"))
+    second = extend(first, ["giraffe"], vectors=table("giraffe"))
+    reference = bundled.vectors([*CLASSES, "zebra", "giraffe"])
+    assert second.protocol is not None
+    order = [[*CLASSES, "zebra", "giraffe"].index(name) for name in second.protocol.classes]
+    torch.testing.assert_close(second.class_vectors, reference[order])
+    # a run that starts from it takes the vectors from it, too
+    removed = ["purple star"]
+    short = SIGNModule(**(TINY | options))
+    quiet_trainer(tmp_path).fit(short, tiny_data(ignored_classes=removed))
+    ids = [name for name in CLASSES if name not in removed]
+    ClassTable(tuple(ids), {"x": bundled.vectors(ids).numpy()}).save(tmp_path / "own.npz")
+    save_model(extend(short, removed, vectors=table()), tmp_path / "more.ckpt")
+    data = tiny_data(unseen=["red square", "green triangle", "blue star", "yellow circle", *removed])
+    later = SIGNModule(**(TINY | options | {"phases": ["self_training"], "init_from": str(tmp_path / "more.ckpt")}))
+    quiet_trainer(tmp_path).fit(later, data)
+    assert later.schedule.done
+
+
+def test_new_classes_take_a_bounded_share_of_the_features_of_old_ones() -> None:
+    torch.manual_seed(0)
+    weight, bias, new = torch.randn(6, 4), torch.randn(6), torch.tensor([2, 5])
+
+    def pool(count: int, classes: list[int]) -> extension._Pool:
+        labels = torch.tensor(classes).repeat_interleave(count)
+        return extension._Pool.of(torch.randn(len(labels), 4), labels, weight, bias, new)
+
+    def taken(pool: extension._Pool, lowered: Tensor) -> float:
+        """By the classifier as a whole: the share of each old class's features that goes to a new one, averaged."""
+        lost = torch.isin((pool.features @ weight.t() + lowered).argmax(1), new).float()
+        return float(torch.stack([lost[pool.labels == c].mean() for c in (0, 1, 3, 4) if c in pool.labels]).mean())
+
+    pools = [pool(1500, [0, 1, 2, 3, 4, 5]), pool(2000, [0, 3])]
+    for raised in (3.0, 100.0):
+        bias[new] += raised
+        assert min(taken(pool, bias) for pool in pools) > 0.5
+        excess = extension._excess(pools, weight[new], bias[new])
+        shares = [taken(pool, bias.index_add(0, new, -excess.expand(2) - 1e-4)) for pool in pools]
+        assert max(shares) <= extension.TAKEN
+        # and no less than that
+        assert max(shares) > extension.TAKEN - 0.002
+    # they are not raised where they take less
+    bias[new] = -100.0
+    assert float(extension._excess(pools, weight[new], bias[new])) == 0
+
+
+def test_the_loss_of_a_pool_is_the_cross_entropy() -> None:
+    torch.manual_seed(0)
+    features, labels = torch.randn(50, 4), torch.randint(0, 6, (50,))
+    weight, bias, new = torch.randn(6, 4), torch.randn(6), torch.tensor([2, 5])
+    pool = extension._Pool.of(features, labels, weight, bias, new)
+    drawn = torch.randint(0, 50, (20,))
+    expected = torch.nn.functional.cross_entropy((features @ weight.t() + bias)[drawn], labels[drawn])
+    torch.testing.assert_close(pool.loss(drawn, weight[new], bias[new]), expected)
 
 
 class RunsCode:
@@ -320,6 +434,28 @@ def test_a_file_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> Non
     assert not harm.exists()
     torch.load(tmp_path / "archive.ckpt", weights_only=False)
     assert harm.exists()
+
+
+@pytest.mark.parametrize("part", ["hyper_parameters", "protocol", "method", "state_dict", "option", "byte"])
+def test_a_damaged_checkpoint_is_one_line(checkpoint: str, tmp_path: Path, part: str) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    path = tmp_path / "damaged.ckpt"
+    if part in ("protocol", "method"):
+        del content["sign_zs3"][part]
+    elif part == "option":
+        content["hyper_parameters"]["feature_dim"] = "x"
+    elif part == "state_dict":
+        content["state_dict"] = [1]
+    elif part == "hyper_parameters":
+        del content["hyper_parameters"]
+    torch.save(content, path)
+    if part == "byte":
+        spoilt = bytearray(path.read_bytes())
+        spoilt[len(spoilt) // 2] ^= 1
+        path.write_bytes(spoilt)
+    with pytest.raises(UserError, match=r"is damaged|is not of sign-zs3") as caught:
+        load_task(path)
+    assert "give a .ckpt file that `fit` wrote" in str(caught.value)
 
 
 def test_a_folder_in_place_of_a_checkpoint_is_told_from_a_missing_one(tmp_path: Path) -> None:

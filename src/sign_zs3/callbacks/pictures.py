@@ -81,7 +81,11 @@ class PictureLogger(pl.Callback):
         self._find_folder(trainer)
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, ZeroShotDataModule)
+            if not isinstance(data, ZeroShotDataModule):
+                raise UserError(
+                    f"PictureLogger: found a {type(data).__name__}, expected a ZeroShotDataModule, whose data sets it "
+                    "shows: leave the callback out, or derive the data module from that class"
+                )
             self._shown = [_reduced(sample) for sample in _examples(data, self.count)]
 
     def on_train_batch_end(
@@ -110,8 +114,9 @@ class PictureLogger(pl.Callback):
         if not trainer.is_global_zero or protocol is None or confusion is None:
             return
         schedule = pl_module.schedule
-        phase = (schedule.just_finished() or schedule.phase).name
-        title = f"{protocol.dataset}, after {phase}"
+        finished = schedule.just_finished()
+        phase = (finished or schedule.phase).name
+        title = f"{protocol.dataset}, {'after' if finished else 'in'} {phase}"
         matrix = plotting.draw_confusion(confusion, protocol.classes, protocol.num_seen, title)
         bars, _ = pl_module.metric.plot(pl_module.scores)
         bars.suptitle(plotting.literal(title), fontsize=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from sign_zs3.files import check_writable
 
 if TYPE_CHECKING:
     from sign_zs3.tasks import ZeroShotTask
+
+log = logging.getLogger(__name__)
 
 
 def parser(verb: str, description: str, classes: str) -> argparse.ArgumentParser:
@@ -46,6 +49,8 @@ def save(model: ZeroShotTask, output: Path) -> None:
 
     save_model(model, output)
     assert model.protocol is not None
+    if not model.schedule.done:
+        log.info("the training is not complete, and cannot go on from this file: start from it with --model.init_from")
     print(f"seen:     {', '.join(model.protocol.classes[: model.protocol.num_seen])}")
     print(f"unseen:   {', '.join(model.protocol.classes[model.protocol.num_seen :]) or '-'}")
     print(f"written:  {output}")

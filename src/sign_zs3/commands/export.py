@@ -6,15 +6,15 @@ import argparse
 import json
 import logging
 import math
-import shutil
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
+from sign_zs3.files import check_writable, line_of
 
 if TYPE_CHECKING:
+    from sign_zs3.data.protocol import Protocol
     from sign_zs3.models import Segmenter
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,11 @@ model.safetensors and a model card, as Segmenter.from_pretrained and --ckpt_path
 output, .onnx, .pt2 or a folder."""
 OVERWRITE_HELP = "Replace what is there; of a folder only the files of these names."
 EPILOG = """\
-ONNX and torch.export files take images uint8 (N, 3, H, W) of any number and size, and give labels (indices into the
-classes in their metadata) and confidence at that size; each is compared with the model before it is kept."""
+ONNX and torch.export files take images uint8 (N, 3, H, W) of any number and size (torch.export: more pixels a side than
+the network's stride), and give labels (indices into the classes in their metadata) and confidence at that size. They
+read an image whole and once, without windows, flip and scales; the memory of attention grows with the square of the
+number of cells, of `stride` pixels a side. Each file is compared with the model before it is kept, ONNX where
+onnxruntime is installed."""
 
 
 def run(args: list[str]) -> int:
@@ -60,11 +63,16 @@ def run(args: list[str]) -> int:
     if unknown := _unknown(segmenter):
         log.info("not taught yet, so never among the labels: %s; the transfer step teaches them", ", ".join(unknown))
     if kind == "pretrained":
-        _write_folder(segmenter, output, card)
+        segmenter.save_pretrained(output, model_card_kwargs=card)
         size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
         scores = "without scores" if card.get("scores") is None else f"scores after phase {card['phase']}"
         print(f"folder:   {output} ({size / 1e6:.1f} MB; model card: {scores})")
         return 0
+    config = segmenter.config
+    if config is not None and (config.flip or tuple(config.scales) != (1.0,)):
+        log.info(
+            "not part of the file, which reads an image once: flip %s, scales %s", config.flip, list(config.scales)
+        )
     from sign_zs3.models.export import write_onnx, write_program
 
     agreement = (write_onnx if kind == "onnx" else write_program)(segmenter, output)
@@ -90,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 def _format(output: Path, given: str | None) -> str:
     """Return the format that is meant, one of `FORMATS`."""
     suffix = output.suffix.lower()
-    guessed = "pretrained" if output.is_dir() else SUFFIXES.get(suffix)
+    guessed = SUFFIXES.get(suffix, "pretrained" if output.is_dir() else None)
     if given is None:
         if guessed is None:
             raise UserError(
@@ -105,6 +113,8 @@ def _format(output: Path, given: str | None) -> str:
 
 
 def _check_output(output: Path, kind: str, overwrite: bool) -> None:
+    if kind != "pretrained" or not os.path.isfile(output):  # noqa: PTH113
+        check_writable(output if kind != "pretrained" else output / "config.json")
     if not output.exists():
         return
     if kind == "pretrained" and not output.is_dir():
@@ -115,47 +125,40 @@ def _check_output(output: Path, kind: str, overwrite: bool) -> None:
 
 def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
     """Return the segmenter, and what its model card tells beside its config."""
+    from sign_zs3.models.pretrained import read_card
     from sign_zs3.tasks.loading import load_segmenter, load_task
 
     if source.is_dir():
-        return load_segmenter(source), {}
+        return load_segmenter(source), read_card(source)
     task = load_task(source)
     assert task.protocol is not None
     method = type(task).__name__.removesuffix("Module")
-    return task.segmenter, {"method": method, **_scores(source, task.protocol.dataset, task.protocol.split)}
+    return task.segmenter, {"method": method, **_scores(source, task.protocol)}
 
 
-def _scores(checkpoint: Path, dataset: str, split: str) -> dict[str, Any]:
+def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:
     """Return the scores of a checkpoint and their phase from the run that it lies in; {} where there are none."""
+    from sign_zs3.models.card import plain_scores
+
     path = checkpoint.resolve().parent.parent / "results.json"
     if checkpoint.resolve().parent.name != "checkpoints" or not path.is_file():
         return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if (results["dataset"], results["split"]) != (dataset, split):
+        if (results["dataset"], results["split"]) != (protocol.dataset, protocol.split):
             return {}
         phase = results["final"] if checkpoint.stem == "last" else checkpoint.stem
-        scores = results["phases"].get(phase)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        scores = plain_scores(results["phases"].get(phase))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         log.warning("%s: cannot be read (%s), so the model card has no scores", path, line_of(error))
         return {}
-    return {} if scores is None else {"scores": scores, "phase": phase}
+    # classes may have been added to or removed from the checkpoint since
+    if scores is None or set(scores["per_class"]) != set(protocol.classes):
+        return {}
+    return {"scores": scores, "phase": phase}
 
 
 def _unknown(segmenter: Segmenter) -> list[str]:
     assert segmenter.config is not None
     known = segmenter.known.tolist()
     return [name for name, is_known in zip(segmenter.config.classes, known, strict=True) if not is_known]
-
-
-def _write_folder(segmenter: Segmenter, output: Path, card: Mapping[str, Any]) -> None:
-    """Write the folder beside its place, and move its files there."""
-    output = output.resolve()
-    beside = output.with_name(f".{output.name}.part")
-    try:
-        segmenter.save_pretrained(beside, model_card_kwargs=card)
-        output.mkdir(parents=True, exist_ok=True)
-        for file in beside.iterdir():
-            file.replace(output / file.name)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

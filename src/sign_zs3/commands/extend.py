@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sign_zs3.commands.checkpoints import check_output, listed, parser, save
+from sign_zs3.commands.predict import at_least
 from sign_zs3.errors import UserError
+from sign_zs3.images import find_images
 
 if TYPE_CHECKING:
     from sign_zs3.data.datamodules import ZeroShotDataModule
@@ -21,8 +23,8 @@ DESCRIPTION = """\
 Add classes to a trained checkpoint by name alone: its generator makes features of them from their class vectors, and
 the classifier learns these. Old classes keep their weights."""
 EPILOG = """\
-With --config FILE (and other options of `fit` for the data, as --data.root) the old classes are learnt from real
-features of the training images instead of synthetic ones."""
+With --config FILE (and other options of `fit` for the data, as --data.root) the new classes are set against real
+features of some training images as well."""
 
 
 def run(args: list[str]) -> int:
@@ -38,10 +40,15 @@ def run(args: list[str]) -> int:
         UserError: A name is there already or has no vector, the checkpoint cannot learn by name, or a file cannot be
             used.
     """
-    options, rest = _parser().parse_known_args(args)
+    made = _parser()
+    options, rest = made.parse_known_args(args)
+    if rest and not any(arg == "-c" or arg.startswith(("--config", "--data")) for arg in rest):
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
     output = check_output(options.output, options.overwrite)
     if options.vectors and options.source:
         raise UserError("--vectors: found beside --source, expected one of them: leave one out")
+    if options.images:
+        find_images(options.images)
     data = _data(rest) if rest else None
     from sign_zs3.tasks import load_task
     from sign_zs3.tasks.extension import check_teachable, extend, self_train
@@ -50,10 +57,10 @@ def run(args: list[str]) -> int:
     check_teachable(model)
     names = listed(options.classes)
     vectors = _built(model, names, options.source) if options.source else options.vectors
-    log.info(
-        "teaching %s from %s", ", ".join(names), "synthetic features" if data is None else "real and synthetic ones"
-    )
     model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
+    log.info(
+        "taught: %s, from %s", ", ".join(names), "synthetic features" if data is None else "real and synthetic ones"
+    )
     if options.images:
         log.info("self-training on unlabelled images")
         model = self_train(model, options.images, iterations=options.self_training_iterations, progress=True)
@@ -77,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="unlabelled images, or folders of them, to self-train on afterwards",
     )
     made.add_argument(
-        "--self_training_iterations", type=int, default=100, metavar="N", help="length of that (default: 100)"
+        "--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)"
     )
     made.add_argument("--seed", type=int, default=0, help="decides which features are drawn (default: 0)")
     return made
@@ -86,8 +93,6 @@ def _parser() -> argparse.ArgumentParser:
 def _data(args: Sequence[str]) -> ZeroShotDataModule:
     from sign_zs3.commands.training import ConfiguredCLI
 
-    if not any(arg == "-c" or arg.startswith(("--config", "--data")) for arg in args):
-        raise UserError(f"extend: found the unknown option {args[0]}: see `sign-zs3 extend --help`")
     data: ZeroShotDataModule = ConfiguredCLI(list(args), "Options of the data.", lambda parser: None).datamodule
     return data
 
@@ -98,4 +103,9 @@ def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> C
     from sign_zs3.embeddings.build import build_table
 
     wanted = list(dict.fromkeys([*model.looked_up, *model.centered_on, *names]))
-    return build_table(read_sources(files, wanted), wanted)
+    try:
+        return build_table(read_sources(files, wanted), wanted)
+    except UserError as error:
+        # `embed` could leave them out
+        advice = "; give the files that the table of the training was built from"
+        raise UserError(str(error).replace(", or leave them out (--missing drop)", advice)) from error

@@ -151,9 +151,9 @@ def _parser() -> argparse.ArgumentParser:
 def add_windows(parser: argparse.ArgumentParser) -> None:
     """Add the options for large images."""
     add = parser.add_argument
-    add("--window", type=_at_least(0), metavar="PIXELS", help=WINDOW_HELP)
-    add("--overlap", type=_at_least(0), metavar="PIXELS", help=OVERLAP_HELP)
-    add("--max_pixels", type=_at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
+    add("--window", type=at_least(0), metavar="PIXELS", help=WINDOW_HELP)
+    add("--overlap", type=at_least(0), metavar="PIXELS", help=OVERLAP_HELP)
+    add("--max_pixels", type=at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
 
 
 def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
@@ -172,7 +172,9 @@ def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str
     return {"window": window, "overlap": overlap, "max_pixels": options.max_pixels}
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number, `least` or more."""
+
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {least}")
@@ -320,8 +322,9 @@ def _load(path: Path) -> tuple[Segmenter, str | None, dict[str, Any]]:
 
     if path.is_dir():
         segmenter = load_segmenter(path)
-        assert segmenter.config is not None
-        return segmenter, None, {"flip": False, "scales": [1.0], "seen_penalty": segmenter.config.seen_penalty}
+        config = segmenter.config
+        assert config is not None
+        return segmenter, None, {name: config.as_dict()[name] for name in ("flip", "scales", "seen_penalty")}
     task = load_task(path)
     return task.segmenter, type(task).__name__.removesuffix("Module"), task.reading
 

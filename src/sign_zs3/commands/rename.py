@@ -27,6 +27,8 @@ def run(args: list[str]) -> int:
         old, equals, new = (part.strip() for part in pair.partition("="))
         if not (old and equals and new):
             raise UserError(f"--classes: found {pair!r}, expected OLD=NEW, several by commas, as in 'cow=Friesian cow'")
+        if old in names:
+            raise UserError(f"--classes: found {old!r} twice, expected one new name for it: leave one out")
         names[old] = new
     from sign_zs3.tasks import load_task
     from sign_zs3.tasks.extension import rename

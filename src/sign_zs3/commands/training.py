@@ -22,7 +22,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.commands import VERBS
@@ -201,7 +201,7 @@ class ZeroShotCLI(LightningCLI):
         if config.get("logger") is None and "logger" not in kwargs:
             kwargs["logger"] = CSVLogger(config.get("default_root_dir") or "runs", name="")
         trainer = super().instantiate_trainer(**kwargs)
-        if trainer.loggers and not isinstance(trainer.loggers[0], (CSVLogger, TensorBoardLogger)):
+        if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
             root = config.get("default_root_dir") or "runs"
             trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]

@@ -219,6 +219,10 @@ class ClassTable:
         joined /= np.linalg.norm(joined, axis=1, keepdims=True)
         return torch.from_numpy(joined.astype(np.float32))
 
+    def has(self, name: str) -> bool:
+        """Say whether `vectors` finds a vector for a name."""
+        return Vocabulary(self.names).find(name) is not None
+
     def plot(
         self,
         class_names: Sequence[str],

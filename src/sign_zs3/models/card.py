@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sign_zs3._version import __version__
+from sign_zs3.errors import UserError
 from sign_zs3.models.config import SegmenterConfig
 
 _SCORES = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
@@ -67,7 +70,7 @@ segmenter.config.classes  # their names
 ## Preprocessing
 
 It is part of the model: give RGB in [0, 255]. It divides by 255, subtracts the mean {mean} and divides by the deviation
-{std}, per channel. Images keep their size.{penalty}
+{std}, per channel. Images keep their size.{penalty}{views}
 
 ## Limits
 
@@ -103,6 +106,9 @@ def card_text(
 
     Returns:
         Markdown.
+
+    Raises:
+        UserError: The scores are no fractions.
     """
     encoder, penalty = config.encoder, config.seen_penalty
     kinds = ["seen" if index < config.num_seen else "**unseen**" for index in range(len(config.classes))]
@@ -113,7 +119,7 @@ def card_text(
         num_seen=config.num_seen,
         num_unseen=len(config.unseen),
         version=__version__,
-        method=method or "not stored",
+        method=_cell(method or "not stored"),
         dataset=_cell(config.dataset) or "not stored",
         split=_cell(config.split) or "not stored",
         encoder=f"{encoder.get('backbone', 'resnet101')}, head {encoder.get('head', 'deeplab')}",
@@ -124,18 +130,20 @@ def card_text(
         scores=_scores(config, scores, phase),
         mean=", ".join(f"{value:g}" for value in config.image_mean),
         std=", ".join(f"{value:g}" for value in config.image_std),
+        views=_views(config),
         penalty=f" {penalty:g} is subtracted from the logits of seen classes." if penalty else "",
     )
 
 
 def _scores(config: SegmenterConfig, scores: Mapping[str, Any] | None, phase: str | None) -> str:
+    scores = plain_scores(scores)
     if scores is None:
         return "None are stored with this model."
     # a development split keeps the truly unseen classes, and with them the test images, out of sight
     images = "validation" if "development" in config.split else "test"
-    after = f", after phase {phase}" if phase else ""
+    after = f", after phase {_cell(phase)}" if phase else ""
     lines = [
-        f"mIoU on the {images} images of {config.dataset or 'the data set'}{after}, in %:",
+        f"mIoU on the {images} images of {_cell(config.dataset) or 'the data set'}{after}, in %:",
         "",
         f"| {' | '.join(_SCORES)} |",
         "|---:|---:|---:|",
@@ -147,9 +155,48 @@ def _scores(config: SegmenterConfig, scores: Mapping[str, Any] | None, phase: st
     return "\n".join(lines)
 
 
-def _percent(value: Any) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def plain_scores(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a card tells of scores, in plain types; a score that is NaN is None.
+
+    Args:
+        scores: See `card_text`.
+
+    Raises:
+        UserError: They are no fractions.
+    """
+    if scores is None:
+        return None
+
+    def plain(name: str, value: Any) -> float | None:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise UserError(f"scores: {name}: found {value!r:.100}, expected a fraction from 0 to 1, or none")
+        return float(value)
+
+    if not isinstance(scores, Mapping) or not isinstance(scores.get("per_class") or {}, Mapping):
+        raise UserError(f"scores: found {scores!r:.100}, expected those of a run's results.json, by name")
+    found: dict[str, Any] = {name: plain(name, scores.get(name)) for name in _SCORES.values()}
+    per_class = {str(name): plain(str(name), value) for name, value in (scores.get("per_class") or {}).items()}
+    return found | {"per_class": per_class}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _views(config: SegmenterConfig) -> str:
+    scales = [f"{scale:g}" for scale in config.scales]
+    views = (["the mirror image"] if config.flip else []) + (
+        [f"the scales {', '.join(scales)}"] if scales != ["1"] else []
+    )
+    return (
+        f" Predictions are the mean over {' and '.join(views)}, which ONNX and torch.export files leave out."
+        if views
+        else ""
+    )
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    """Return a text so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,9 +29,11 @@ class SegmenterConfig:
         image_mean: Per RGB channel, of images in [0, 1].
         image_std: Per RGB channel, of images in [0, 1].
         seen_penalty: Calibrated stacking that predictions use unless told otherwise, see `Segmenter.forward`.
+        flip: Predictions also read the mirror image unless told otherwise.
+        scales: Image scales that predictions read unless told otherwise.
 
     Raises:
-        UserError: Not as many ids as classes, or no class is seen.
+        UserError: Not as many ids as classes, no class is seen, or a value is of another type or out of range.
     """
 
     classes: Sequence[str]
@@ -44,15 +47,42 @@ class SegmenterConfig:
     image_mean: Sequence[float] = IMAGENET_MEAN
     image_std: Sequence[float] = IMAGENET_STD
     seen_penalty: float = 0.0
+    flip: bool = False
+    scales: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
         ids = self.ids or range(len(self.classes))
         for name, values in {"classes": self.classes, "ids": ids, "image_mean": self.image_mean,
-                             "image_std": self.image_std}.items():  # fmt: skip
-            object.__setattr__(self, name, tuple(values))
+                             "image_std": self.image_std, "scales": self.scales}.items():  # fmt: skip
+            # a text is no list of letters
+            object.__setattr__(self, name, (values,) if isinstance(values, str) else tuple(values))
         for name in ("encoder", "spatial", "classifier"):
             options = {key: list(v) if isinstance(v, tuple) else v for key, v in getattr(self, name).items()}
             object.__setattr__(self, name, options)
+        self._check()
+
+    def _check(self) -> None:
+        def numbers(values: Sequence[Any], above: float = -math.inf) -> bool:
+            return all(_is_number(value) and above < value < math.inf for value in values)
+
+        named = all(isinstance(name, str) and name.strip() for name in self.classes)
+        own = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 255 for i in self.ids)
+        for name, fits, expected in (
+            ("classes", named and len(set(self.classes)) == len(self.classes), "names, each once"),
+            ("ids", own and len(set(self.ids)) == len(self.ids), "whole numbers of 0 to 254, each once"),
+            ("num_seen", type(self.num_seen) is int, "a whole number"),
+            ("dataset", isinstance(self.dataset, str), "a name"),
+            ("split", isinstance(self.split, str), "a name"),
+            ("image_mean", len(self.image_mean) == 3 and numbers(self.image_mean), "three numbers"),
+            ("image_std", len(self.image_std) == 3 and numbers(self.image_std, 0), "three numbers above 0"),
+            ("seen_penalty", numbers([self.seen_penalty]), "a number"),
+            ("flip", isinstance(self.flip, bool), "true or false"),
+            ("scales", bool(self.scales) and numbers(self.scales, 0), "numbers above 0"),
+        ):
+            if not fits:
+                raise UserError(
+                    f"config: {name}: found {getattr(self, name)!r:.100}, expected {expected}: export the model again"
+                )
         if len(self.ids) != len(self.classes) or not 1 <= self.num_seen <= len(self.classes):
             raise UserError(
                 f"config: found {len(self.classes)} classes, {len(self.ids)} ids and {self.num_seen} seen classes, "
@@ -67,3 +97,7 @@ class SegmenterConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -97,6 +97,9 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         "dataset": config.dataset,
         "split": config.split,
         "seen_penalty": config.seen_penalty,
+        "left_out": {"flip": config.flip, "scales": list(config.scales)},
+        "stride": segmenter.encoder.strides[0],
+        "window": segmenter.window,
         "preprocessing": {"inside": True, "input": "uint8 RGB (N, 3, H, W)", "divisor": 255, "mean": mean, "std": std},
         "outputs": {"labels": "uint8 (N, H, W), index into classes", "confidence": "float32 (N, H, W), softmax"},
     }

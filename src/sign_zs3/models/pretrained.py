@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, make_folder, replacing
-from sign_zs3.models.card import card_text
+from sign_zs3.models.card import card_text, plain_scores
 from sign_zs3.models.config import SegmenterConfig
 
 CONFIG_FILE = "config.json"
@@ -45,44 +47,59 @@ class PretrainedFolder(
         *,
         scores: Mapping[str, Any] | None = None,
         model_card_kwargs: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
         **options: Any,
     ) -> str | None:
         """Write the segmenter into a folder, which is made where it is missing.
 
-        Its `config.json`, `model.safetensors` and `README.md` are replaced, other files stay. No pickle is written.
+        Its `config.json`, `model.safetensors` and `README.md` are replaced once all three are written beside their
+        places; other files stay. No pickle is written.
 
         Args:
             save_directory: The folder.
             scores: For the model card: mIoU as `GZSLMeanIoU.compute` or ``results.json`` have them, fractions.
             model_card_kwargs: Further arguments of `card_text`: `method`, `phase`.
-            **options: Of huggingface_hub's method, such as `push_to_hub` and `repo_id`.
+            push_to_hub: Then upload it, too.
+            repo_id: Name there; None: that of the folder.
+            **options: Of huggingface_hub's `push_to_hub`, such as `private` and `token`.
 
         Returns:
             The address of the commit, where it is pushed to the hub; else None.
 
         Raises:
-            UserError: The segmenter was not made from a config, or the folder is a file or cannot be made.
+            UserError: The segmenter was not made from a config, the scores are no fractions, or the folder is a file
+                or cannot be written.
         """
         folder = Path(save_directory)
         self._described()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
-        make_folder(folder)
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
-        done: str | None = super().save_pretrained(folder, model_card_kwargs=card, **options)
-        return done
+        contents = self._contents(card)
+        make_folder(folder)
+        with ExitStack() as files:
+            # the mixin's own method removes what is there before it writes
+            for name, content in contents.items():
+                files.enter_context(replacing(folder / name)).write_bytes(content)
+        if not push_to_hub:
+            return None
+        address: str = self.push_to_hub(repo_id or folder.name, model_card_kwargs=card, **options)
+        return address
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _contents(self, card: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the files by name."""
         from safetensors.torch import save
 
-        # the mixin would keep a card, which may be that of another model
-        (save_directory / CARD_FILE).unlink(missing_ok=True)
-        with replacing(save_directory / WEIGHTS_FILE) as beside:
-            # save_file would make a file that only its owner may read
-            beside.write_bytes(save(self._weights(), metadata={"format": "pt"}))
-        content = {"format": FORMAT, "version": __version__, **self._described().as_dict()}
-        with replacing(save_directory / CONFIG_FILE) as beside:
-            beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = str(self.generate_model_card(**card)).rstrip() + "\n"
+        kept = dict(card) | {"scores": plain_scores(card.get("scores"))}
+        config = {"format": FORMAT, "version": __version__, **self._described().as_dict(), "card": kept}
+        # save_file would make a file that only its owner may read
+        return {
+            WEIGHTS_FILE: save(self._weights(), metadata={"format": "pt"}),
+            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+            CARD_FILE: text.encode(),
+        }
 
     def _weights(self) -> dict[str, Tensor]:
         assert isinstance(self, torch.nn.Module)
@@ -151,7 +168,8 @@ def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
         config, weights = (Path(hf_hub_download(name, file, **options)) for file in (CONFIG_FILE, WEIGHTS_FILE))
     except Exception as error:  # each version of huggingface_hub has other errors for a network that is not there
         raise UserError(
-            f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct the path"
+            f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct the "
+            "path, or see to the network"
         ) from error
     return config, weights
 
@@ -164,37 +182,82 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
             raise UserError(
                 f"{path.parent}: found no {path.name}, expected {_EXPECTED}; of a run, give a file of its checkpoints/"
             )
-    config = _read_config(config_path)
+    config = read_config(config_path.parent)
     try:
+        # without memory first: sizes may be beyond all bounds
+        with torch.device("meta"):
+            wanted = cls.build(config).state_dict()
+        _check_weights(weights_path, wanted)
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
             segmenter = cls.build(config)
     except UserError:
         raise
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # whatever a network makes of an option that it was not made for
         raise UserError(
-            f"{config_path}: found options that this version cannot build ({line_of(error)}), expected those of its "
-            "own networks; export the model again"
+            f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
+            "its own networks; export the model again"
         ) from error
     try:
         segmenter.load_state_dict(load_file(weights_path))
     except Exception as error:  # safetensors' own class for a damaged file, torch's for weights of another network
-        raise UserError(
-            f"{weights_path}: does not hold the weights of {config_path.name} ({line_of(error)[:200]}); export the "
-            "model again"
-        ) from error
+        raise _other_weights(weights_path, line_of(error)) from error
+    for name, stated in (("image_mean", config.image_mean), ("image_std", config.image_std)):
+        if not torch.allclose(getattr(segmenter, name).flatten(), torch.tensor(stated)):
+            raise _other_weights(weights_path, f"another {name}")
     return segmenter.eval()
 
 
-def _read_config(path: Path) -> SegmenterConfig:
+def _check_weights(path: Path, wanted: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and kinds of the weights in a file with those of a network, before they are read."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            parts = {name: file.get_slice(name) for name in names}
+            found = {name: (list(part.get_shape()), "F" in part.get_dtype()) for name, part in parts.items()}
+    except Exception as error:  # safetensors' own class for a damaged file
+        raise _other_weights(path, line_of(error)) from error
+    expected = {name: (list(value.shape), value.is_floating_point()) for name, value in wanted.items()}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise _other_weights(path, f"{name}: {found.get(name, 'none')}, not {expected.get(name, 'there')}")
+
+
+def _other_weights(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: does not hold the weights of {CONFIG_FILE} ({reason[:200]}); export the model again")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return what the model card of a folder was written from beside its config: arguments of `card_text`."""
+    card = _read_json(folder / CONFIG_FILE).get("card")
+    return dict(card) if isinstance(card, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected JSON; export the model again") from error
     if not isinstance(content, dict) or "classes" not in content or "format" not in content:
         raise UserError(f"{path}: is not of sign-zs3, expected {_EXPECTED}")
+    return content
+
+
+def read_config(folder: Path) -> SegmenterConfig:
+    """Read what the segmenter of a folder is but for its weights.
+
+    Raises:
+        UserError: It is damaged, or of another library or version.
+    """
+    path = folder / CONFIG_FILE
+    content = _read_json(path)
+    content.pop("card", None)
     version = content.pop("version", "another version")
     if (found := content.pop("format")) != FORMAT:
         raise UserError(f"{path}: found format {found}, this version reads {FORMAT}: install sign-zs3 {version}")
+    if missing := sorted({field.name for field in fields(SegmenterConfig)} - content.keys()):
+        raise UserError(f"{path}: found no {', '.join(missing)}, expected all options; export the model again")
     try:
         return SegmenterConfig(**content)
     except UserError as error:

@@ -236,8 +236,8 @@ class Segmenter(nn.Module, PretrainedFolder):
         image: Any,
         *,
         seen_penalty: float | None = None,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
+        flip: bool | None = None,
+        scales: Sequence[float] | None = None,
         window: int | None = None,
         overlap: int | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -252,8 +252,8 @@ class Segmenter(nn.Module, PretrainedFolder):
             image: A path, a PIL image, an (H, W, 3) uint8 array, or a (3, H, W) tensor in [0, 255]. The EXIF
                 orientation of the first two is followed.
             seen_penalty: See `forward`; None takes that of `config`.
-            flip: Also read the mirror image.
-            scales: Image scales to read.
+            flip: Also read the mirror image; None takes what `config` says.
+            scales: Image scales to read; None takes those of `config`.
             window: An image of more rows or columns is read in windows of this side in pixels; 0 reads it whole, None
                 takes the property `window`.
             overlap: Pixels that neighbouring windows share at least; None: a quarter of the window.
@@ -270,8 +270,13 @@ class Segmenter(nn.Module, PretrainedFolder):
         if window and not 0 <= 2 * overlap < window:
             raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
         pixels = _pixels(image, max_pixels)
+        config = self.config
         if seen_penalty is None:
-            seen_penalty = 0.0 if self.config is None else self.config.seen_penalty
+            seen_penalty = 0.0 if config is None else config.seen_penalty
+        if flip is None:
+            flip = config is not None and config.flip
+        if scales is None:
+            scales = (1.0,) if config is None else config.scales
         height, width = pixels.shape[-2:]
         stride = max(self.encoder.backbone.strides)
         # a backbone whose stride is not known gives no positions for windows

@@ -118,6 +118,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.centered_on: tuple[str, ...] = ()
         self._gradients: dict[str, Tensor] = {}
         self._entered: str | None = None
+        self._trained_before: frozenset[str] = frozenset()
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -164,6 +165,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def enter_phase(self, phase: Phase) -> None:
         """Prepare for a phase that starts now (not called when one is resumed)."""
 
+    @property
+    def trained_parts(self) -> frozenset[str]:
+        """Names of the parts that a finished phase trained, here or in what this model started from."""
+        finished = [self.trainable(phase.kind) for phase in self.schedule.finished()]
+        return self._trained_before.union(*finished)
+
     def shape_for(self, state: Mapping[str, Tensor]) -> None:
         """Make whatever modules a checkpoint's state holds beyond those of `build_networks`."""
 
@@ -178,10 +185,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 "data: found no data module with a class protocol: pass one, as in Trainer().fit(model, "
                 "VOCDataModule(...))"
             )
-        if self.protocol is None:
+        if self.protocol is None and self.hparams["init_from"]:
+            self._initialise_from(Path(self.hparams["init_from"]), protocol)
+        elif self.protocol is None:
             self._build(protocol, self._read_vectors(protocol), pretrained=True)
-            if self.hparams["init_from"]:
-                self._initialise_from(Path(self.hparams["init_from"]))
         else:
             self._adopt(protocol)
             self._check_classes(protocol, "the data")
@@ -243,17 +250,20 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 f"{len(mine[0]) - mine[1]} ({difference}): use the data and split that the checkpoint was trained with"
             )
 
-    def _initialise_from(self, path: Path) -> None:
+    def _initialise_from(self, path: Path, protocol: Protocol) -> None:
         checkpoint = read_checkpoint(path)
-        assert self.protocol is not None
-        reorder(checkpoint, self.protocol)
-        self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
+        reorder(checkpoint, protocol)
         stored = checkpoint["state_dict"]["class_vectors"]
         own = checkpoint[CHECKPOINT_KEY]
-        self.looked_up = tuple(own.get("looked_up", self.looked_up))
-        self.centered_on = tuple(own.get("centered_on", self.centered_on))
+        looked_up = tuple(own.get("looked_up", protocol.classes))
+        centered_on = tuple(own.get("centered_on", protocol.classes))
         # where classes were added or renamed, the vectors are those that the checkpoint holds
-        as_given = self.looked_up == self.centered_on == self.protocol.classes
+        as_given = looked_up == centered_on == protocol.classes
+        taken = not as_given and len(stored) == protocol.num_classes
+        self._build(protocol, stored.clone() if taken else self._read_vectors(protocol), pretrained=True)
+        self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
+        self.looked_up, self.centered_on = looked_up, centered_on
+        self._trained_before = frozenset(own.get("trained_parts", ()))
         if stored.shape != self.class_vectors.shape or (
             as_given and not torch.allclose(stored, self.class_vectors, atol=1e-6)
         ):
@@ -300,6 +310,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             "looked_up": list(self.looked_up),
             "centered_on": list(self.centered_on),
             "schedule": self.schedule.state_dict(),
+            "trained_parts": sorted(self.trained_parts),
             "skipped": self.skipped,
             "tallies": dict(self.tallies),
             "gradients": {n: p.grad for n, p in self.named_parameters() if partial and p.grad is not None},
@@ -308,6 +319,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build what the checkpoint holds, and take up its progress."""
         stored = stored_part(checkpoint, "the checkpoint")
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
+            raise UserError(
+                "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
+                "start from it with --model.init_from instead"
+            )
         if self.protocol is not None:
             reorder(checkpoint, self.protocol)
         protocol = stored_protocol(checkpoint)
@@ -323,6 +340,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         # checkpoints of before classes could be added or renamed have neither
         self.looked_up = tuple(stored.get("looked_up", protocol.classes))
         self.centered_on = tuple(stored.get("centered_on", protocol.classes))
+        self._trained_before = frozenset(stored.get("trained_parts", ()))
         self.shape_for(checkpoint["state_dict"])
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])

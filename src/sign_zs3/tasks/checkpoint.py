@@ -39,7 +39,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "archive): give a .ckpt file that `fit` wrote"
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch does not compare a part with its checksum
+            if (part := archive.testzip()) is not None:
+                raise UserError(
+                    f"checkpoint: {path} is damaged (found another checksum than its own in {part}): give a .ckpt file "
+                    "that `fit` wrote"
+                )
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         # torch's own advice is to let the file run its code
         raise UserError(
@@ -60,12 +69,17 @@ def stored_part(checkpoint: Any, what: str) -> dict[str, Any]:
         UserError: It is not of this library, or of another format.
     """
     stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(stored, dict) or "state_dict" not in checkpoint:
+    if not isinstance(stored, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
     if stored.get("format") != CHECKPOINT_FORMAT:
         raise UserError(
             f"{what} has format {stored.get('format')}, this version reads {CHECKPOINT_FORMAT}: install the version "
             "that wrote it"
+        )
+    parts = (stored.get("protocol"), checkpoint.get("hyper_parameters"))
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(stored.get("method"), str):
+        raise UserError(
+            f"{what} is damaged (found no method, options and classes in it): give a .ckpt file that `fit` wrote"
         )
     return stored
 

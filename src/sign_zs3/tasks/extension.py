@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.embeddings import ClassTable
+from sign_zs3.embeddings.spelling import canonical
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
@@ -32,10 +34,13 @@ log = logging.getLogger(__name__)
 PER_CLASS = 2_000
 LEAST = 200
 AT_MOST = 40_000
-"""Synthetic features: of each class, at least and at most, and of all."""
+"""Features: synthetic ones of each class, at least and at most; synthetic ones of all, and about as many real ones."""
 
 BATCH = 2_048
 """Features that an iteration reads, about as many as a batch of training images holds."""
+
+TAKEN = 0.01
+"""Share of the features of old classes, on average over these, that new classes may take."""
 
 ITERATIONS = 1_000
 """Least length without data: rows that start at zero are then steady over seeds."""
@@ -47,24 +52,26 @@ def extend(
     *,
     vectors: str | ClassTable | None = None,
     data: ZeroShotDataModule | None = None,
-    images: int = 64,
+    images: int | None = None,
     odds: float | None = None,
     seed: int = 0,
 ) -> ZeroShotTask:
     """Teach a trained model classes by their names alone.
 
-    The generator that the model was trained with makes features of the new classes from their class vectors, and the
-    transfer step (eq. 10) is done again on C alone: with real features of seen classes where there are data, and with
-    synthetic features of the old classes otherwise. C's rows of the old classes stay as they are, bit by bit, so that
-    old classes can lose pixels to new ones, but not to each other. SPNet's C is made of class vectors: its
-    new classes need no training.
+    The generator that the model was trained with makes features of all classes from their class vectors, and the
+    transfer step (eq. 10) is done again on C's new rows alone, where there are data with real features of seen classes
+    as well, as many of each class at most. C's rows of the old classes stay as they are, bit by bit, so that old
+    classes can lose pixels to new ones, but not to each other; and the new ones' biases are lowered until they take
+    no more than `TAKEN` of the features of old classes. SPNet's C is made of class vectors: its new classes need no
+    training.
 
     Args:
         model: A trained model, or its checkpoint; it is not changed.
         classes: Names of the new classes, which count as unseen.
-        vectors: Class vectors as the option of that name; None: the table that the model was trained with.
+        vectors: Class vectors as the option of that name; None: the table that the model was trained with. It must
+            hold the new classes, and some class of the training, by which it is told that it is the same table.
         data: Data with masks of the seen classes, such as those of the training.
-        images: How many training images of `data` to read.
+        images: How many training images of `data` to read; None: as many as have `AT_MOST` features together.
         odds: How much likelier an unseen class is drawn than a seen one; None: the model's
             `unseen_odds`.
         seed: Decides which features are drawn.
@@ -74,8 +81,13 @@ def extend(
 
     Raises:
         UserError: A name is there already or has no vector, the table is another one than that of the training, the
-            model has no generator that was trained, or `data` are of other classes.
+            model has no generator that was trained, an option is out of range, or `data` are of other classes or
+            have no labelled pixel.
     """
+    if images is not None and images < 1:
+        raise UserError(f"images: found {images}, expected at least 1; raise it")
+    if odds is not None and not 0 < odds < math.inf:
+        raise UserError(f"odds: found {odds}, expected a number above 0, or none for the model's")
     old = model if isinstance(model, ZeroShotTask) else load_task(model)
     names = _new_names(old, classes)
     check_teachable(old)
@@ -105,10 +117,13 @@ def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
     protocol = _protocol(model)
     for name in names:
         _check_known(protocol, name)
-    for name in names.values():
-        if not name.strip():
-            raise UserError("rename: found an empty name, expected OLD=NEW: give a name")
-    renamed = replace(protocol, classes=tuple(names.get(name, name) for name in protocol.classes))
+    given = {old: " ".join(new.split()) for old, new in names.items()}
+    if not all(given.values()):
+        raise UserError("rename: found an empty name, expected OLD=NEW: give a name")
+    kept = [name for name in protocol.classes if name not in given]
+    for number, name in enumerate(given.values()):
+        _check_new(name, [*kept, *list(given.values())[:number]])
+    renamed = replace(protocol, classes=tuple(given.get(name, name) for name in protocol.classes))
     return rebuild(model, renamed, list(range(protocol.num_classes)))
 
 
@@ -177,10 +192,7 @@ def check_teachable(model: ZeroShotTask) -> None:
     can = "it can predict, be exported, and have classes renamed or removed"
     if not isinstance(model, GenerativeTask):
         raise UserError(f"extend: found a {type(model).__name__} without a generator: {can}")
-    done = {phase.kind for phase in model.schedule.finished()}
-    trained = "generator" in done or ("train" in done and bool(model.hparams["joint_generator"]))
-    # what later phases started from had one
-    if not (trained or bool(model.segmenter.known.all())):
+    if "generator" not in model.trained_parts:
         raise UserError(
             f"extend: found a generator that was never trained: {can}; take a checkpoint of the generator phase or a "
             "later one"
@@ -239,15 +251,22 @@ def _check_known(protocol: Protocol, name: str) -> None:
 
 
 def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in classes]
+    names = [] if isinstance(classes, str) else [" ".join(name.split()) for name in classes]
     if not names or not all(names):
-        raise UserError("classes: found an empty name, expected the names of new classes, as in 'zebra,giraffe'")
+        what = f"the text {classes!r:.100}" if isinstance(classes, str) else "an empty name"
+        raise UserError(f"classes: found {what}, expected a list of names of new classes, such as zebra and giraffe")
     for number, name in enumerate(names):
-        if name in _protocol(model).classes:
-            raise UserError(f"classes: found {name!r}, which the model has already; leave it out")
-        if name in names[:number]:
-            raise UserError(f"classes: found {name!r} twice, expected it once; leave one out")
+        _check_new(name, _protocol(model).classes)
+        _check_new(name, names[:number], "which is given twice")
     return names
+
+
+def _check_new(name: str, others: Sequence[str], what: str = "which the model has already") -> None:
+    """Refuse a name whose class vector would be that of another class, since it differs in spelling alone."""
+    for other in others:
+        if canonical(name) == canonical(other):
+            also = "" if name == other else f" as {other!r}"
+            raise UserError(f"classes: found {name!r}, {what}{also}, expected another class; leave it out")
 
 
 def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | ClassTable | None) -> Tensor:
@@ -255,18 +274,42 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
     source = model.hparams["vectors"] if vectors is None else vectors
     if isinstance(source, ClassTable):
         table = source
+    elif source != "bundled" and not Path(source).is_file():
+        raise UserError(
+            f"vectors: {source} is not there, expected the table of class vectors that the model was trained with; "
+            "give its place as --vectors, or the word vectors that it was built from as --source"
+        )
     else:
         table = ClassTable.bundled() if source == "bundled" else ClassTable.load(source)
-    center = bool(model.hparams["center_vectors"])
-    stored = model.class_vectors.cpu()
-    found = table.vectors([*model.looked_up, *names], center=center, center_on=model.centered_on)
-    for name, row, before in zip(model.looked_up, found, stored, strict=False):
-        if row.shape != before.shape or not torch.allclose(row, before, atol=1e-5):
+    # classes that were added from elsewhere since need not be in it
+    compared = {name: before for name, before in zip(model.looked_up, model.class_vectors.cpu(), strict=True)
+                if table.has(name)}  # fmt: skip
+    if not compared:
+        raise UserError(
+            f"vectors: found no class of the model in {table.origin}, by which to tell that it is the table of the "
+            "training: give one that has them, too"
+        )
+    try:
+        found = table.vectors(
+            [*compared, *names], center=bool(model.hparams["center_vectors"]), center_on=model.centered_on
+        )
+    except UserError as error:
+        if vectors is not None:
+            raise
+        hint = "here by --vectors, or word vectors by --source"
+        raise UserError(f"{str(error).removesuffix(' that has the words')} {hint}") from error
+    for (name, before), row in zip(compared.items(), found, strict=False):
+        if row.shape != before.shape:
+            raise UserError(
+                f"vectors: found {len(row)} numbers per class in {table.origin}, expected the {len(before)} that the "
+                "model was trained with: give the table of the training"
+            )
+        if not torch.allclose(row, before, atol=1e-5):
             raise UserError(
                 f"vectors: found another vector for {name!r} in {table.origin} than the model was trained with: give "
                 "the table of the training"
             )
-    return found[len(stored) :]
+    return found[len(compared) :]
 
 
 def _extended_protocol(model: ZeroShotTask, names: Sequence[str], data: ZeroShotDataModule | None) -> Protocol:
@@ -303,11 +346,15 @@ def _extended_protocol(model: ZeroShotTask, names: Sequence[str], data: ZeroShot
 # -- the transfer step on C ------------------------------------------------------------------------------------------
 
 
-def _real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int) -> tuple[Tensor, Tensor]:
+def _real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int | None) -> tuple[Tensor, Tensor]:
     """Read features of labelled pixels: (P, D) and their classes (P,), at most `PER_CLASS` of each."""
     if data.train_set is None:
         data.setup("fit")
     assert data.train_set is not None
+    if count is None:
+        side = model.segmenter.encoder.strides[0]
+        height, width = map_size(data.train_set[data.train_indices[0]]["mask"])
+        count = max(1, AT_MOST * side**2 // (height * width))
     indices = data.train_indices[:: max(1, len(data.train_indices) // count)][:count]
     rows, classes = [], []
     with torch.no_grad():
@@ -318,8 +365,13 @@ def _real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int) 
             rows.append(features[0].permute(1, 2, 0)[labels != IGNORE_INDEX].cpu())
             classes.append(labels[labels != IGNORE_INDEX])
     real, label = torch.cat(rows), torch.cat(classes)
+    if not len(label):
+        raise UserError(
+            f"data: found no labelled pixel in {len(indices)} training images, expected masks of the seen classes: "
+            "give the data of the training"
+        )
     order = torch.randperm(len(label))
-    chosen = torch.cat([order[label[order] == c][:PER_CLASS] for c in torch.unique(label).tolist()] or [order])
+    chosen = torch.cat([order[label[order] == c][:PER_CLASS] for c in torch.unique(label).tolist()])
     return real[chosen], label[chosen]
 
 
@@ -342,7 +394,7 @@ def _teach(model: GenerativeTask, rows: Sequence[int], real: tuple[Tensor, Tenso
     per_class = max(LEAST, min(PER_CLASS, AT_MOST // model.segmenter.num_classes))
     features, labels = _synthetic_features(model, per_class)
     chance = torch.ones(model.segmenter.num_classes)
-    chance[model.segmenter.num_seen :] = odds or float(hp["unseen_odds"])
+    chance[model.segmenter.num_seen :] = float(hp["unseen_odds"]) if odds is None else odds
     chance = chance[labels]
     weight = projection.weight.detach()[:, :, 0, 0].cpu().clone()
     bias = projection.bias.detach().cpu().clone()
@@ -352,23 +404,78 @@ def _teach(model: GenerativeTask, rows: Sequence[int], real: tuple[Tensor, Tenso
     rate, iterations = float(hp["lr_transfer"]), max(1 if real else ITERATIONS, int(hp["transfer_iterations"]))
     groups: list[dict[str, Any]] = [{"params": [new_weight]}, {"params": [new_bias], "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=hp["momentum"], weight_decay=hp["weight_decay"])
+    synthetic_pool = _Pool.of(features, labels, weight, bias, index)
+    real_pool = None if real is None else _Pool.of(*real, weight, bias, index)
     for iteration in range(iterations):
         factor = (1 - iteration / iterations) ** float(hp["lr_power"])
         for group, multiplier in zip(optimizer.param_groups, (10, 20), strict=True):
             group["lr"] = rate * multiplier * factor
-        all_weight = weight.index_copy(0, index, new_weight)
-        all_bias = bias.index_copy(0, index, new_bias)
-        drawn = torch.multinomial(chance, BATCH, replacement=True)
-        loss = F.cross_entropy(F.linear(features[drawn], all_weight, all_bias), labels[drawn])
-        if real is not None:
-            drawn = torch.randint(len(real[1]), (BATCH,))
-            loss = loss + F.cross_entropy(F.linear(real[0][drawn], all_weight, all_bias), real[1][drawn])
+        loss = synthetic_pool.loss(torch.multinomial(chance, BATCH, replacement=True), new_weight, new_bias)
+        if real_pool is not None:
+            loss = loss + real_pool.loss(torch.randint(len(real_pool.features), (BATCH,)), new_weight, new_bias)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
     with torch.no_grad():
+        pools = [synthetic_pool] if real_pool is None else [synthetic_pool, real_pool]
+        new_bias -= _excess(pools, new_weight, new_bias)
         projection.weight[index] = new_weight[:, :, None, None].to(projection.weight)
         projection.bias[index] = new_bias.to(projection.bias)
+
+
+class _Pool(NamedTuple):
+    """Features, and what C's old rows, which stay, say of them.
+
+    Attributes:
+        features: (P, D).
+        labels: (P,) their classes.
+        highest: (P,) highest logit of an old class.
+        total: (P,) log of the sum of exponentials of the old classes' logits.
+        own: (P,) logit of the feature's class, where that is an old one.
+        column: (P,) number of the feature's class among the new ones; -1 where that is an old one.
+    """
+
+    features: Tensor
+    labels: Tensor
+    highest: Tensor
+    total: Tensor
+    own: Tensor
+    column: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, new: Tensor) -> _Pool:
+        """Compute it once for C's weight (C, D) and bias (C,), of which the rows `new` do not count."""
+        logits = F.linear(features, weight, bias)
+        own = logits.gather(1, labels[:, None])[:, 0]
+        logits[:, new] = -math.inf
+        column = torch.full((len(weight),), -1).index_copy(0, new, torch.arange(len(new)))[labels]
+        return cls(features, labels, logits.amax(1), logits.logsumexp(1), own, column)
+
+    def loss(self, drawn: Tensor, new_weight: Tensor, new_bias: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the features of these numbers over old and new classes."""
+        # index_select: on the CPU several times as fast as indexing rows
+        new = F.linear(self.features.index_select(0, drawn), new_weight, new_bias)
+        column = self.column[drawn]
+        own = torch.where(column < 0, self.own[drawn], new.gather(1, column.clamp(min=0)[:, None])[:, 0])
+        return (torch.logaddexp(self.total[drawn], new.logsumexp(1)) - own).mean()
+
+
+def _excess(pools: Sequence[_Pool], new_weight: Tensor, new_bias: Tensor) -> Tensor:
+    """Return the least number, 0 or more, by which logits of new classes must sink.
+
+    Then they take no more than `TAKEN` of the features of old classes, on average over the old classes of each pool,
+    and the least of these numbers that is enough for each pool.
+    """
+    excess = [new_bias.new_zeros(())]
+    for pool in pools:
+        old = pool.column < 0
+        labels = pool.labels[old]
+        margin = F.linear(pool.features[old], new_weight, new_bias).amax(1) - pool.highest[old]
+        margin, order = margin.sort(descending=True)
+        share = 1 / torch.bincount(labels)[labels[order]]
+        taken = (share / len(torch.unique(labels))).cumsum(0)
+        excess.append(margin[taken > TAKEN].amax().clamp(min=0))
+    return torch.stack(excess).amax()
 
 
 def _projection(model: ZeroShotTask) -> torch.nn.Conv2d:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
@@ -53,11 +54,18 @@ def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
     """Build the model that a checkpoint in memory holds; `what` names it in errors."""
     method = METHODS[stored_method(checkpoint)]
     options = method.defaults()
-    model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
-    model.on_load_checkpoint(checkpoint)
+    try:
+        model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
+        model.on_load_checkpoint(checkpoint)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the networks make of a value that `fit` did not write
+        raise UserError(
+            f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"
+        ) from error
     try:
         model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{what} does not fit the model that its own options make ({reason}): use the version that wrote it"

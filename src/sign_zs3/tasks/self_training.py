@@ -211,6 +211,8 @@ class SelfTrainingTask(ZeroShotTask):
             image_mean=hp["image_mean"],
             image_std=hp["image_std"],
             seen_penalty=hp["seen_penalty"],
+            flip=hp["flip"],
+            scales=hp["scales"],
         )
         self.segmenter = Segmenter.build(config, hp["weights"] if pretrained and not hp["init_from"] else None)
 
