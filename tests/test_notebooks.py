@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from sign_zs3.data.datasets.shapes import NAMES, draw_scene
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat: pip install nbformat")
 nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install nbclient")
@@ -86,8 +89,8 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
     assert TINY[path.stem].keys() <= assigned(parameters.source).keys()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(path: Path, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a notebook in an empty folder; return it with its outputs."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # where the interpreter's own kernel is found, whatever others the user has
     monkeypatch.setenv("JUPYTER_PATH", str(Path(sys.prefix) / "share" / "jupyter"))
@@ -95,11 +98,16 @@ def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
     notebook = nbformat.read(path, as_version=4)
     cell = parameters_of(notebook)
-    cell.source += "".join(f"\n{name} = {value!r}" for name, value in TINY[path.stem].items())
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     resources = {"metadata": {"path": str(tmp_path)}}
     client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
     client.execute()
+    return notebook
 
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(path, TINY[path.stem], tmp_path, monkeypatch)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
     said = "".join(output.text for output in outputs if output.output_type == "stream")
@@ -108,3 +116,20 @@ def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "Traceback" not in said
     assert re.search(SAID[path.stem], said), said
     assert sum("image/png" in data for data in shown) >= 2
+
+
+def test_a_folder_of_ones_own_is_read_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(20):
+        for name, content in zip(("images", "masks"), draw_scene(index, 0, size=64), strict=True):
+            Image.fromarray(content).save(folder / name / f"{index}.png")
+    lines = (f"{number}\t{'lemondisc' if name == 'yellow circle' else name}\n" for number, name in NAMES.items())
+    (folder / "classes.txt").write_text("".join(lines), encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (path,) = (path for path in NOTEBOOKS if path.stem == "own_data")
+    notebook = run(path, {**TINY["own_data"], "DATA": str(folder)}, tmp_path, monkeypatch)
+    last = notebook.cells[-1].outputs
+    assert any("mean confidence" in output.get("text", "") for output in last)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
