@@ -14,8 +14,9 @@ from sign_zs3 import ClassTable, SIGNModule, UserError, ZeroShotTask, load_segme
 from sign_zs3.cli import main
 from sign_zs3.data.datasets.shapes import NAMES
 from sign_zs3.models.classifier import Classifier
-from sign_zs3.tasks import METHODS, extension
+from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
+from sign_zs3.tasks.teaching import TAKEN, Pool, excess
 from tests.conftest import TINY, quiet_trainer, tiny_data
 
 NEW = ["orange circle", "purple sea"]
@@ -379,11 +380,11 @@ def test_new_classes_take_a_bounded_share_of_the_features_of_old_ones() -> None:
     torch.manual_seed(0)
     weight, bias, new = torch.randn(6, 4), torch.randn(6), torch.tensor([2, 5])
 
-    def pool(count: int, classes: list[int]) -> extension._Pool:
+    def pool(count: int, classes: list[int]) -> Pool:
         labels = torch.tensor(classes).repeat_interleave(count)
-        return extension._Pool.of(torch.randn(len(labels), 4), labels, weight, bias, new)
+        return Pool.of(torch.randn(len(labels), 4), labels, weight, bias, new)
 
-    def taken(pool: extension._Pool, lowered: Tensor) -> float:
+    def taken(pool: Pool, lowered: Tensor) -> float:
         """By the classifier as a whole: the share of each old class's features that goes to a new one, averaged."""
         lost = torch.isin((pool.features @ weight.t() + lowered).argmax(1), new).float()
         return float(torch.stack([lost[pool.labels == c].mean() for c in (0, 1, 3, 4) if c in pool.labels]).mean())
@@ -392,21 +393,21 @@ def test_new_classes_take_a_bounded_share_of_the_features_of_old_ones() -> None:
     for raised in (3.0, 100.0):
         bias[new] += raised
         assert min(taken(pool, bias) for pool in pools) > 0.5
-        excess = extension._excess(pools, weight[new], bias[new])
-        shares = [taken(pool, bias.index_add(0, new, -excess.expand(2) - 1e-4)) for pool in pools]
-        assert max(shares) <= extension.TAKEN
+        too_high = excess(pools, weight[new], bias[new])
+        shares = [taken(pool, bias.index_add(0, new, -too_high.expand(2) - 1e-4)) for pool in pools]
+        assert max(shares) <= TAKEN
         # and no less than that
-        assert max(shares) > extension.TAKEN - 0.002
+        assert max(shares) > TAKEN - 0.002
     # they are not raised where they take less
     bias[new] = -100.0
-    assert float(extension._excess(pools, weight[new], bias[new])) == 0
+    assert float(excess(pools, weight[new], bias[new])) == 0
 
 
 def test_the_loss_of_a_pool_is_the_cross_entropy() -> None:
     torch.manual_seed(0)
     features, labels = torch.randn(50, 4), torch.randint(0, 6, (50,))
     weight, bias, new = torch.randn(6, 4), torch.randn(6), torch.tensor([2, 5])
-    pool = extension._Pool.of(features, labels, weight, bias, new)
+    pool = Pool.of(features, labels, weight, bias, new)
     drawn = torch.randint(0, 50, (20,))
     expected = torch.nn.functional.cross_entropy((features @ weight.t() + bias)[drawn], labels[drawn])
     torch.testing.assert_close(pool.loss(drawn, weight[new], bias[new]), expected)

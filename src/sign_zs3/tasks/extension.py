@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
@@ -23,27 +22,14 @@ from sign_zs3.embeddings.spelling import canonical
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
-from sign_zs3.tasks.base import ZeroShotTask, map_size, shrink_mask
+from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task, task_of
 from sign_zs3.tasks.schedule import counted_randomness
+from sign_zs3.tasks.teaching import real_features, teach_rows
 
 log = logging.getLogger(__name__)
-
-PER_CLASS = 2_000
-LEAST = 200
-AT_MOST = 40_000
-"""Features: synthetic ones of each class, at least and at most; synthetic ones of all, and about as many real ones."""
-
-BATCH = 2_048
-"""Features that an iteration reads, about as many as a batch of training images holds."""
-
-TAKEN = 0.01
-"""Share of the features of old classes, on average over these, that new classes may take."""
-
-ITERATIONS = 1_000
-"""Least length without data: rows that start at zero are then steady over seeds."""
 
 
 def extend(
@@ -62,8 +48,8 @@ def extend(
     transfer step (eq. 10) is done again on C's new rows alone, where there are data with real features of seen classes
     as well, as many of each class at most. C's rows of the old classes stay as they are, bit by bit, so that old
     classes can lose pixels to new ones, but not to each other; and the new ones' biases are lowered until they take
-    no more than `TAKEN` of the features of old classes. SPNet's C is made of class vectors: its new classes need no
-    training.
+    no more than `teaching.TAKEN` of the features of old classes. SPNet's C is made of class vectors: its new classes
+    need no training.
 
     Args:
         model: A trained model, or its checkpoint; it is not changed.
@@ -71,7 +57,7 @@ def extend(
         vectors: Class vectors as the option of that name; None: the table that the model was trained with. It must
             hold the new classes, and some class of the training, by which it is told that it is the same table.
         data: Data with masks of the seen classes, such as those of the training.
-        images: How many training images of `data` to read; None: as many as have `AT_MOST` features together.
+        images: How many training images of `data` to read; None: as many as have `teaching.AT_MOST` features together.
         odds: How much likelier an unseen class is drawn than a seen one; None: the model's
             `unseen_odds`.
         seed: Decides which features are drawn.
@@ -99,7 +85,7 @@ def extend(
     if isinstance(model, GenerativeTask):
         rows = [row for row, name in enumerate(protocol.classes) if not bool(model.segmenter.known[row])]
         with counted_randomness(torch.device("cpu"), seed, "extension"):
-            _teach(model, rows, None if data is None else _real_features(model, data, images), odds)
+            teach_rows(model, rows, None if data is None else real_features(model, data, images), odds)
         model.segmenter.known.fill_(True)
     return model.eval()
 
@@ -341,147 +327,6 @@ def _extended_protocol(model: ZeroShotTask, names: Sequence[str], data: ZeroShot
         ids=(*old.ids[: old.num_seen], *(unseen[name] for name in ordered)),
         ignored_ids=tuple(i for i in old.ignored_ids if i not in ids.values()),
     )
-
-
-# -- the transfer step on C ------------------------------------------------------------------------------------------
-
-
-def _real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int | None) -> tuple[Tensor, Tensor]:
-    """Read features of labelled pixels: (P, D) and their classes (P,), at most `PER_CLASS` of each."""
-    if data.train_set is None:
-        data.setup("fit")
-    assert data.train_set is not None
-    if count is None:
-        side = model.segmenter.encoder.strides[0]
-        height, width = map_size(data.train_set[data.train_indices[0]]["mask"])
-        count = max(1, AT_MOST * side**2 // (height * width))
-    indices = data.train_indices[:: max(1, len(data.train_indices) // count)][:count]
-    rows, classes = [], []
-    with torch.no_grad():
-        for index in indices:
-            sample = data.train_set[index]
-            features = model.segmenter.features(sample["image"].unsqueeze(0).to(model.device), sample=False).features
-            labels = shrink_mask(sample["mask"].unsqueeze(0), map_size(features))[0]
-            rows.append(features[0].permute(1, 2, 0)[labels != IGNORE_INDEX].cpu())
-            classes.append(labels[labels != IGNORE_INDEX])
-    real, label = torch.cat(rows), torch.cat(classes)
-    if not len(label):
-        raise UserError(
-            f"data: found no labelled pixel in {len(indices)} training images, expected masks of the seen classes: "
-            "give the data of the training"
-        )
-    order = torch.randperm(len(label))
-    chosen = torch.cat([order[label[order] == c][:PER_CLASS] for c in torch.unique(label).tolist()])
-    return real[chosen], label[chosen]
-
-
-def _synthetic_features(model: GenerativeTask, count: int) -> tuple[Tensor, Tensor]:
-    """Generate `count` features of every class: (C * count, D) and their classes."""
-    labels = torch.arange(len(model.class_vectors)).repeat_interleave(count)
-    made = []
-    with torch.no_grad():
-        for part in torch.split(labels, 4096):
-            latent = torch.randn(1, model.generator.latent_dim, len(part), 1)
-            vectors = model.class_vectors.cpu()[part].t().reshape(1, -1, len(part), 1)
-            made.append(model.generator(vectors.to(model.device), latent.to(model.device))[0, :, :, 0].t().cpu())
-    return torch.cat(made), labels
-
-
-def _teach(model: GenerativeTask, rows: Sequence[int], real: tuple[Tensor, Tensor] | None, odds: float | None) -> None:
-    """Fit C's rows of new classes to the loss of eq. 10, at the rates of the model's transfer step; the others stay."""
-    hp, projection = model.hparams, _projection(model)
-    assert projection.bias is not None
-    per_class = max(LEAST, min(PER_CLASS, AT_MOST // model.segmenter.num_classes))
-    features, labels = _synthetic_features(model, per_class)
-    chance = torch.ones(model.segmenter.num_classes)
-    chance[model.segmenter.num_seen :] = float(hp["unseen_odds"]) if odds is None else odds
-    chance = chance[labels]
-    weight = projection.weight.detach()[:, :, 0, 0].cpu().clone()
-    bias = projection.bias.detach().cpu().clone()
-    new_weight = weight[list(rows)].requires_grad_()
-    new_bias = bias[list(rows)].requires_grad_()
-    index = torch.as_tensor(rows)
-    rate, iterations = float(hp["lr_transfer"]), max(1 if real else ITERATIONS, int(hp["transfer_iterations"]))
-    groups: list[dict[str, Any]] = [{"params": [new_weight]}, {"params": [new_bias], "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=hp["momentum"], weight_decay=hp["weight_decay"])
-    synthetic_pool = _Pool.of(features, labels, weight, bias, index)
-    real_pool = None if real is None else _Pool.of(*real, weight, bias, index)
-    for iteration in range(iterations):
-        factor = (1 - iteration / iterations) ** float(hp["lr_power"])
-        for group, multiplier in zip(optimizer.param_groups, (10, 20), strict=True):
-            group["lr"] = rate * multiplier * factor
-        loss = synthetic_pool.loss(torch.multinomial(chance, BATCH, replacement=True), new_weight, new_bias)
-        if real_pool is not None:
-            loss = loss + real_pool.loss(torch.randint(len(real_pool.features), (BATCH,)), new_weight, new_bias)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-    with torch.no_grad():
-        pools = [synthetic_pool] if real_pool is None else [synthetic_pool, real_pool]
-        new_bias -= _excess(pools, new_weight, new_bias)
-        projection.weight[index] = new_weight[:, :, None, None].to(projection.weight)
-        projection.bias[index] = new_bias.to(projection.bias)
-
-
-class _Pool(NamedTuple):
-    """Features, and what C's old rows, which stay, say of them.
-
-    Attributes:
-        features: (P, D).
-        labels: (P,) their classes.
-        highest: (P,) highest logit of an old class.
-        total: (P,) log of the sum of exponentials of the old classes' logits.
-        own: (P,) logit of the feature's class, where that is an old one.
-        column: (P,) number of the feature's class among the new ones; -1 where that is an old one.
-    """
-
-    features: Tensor
-    labels: Tensor
-    highest: Tensor
-    total: Tensor
-    own: Tensor
-    column: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, new: Tensor) -> _Pool:
-        """Compute it once for C's weight (C, D) and bias (C,), of which the rows `new` do not count."""
-        logits = F.linear(features, weight, bias)
-        own = logits.gather(1, labels[:, None])[:, 0]
-        logits[:, new] = -math.inf
-        column = torch.full((len(weight),), -1).index_copy(0, new, torch.arange(len(new)))[labels]
-        return cls(features, labels, logits.amax(1), logits.logsumexp(1), own, column)
-
-    def loss(self, drawn: Tensor, new_weight: Tensor, new_bias: Tensor) -> Tensor:
-        """Return the mean cross-entropy of the features of these numbers over old and new classes."""
-        # index_select: on the CPU several times as fast as indexing rows
-        new = F.linear(self.features.index_select(0, drawn), new_weight, new_bias)
-        column = self.column[drawn]
-        own = torch.where(column < 0, self.own[drawn], new.gather(1, column.clamp(min=0)[:, None])[:, 0])
-        return (torch.logaddexp(self.total[drawn], new.logsumexp(1)) - own).mean()
-
-
-def _excess(pools: Sequence[_Pool], new_weight: Tensor, new_bias: Tensor) -> Tensor:
-    """Return the least number, 0 or more, by which logits of new classes must sink.
-
-    Then they take no more than `TAKEN` of the features of old classes, on average over the old classes of each pool,
-    and the least of these numbers that is enough for each pool.
-    """
-    excess = [new_bias.new_zeros(())]
-    for pool in pools:
-        old = pool.column < 0
-        labels = pool.labels[old]
-        margin = F.linear(pool.features[old], new_weight, new_bias).amax(1) - pool.highest[old]
-        margin, order = margin.sort(descending=True)
-        share = 1 / torch.bincount(labels)[labels[order]]
-        taken = (share / len(torch.unique(labels))).cumsum(0)
-        excess.append(margin[taken > TAKEN].amax().clamp(min=0))
-    return torch.stack(excess).amax()
-
-
-def _projection(model: ZeroShotTask) -> torch.nn.Conv2d:
-    classifier = model.segmenter.classifier
-    assert isinstance(classifier, Classifier)
-    return classifier.projection
 
 
 # -- self-training on images without masks ---------------------------------------------------------------------------
