@@ -403,14 +403,17 @@ def test_new_classes_take_a_bounded_share_of_the_features_of_old_ones() -> None:
     assert float(excess(pools, weight[new], bias[new])) == 0
 
 
-def test_the_loss_of_a_pool_is_the_cross_entropy() -> None:
+def test_the_gradient_of_a_pool_is_that_of_the_cross_entropy() -> None:
     torch.manual_seed(0)
     features, labels = torch.randn(50, 4), torch.randint(0, 6, (50,))
-    weight, bias, new = torch.randn(6, 4), torch.randn(6), torch.tensor([2, 5])
-    pool = Pool.of(features, labels, weight, bias, new)
+    weight, bias, new = torch.randn(6, 4, requires_grad=True), torch.randn(6, requires_grad=True), torch.tensor([2, 5])
+    pool = Pool.of(features, labels, weight.detach(), bias.detach(), new)
     drawn = torch.randint(0, 50, (20,))
-    expected = torch.nn.functional.cross_entropy((features @ weight.t() + bias)[drawn], labels[drawn])
-    torch.testing.assert_close(pool.loss(drawn, weight[new], bias[new]), expected)
+    logits = torch.nn.functional.linear(features[drawn], weight, bias)
+    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels[drawn]), (weight, bias))
+    found = pool.gradient(drawn, weight.detach()[new], bias.detach()[new])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other[new])
 
 
 class RunsCode:

@@ -57,7 +57,7 @@ def extend(
         vectors: Class vectors as the option of that name; None: the table that the model was trained with. It must
             hold the new classes, and some class of the training, by which it is told that it is the same table.
         data: Data with masks of the seen classes, such as those of the training.
-        images: How many training images of `data` to read; None: as many as have `teaching.AT_MOST` features together.
+        images: How many training images of `data` to read; None: as many as have `teaching.REAL` features together.
         odds: How much likelier an unseen class is drawn than a seen one; None: the model's
             `unseen_odds`.
         seed: Decides which features are drawn.

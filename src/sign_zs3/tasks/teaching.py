@@ -20,10 +20,13 @@ from sign_zs3.tasks.generative import GenerativeTask
 PER_CLASS = 2_000
 LEAST = 200
 AT_MOST = 40_000
-"""Features: synthetic ones of each class, at least and at most; synthetic ones of all, and about as many real ones."""
+"""Synthetic features: of each class, at least and at most, and of all."""
 
-BATCH = 2_048
-"""Features that an iteration reads, about as many as a batch of training images holds."""
+REAL = 16_384
+"""Real features: those of as many training images are read as have so many cells together."""
+
+BATCH = 1_024
+"""Features of either kind that an iteration reads."""
 
 TAKEN = 0.01
 """Share of the features of old classes, on average over these, that new classes may take."""
@@ -40,7 +43,7 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int | 
     if count is None:
         side = model.segmenter.encoder.strides[0]
         height, width = map_size(data.train_set[data.train_indices[0]]["mask"])
-        count = max(1, AT_MOST * side**2 // (height * width))
+        count = max(1, REAL * side**2 // (height * width))
     indices = data.train_indices[:: max(1, len(data.train_indices) // count)][:count]
     rows, classes = [], []
     with torch.no_grad():
@@ -86,8 +89,7 @@ def teach_rows(
     chance = chance[labels]
     weight = projection.weight.detach()[:, :, 0, 0].cpu().clone()
     bias = projection.bias.detach().cpu().clone()
-    new_weight = weight[list(rows)].requires_grad_()
-    new_bias = bias[list(rows)].requires_grad_()
+    new_weight, new_bias = weight[list(rows)], bias[list(rows)]
     index = torch.as_tensor(rows)
     rate, iterations = float(hp["lr_transfer"]), max(1 if real else ITERATIONS, int(hp["transfer_iterations"]))
     groups: list[dict[str, Any]] = [{"params": [new_weight]}, {"params": [new_bias], "weight_decay": 0.0}]
@@ -98,15 +100,15 @@ def teach_rows(
         factor = (1 - iteration / iterations) ** float(hp["lr_power"])
         for group, multiplier in zip(optimizer.param_groups, (10, 20), strict=True):
             group["lr"] = rate * multiplier * factor
-        loss = synthetic_pool.loss(torch.multinomial(chance, BATCH, replacement=True), new_weight, new_bias)
+        gradients = [synthetic_pool.gradient(torch.multinomial(chance, BATCH, replacement=True), new_weight, new_bias)]
         if real_pool is not None:
-            loss = loss + real_pool.loss(torch.randint(len(real_pool.features), (BATCH,)), new_weight, new_bias)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
+            drawn = torch.randint(len(real_pool.features), (BATCH,))
+            gradients.append(real_pool.gradient(drawn, new_weight, new_bias))
+        new_weight.grad, new_bias.grad = (torch.stack(terms).sum(0) for terms in zip(*gradients, strict=True))
         optimizer.step()
+    pools = [synthetic_pool] if real_pool is None else [synthetic_pool, real_pool]
+    new_bias -= excess(pools, new_weight, new_bias)
     with torch.no_grad():
-        pools = [synthetic_pool] if real_pool is None else [synthetic_pool, real_pool]
-        new_bias -= excess(pools, new_weight, new_bias)
         projection.weight[index] = new_weight[:, :, None, None].to(projection.weight)
         projection.bias[index] = new_bias.to(projection.bias)
 
@@ -119,7 +121,6 @@ class Pool(NamedTuple):
         labels: (P,) their classes.
         highest: (P,) highest logit of an old class.
         total: (P,) log of the sum of exponentials of the old classes' logits.
-        own: (P,) logit of the feature's class, where that is an old one.
         column: (P,) number of the feature's class among the new ones; -1 where that is an old one.
     """
 
@@ -127,25 +128,35 @@ class Pool(NamedTuple):
     labels: Tensor
     highest: Tensor
     total: Tensor
-    own: Tensor
     column: Tensor
 
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, new: Tensor) -> Pool:
         """Compute it once for C's weight (C, D) and bias (C,), of which the rows `new` do not count."""
         logits = F.linear(features, weight, bias)
-        own = logits.gather(1, labels[:, None])[:, 0]
         logits[:, new] = -math.inf
         column = torch.full((len(weight),), -1).index_copy(0, new, torch.arange(len(new)))[labels]
-        return cls(features, labels, logits.amax(1), logits.logsumexp(1), own, column)
+        return cls(features, labels, logits.amax(1), logits.logsumexp(1), column)
 
-    def loss(self, drawn: Tensor, new_weight: Tensor, new_bias: Tensor) -> Tensor:
-        """Return the mean cross-entropy of the features of these numbers over old and new classes."""
+    def gradient(self, drawn: Tensor, new_weight: Tensor, new_bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient of the mean cross-entropy, over old and new classes, of the features of these numbers.
+
+        Args:
+            drawn: (B,) int64.
+            new_weight: (K, D) of the new classes.
+            new_bias: (K,) of the new classes.
+
+        Returns:
+            With respect to `new_weight` and `new_bias`: softmax less one-hot, the mean over the features.
+        """
         # index_select: on the CPU several times as fast as indexing rows
-        new = F.linear(self.features.index_select(0, drawn), new_weight, new_bias)
-        column = self.column[drawn]
-        own = torch.where(column < 0, self.own[drawn], new.gather(1, column.clamp(min=0)[:, None])[:, 0])
-        return (torch.logaddexp(self.total[drawn], new.logsumexp(1)) - own).mean()
+        features, column = self.features.index_select(0, drawn), self.column[drawn]
+        logits = F.linear(features, new_weight, new_bias)
+        error = (logits - torch.logaddexp(self.total[drawn], logits.logsumexp(1))[:, None]).exp()
+        ours = (column >= 0).nonzero()[:, 0]
+        error[ours, column[ours]] -= 1
+        error /= len(drawn)
+        return error.t() @ features, error.sum(0)
 
 
 def excess(pools: Sequence[Pool], new_weight: Tensor, new_bias: Tensor) -> Tensor:
