@@ -152,13 +152,17 @@ def test_a_checkpoint_needs_no_vectors_and_keeps_its_inference_options(
 def test_sigterm_in_the_closing_tests_leaves_the_last_checkpoint(config: str, tmp_path: Path) -> None:
     stopped = run("fit", "--config", config, "--data.test_size", "3000")
     last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+
+    def done() -> bool:
+        return last.exists() and torch.load(last, weights_only=True)["sign_zs3"]["schedule"]["batches"] == 11
+
     deadline = time.monotonic() + 120
-    while not last.exists() and stopped.poll() is None and time.monotonic() < deadline:
+    while not done() and stopped.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(1.0)
     stopped.send_signal(signal.SIGTERM)
-    stopped.communicate(timeout=120)
-    assert torch.load(last, weights_only=True)["sign_zs3"]["schedule"]["batches"] == 11
+    _, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == 143 and last_line(err) == "stopped by SIGTERM"
+    assert done()
 
 
 def test_missing_data_is_named_before_weights_are_fetched(

@@ -32,6 +32,8 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sign_zs3").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # which process of several died, and how, before the others are killed
+    logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
     # Hints on Lightning's own code and on speed, which a user of this program can do nothing about.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -43,7 +45,9 @@ def main(args: list[str] | None = None) -> int:
         # Lightning's exception is not imported here, since that takes seconds
         if type(stop).__name__ != "SIGTERMException":
             raise
-        print("stopped by SIGTERM", file=sys.stderr)
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            return 0  # another status than 0 would have Lightning kill rank 0, which may not be through yet
+        print(f"stopped by {stop.code or 'SIGTERM'}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

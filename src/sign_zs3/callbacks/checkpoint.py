@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from sign_zs3.callbacks.stopping import StopSignals, end_with_parent, note_for_job
 from sign_zs3.files import replacing
 from sign_zs3.tasks import ZeroShotTask
+from sign_zs3.tasks.checkpoint import write_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,11 @@ class ScheduleCheckpoint(Checkpoint):
     """Save ``last.ckpt`` at intervals and when training stops, and ``PHASE.ckpt`` at the end of each phase.
 
     Files lie in ``checkpoints/`` of the run's folder. Each is written beside its place and renamed, so that a
-    run that dies while writing leaves the last one whole. SIGTERM and ``--trainer.max_time`` save before the run
-    stops. After an error, also a loss that is not finite, the files stay as they are.
+    run that dies while writing leaves the last one whole. ``last.ckpt`` is there before the first batch, so that a disk
+    that cannot be written to is noticed at once, and before each validation. SIGTERM, ``--trainer.max_time`` and, in a
+    SLURM job, the signal before its time limit save between two batches and stop the run; that job is put back into
+    SLURM's queue, and goes on from there when it is started again. After an error, also a loss that is not finite, the
+    files stay as they are.
 
     Args:
         every: Iterations between two saves of ``last.ckpt``; 0: only when training stops.
@@ -36,6 +42,7 @@ class ScheduleCheckpoint(Checkpoint):
         self.every = every
         self.phase_files: dict[str, str] = {}
         self._saved_at = -1
+        self._signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the phases' files lie, for a resumed run."""
@@ -45,10 +52,16 @@ class ScheduleCheckpoint(Checkpoint):
         """Take up where the phases' files lie."""
         self.phase_files = dict(state_dict["phase_files"])
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write files without Lightning's detour; have a process that Lightning started end with rank 0."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeFiles()
+        if trainer.local_rank:
+            end_with_parent()
+
     def save(self, trainer: pl.Trainer, name: str) -> Path:
         """Write ``checkpoints/NAME.ckpt`` beside its place and rename it; called on all ranks."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        path = folder / f"{name}.ckpt"
+        path = _folder(trainer) / f"{name}.ckpt"
         if trainer.is_global_zero:
             with replacing(path) as beside:
                 trainer.save_checkpoint(beside, weights_only=False)
@@ -56,6 +69,12 @@ class ScheduleCheckpoint(Checkpoint):
             trainer.save_checkpoint(path, weights_only=False)  # takes part in gathering; only rank 0 writes
         trainer.strategy.barrier("checkpoint renamed")
         return path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the start."""
+        self._signals.take_over(trainer)
+        self._saved_at = -1
+        self._save_last(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,26 +84,72 @@ class ScheduleCheckpoint(Checkpoint):
         schedule = pl_module.schedule
         finished = schedule.just_finished()
         if finished is not None:
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-            self.phase_files[finished.name] = str(folder / f"{finished.name}.ckpt")
+            self.phase_files[finished.name] = str(_folder(trainer) / f"{finished.name}.ckpt")
             self.save(trainer, finished.name)
         if self.every and schedule.micro == 0 and schedule.iteration % self.every == 0:
             self._save_last(trainer, pl_module)
+        if not schedule.done and self._signals.agreed(trainer):
+            self._save_last(trainer, pl_module)
+            self._signals.requeue(trainer)
+            raise SIGTERMException(self._signals.received)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save before a validation, which may take longer than a signal leaves."""
+        self._signals.take_over(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_last(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look out for signals."""
+        self._signals.take_over(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look out for signals."""
+        self._signals.take_over(trainer)
+
+    def _stop_evaluation(self, trainer: pl.Trainer) -> None:
+        # ranks may have different numbers of batches, so each stops for itself
+        if self._signals.received is not None:
+            self._signals.requeue(trainer)
+            raise SIGTERMException(self._signals.received)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop where a signal came."""
+        self._stop_evaluation(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop where a signal came."""
+        self._stop_evaluation(trainer)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop where a signal came."""
+        self._stop_evaluation(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end, whether the schedule is complete or the time is up."""
         self._save_last(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save on SIGTERM, which Lightning raises between batches; anything else may have left half a step."""
-        # In the tests that close a run the module holds a phase's weights: nothing to save there.
+        """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
-            self._save_last(trainer, pl_module)
-            folder = Path(trainer.log_dir or trainer.default_root_dir)
-            log.info("saved; go on with --ckpt_path %s", folder / "checkpoints" / "last.ckpt")
+            log.info("saved; go on with --ckpt_path %s", _folder(trainer) / "last.ckpt")
 
     def _save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ZeroShotTask)
         if self._saved_at != pl_module.schedule.batches:
             self._saved_at = pl_module.schedule.batches
-            self.save(trainer, "last")
+            path = self.save(trainer, "last")
+            if trainer.is_global_zero:
+                note_for_job(Path(trainer.default_root_dir), path)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Write to the path itself: Lightning holds a second copy in memory and puts a third into the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write one file, down to the disk."""
+        write_checkpoint(checkpoint, Path(path))
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"

@@ -25,6 +25,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
+from sign_zs3.callbacks.stopping import job_file
 from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -131,6 +132,9 @@ class ZeroShotCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else {}
+        if subcommand == "fit" and (noted := _noted_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))):
+            log.info("SLURM has started this job again: resuming from %s", noted)
+            config["ckpt_path"] = noted
         path = config.get("ckpt_path")
         if not path:
             if subcommand in ("validate", "test", "predict") and not config["model"]["init_from"]:
@@ -365,6 +369,15 @@ def _last_checkpoint(root: Path) -> str:
         )
     log.info("resuming from %s", files[-1])
     return str(files[-1])
+
+
+def _noted_checkpoint(root: Path) -> str | None:
+    """Return from what a SLURM job that was started again goes on; None where this is its first start."""
+    note = job_file(root)
+    if note is None or not note.is_file():
+        return None
+    path = note.read_text(encoding="utf-8")
+    return path if Path(path).is_file() else None
 
 
 class ConfiguredCLI(ZeroShotCLI):

@@ -203,12 +203,14 @@ class ClassTable:
         for source in chosen:
             matrix = self.sources[source]
             part = np.stack([matrix[indices].mean(axis=0, dtype=np.float64) for indices in rows])
-            largest = float(np.abs(part).max())
+            rounding = np.zeros(len(part))
             if center:
-                part = part - np.stack([matrix[i].mean(axis=0, dtype=np.float64) for i in reference]).mean(axis=0)
+                mean = np.stack([matrix[i].mean(axis=0, dtype=np.float64) for i in reference]).mean(axis=0)
+                # Centring equal vectors leaves rounding, not a direction.
+                rounding = 1e-6 * np.maximum(np.abs(part).max(axis=1), np.abs(mean).max())
+                part = part - mean
             norms = np.linalg.norm(part, axis=1, keepdims=True)
-            # Centring equal vectors leaves rounding, not a direction.
-            zero = np.flatnonzero(norms[:, 0] <= 1e-6 * largest)
+            zero = np.flatnonzero(norms[:, 0] <= rounding)
             if zero.size:
                 raise UserError(
                     f"{self.origin}: source '{source}' has a zero vector{' after centring' if center else ''} "
@@ -278,7 +280,7 @@ def class_vectors(vectors: str, class_names: Sequence[str], center_vectors: bool
         center_vectors: As `center` of `ClassTable.vectors`.
 
     Returns:
-        (C, W) float32, rows of length 1.
+        (C, W) float32, rows of length 1. Classes with the same vector are named in the log.
 
     Raises:
         UserError: As `ClassTable.load` and `ClassTable.vectors`.
@@ -288,7 +290,21 @@ def class_vectors(vectors: str, class_names: Sequence[str], center_vectors: bool
         log.info("class vectors: the bundled GloVe table (%s)", ", ".join(table.sources))
     else:
         table = ClassTable.load(vectors)
-    return table.vectors(class_names, center=center_vectors)
+    found = table.vectors(class_names, center=center_vectors)
+    for first, second in _equal_pairs(found)[:5]:
+        log.warning(
+            "class vectors: '%s' and '%s' have the same class vector, so that nothing tells them apart but masks of "
+            "both: give other names or another table",
+            class_names[first],
+            class_names[second],
+        )
+    return found
+
+
+def _equal_pairs(vectors: Tensor) -> list[tuple[int, int]]:
+    """Return the pairs of rows that point into the same direction."""
+    cosines = (vectors @ vectors.T).triu(diagonal=1)
+    return [(int(first), int(second)) for first, second in (cosines > 1 - 1e-6).nonzero()]
 
 
 def _read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:

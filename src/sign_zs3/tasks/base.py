@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -62,6 +62,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         init_from: Checkpoint whose weights to start from, for runs of later phases alone.
         seed: Decides initial weights, noise and dropout.
         clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
+        max_nonfinite: Steps that may be left out, over the whole run, because their loss or gradient was NaN or
+            infinite; the next one stops the run.
         lr_power: Exponent of the poly schedule of the SGD rates, per phase.
         seen_penalty: Calibrated stacking: subtracted from seen logits in evaluation.
         resolution: Score at the ``label``'s own size, or at ``feature`` size after a warp to 513 x 513.
@@ -73,6 +75,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         segmenter: E, the spatial module and C.
         schedule: The phases and where the run stands.
         skipped: Batches left out because they held no labelled pixel.
+        nonfinite: Steps left out because their loss or gradient was not finite.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
         confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
         tallies: Pixels counted in training, for the report; no loss reads them.
@@ -94,6 +97,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         init_from: str | None = None,
         seed: int = 0,
         clip_norm: float = 0.0,
+        max_nonfinite: int = 0,
         lr_power: float = 0.9,
         seen_penalty: float = 0.0,
         resolution: Literal["label", "feature"] = "label",
@@ -105,11 +109,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.save_hyperparameters()
         check_choice("resolution", resolution, "label", "feature")
         check_positive(scales=scales)
-        check_not_negative(clip_norm=clip_norm, lr_power=lr_power)
+        check_not_negative(clip_norm=clip_norm, lr_power=lr_power, max_nonfinite=max_nonfinite)
         self.automatic_optimization = False
         self.protocol: Protocol | None = None
         self.schedule: Schedule
         self.skipped = 0
+        self.nonfinite = 0
         self.losses: dict[str, Tensor] = {}
         self.scores: dict[str, Any] = {}
         self.confusion: Tensor | None = None
@@ -117,6 +122,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.looked_up: tuple[str, ...] = ()
         self.centered_on: tuple[str, ...] = ()
         self._gradients: dict[str, Tensor] = {}
+        self._bad_losses: dict[str, str] = {}
+        self._statistics_before: list[Tensor] = []
         self._entered: str | None = None
         self._trained_before: frozenset[str] = frozenset()
 
@@ -312,6 +319,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             "schedule": self.schedule.state_dict(),
             "trained_parts": sorted(self.trained_parts),
             "skipped": self.skipped,
+            "nonfinite": self.nonfinite,
             "tallies": dict(self.tallies),
             "gradients": {n: p.grad for n, p in self.named_parameters() if partial and p.grad is not None},
         }
@@ -344,6 +352,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.shape_for(checkpoint["state_dict"])
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])
+        self.nonfinite = int(stored.get("nonfinite", 0))
         self.tallies = dict(stored["tallies"])
         self._gradients = stored["gradients"]
         self._entered = None
@@ -383,6 +392,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         phase = schedule.phase
         self._freeze(phase)
         self._set_rates(phase)
+        if self.hparams["max_nonfinite"]:
+            self._statistics_before = [statistic.clone() for statistic in self._statistics()]
         counters = (self.hparams["seed"], schedule.batches, self.global_rank)
         if phase.kind != "self_training" and not self._any_labelled(batch):
             self._skip()
@@ -392,19 +403,24 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 self.losses = {name: loss.detach() for name, loss in self.optimise(phase, batch).items()}
             self.log_dict({f"train/{name}": loss for name, loss in self.losses.items()}, batch_size=len(batch["id"]))
         self.log("train/skipped", float(self.skipped), batch_size=1)
+        if self.hparams["max_nonfinite"]:
+            self.log("train/nonfinite", float(self.nonfinite), batch_size=1)
         self.log("train/hidden_pixels", batch["hidden"].sum().float(), batch_size=1)
         self._average_batch_norm()
         schedule.batches += 1
         self.trainer.should_stop |= schedule.done
 
+    def _statistics(self) -> list[Tensor]:
+        """Return the running mean and variance of each batch norm that is training."""
+        norms = [m for part in self.parts().values() for m in part.modules()
+                 if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]  # fmt: skip
+        return [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+
     def _average_batch_norm(self) -> None:
         """Give all ranks the mean of their batch-norm statistics: each would else evaluate another model."""
         if self.trainer.world_size == 1:
             return
-        norms = [m for part in self.parts().values() for m in part.modules()
-                 if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]  # fmt: skip
-        statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
-        if statistics:
+        if statistics := self._statistics():
             flat = self.trainer.strategy.reduce(torch.cat([s.flatten() for s in statistics]), reduce_op="mean")
             for statistic, mean in zip(statistics, torch.split(flat, [s.numel() for s in statistics]), strict=True):
                 statistic.copy_(mean.view_as(statistic))
@@ -463,13 +479,15 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def update(self, name: str, loss: Tensor, **terms: Tensor) -> None:
         """Backpropagate a loss, and step its optimiser where the batch completes an iteration.
 
+        A step whose loss or gradient is NaN or infinite is left out, on all ranks alike.
+
         Args:
             name: The optimiser's name, as in its parameter groups.
             loss: Scalar, the mean over the batch.
             **terms: What the loss is made of, by name.
 
         Raises:
-            UserError: The loss or its gradient is not finite; no weight has been changed by it.
+            UserError: More than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         if not bool(torch.isfinite(loss)):
             bad = [
@@ -477,28 +495,60 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 for term, value in terms.items()
                 if not bool(torch.isfinite(value))
             ]
-            self._diverged(", ".join(bad) or f"the loss of the {name} is {float(loss.detach()):g}")
+            self._bad_losses[name] = ", ".join(bad) or f"the loss of the {name} is {float(loss.detach()):g}"
+            # In the gradient it reaches the other ranks, which then decide as this one does.
+            loss = loss * math.nan
         self.manual_backward(loss / self.schedule.accumulate)
+        if name in self._bad_losses:
+            self._mend_statistics()
         if self.schedule.completes_iteration:
             self._step(name)
+
+    def _mend_statistics(self) -> None:
+        """Put back the batch-norm statistics that a forward pass has spoilt."""
+        for statistic, before in zip(self._statistics(), self._statistics_before, strict=False):
+            if not bool(torch.isfinite(statistic).all()):
+                statistic.copy_(before)
 
     def _step(self, name: str) -> None:
         optimizer = self._optimizers()[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        bad_loss = self._bad_losses.pop(name, None)
         if not parameters:
             return
-        norm = nn.utils.clip_grad_norm_(parameters, self.hparams["clip_norm"] or math.inf)
-        if not bool(torch.isfinite(norm)):
-            self._diverged(f"the gradient of the {name} has norm {float(norm.detach()):g}")
-        optimizer.step()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if bool(torch.isfinite(norm)):
+            if self.hparams["clip_norm"]:
+                nn.utils.clip_grads_with_norm_(parameters, self.hparams["clip_norm"], norm)
+            optimizer.step()
+        else:
+            self._leave_out(name, bad_loss or self._bad_gradient(parameters))
         optimizer.zero_grad(set_to_none=True)
 
-    def _diverged(self, what: str) -> NoReturn:
+    def _bad_gradient(self, parameters: Sequence[nn.Parameter]) -> str:
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        bad = [names[id(p)] for p in parameters if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        if not bad:
+            return "the norm of the gradient is not finite"
+        others = f" and of {len(bad) - 1} others" if len(bad) > 1 else ""
+        return f"the gradient of {bad[0]}{others} is not finite"
+
+    def _leave_out(self, name: str, what: str) -> None:
+        """Count a step that is left out.
+
+        Raises:
+            UserError: There were too many.
+        """
         phase, (_, done) = self.schedule.phase, self.schedule.locate()
-        raise UserError(
-            f"phase {phase.name}, iteration {done}: {what}: training diverged; checkpoints written before stay as they "
-            "are; try a smaller learning rate or a clip_norm, from the start or from a checkpoint with init_from"
-        )
+        where, most = f"phase {phase.name}, iteration {done}, {name}: {what}", self.hparams["max_nonfinite"]
+        self.nonfinite += 1
+        if self.nonfinite > most:
+            tolerated = f" ({most} such steps were left out before)" if most else ""
+            raise UserError(
+                f"{where}: training diverged{tolerated}; checkpoints written before stay as they are; try a smaller "
+                "learning rate or a clip_norm, from the start or from a checkpoint with init_from"
+            )
+        log.warning("%s: this step is left out (%d of %d)", where, self.nonfinite, most)
 
     def _skip(self) -> None:
         """Leave a batch out; what earlier batches of its iteration accumulated still counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
     stored_part(checkpoint, f"checkpoint: {path}")
     return checkpoint
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint, down to the disk: a name must not be given to what a machine that goes down would lose.
+
+    Raises:
+        OSError: It cannot be written; of this torch itself says nothing.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def stored_part(checkpoint: Any, what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class, write_checkpoint
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task, task_of
 from sign_zs3.tasks.schedule import counted_randomness
@@ -150,7 +150,7 @@ def save_model(model: ZeroShotTask, path: str | Path) -> None:
         path: The file, written beside its place first.
     """
     with replacing(Path(path)) as beside:
-        torch.save(as_checkpoint(model), beside)
+        write_checkpoint(as_checkpoint(model), beside)
 
 
 def as_checkpoint(model: ZeroShotTask) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""SIGTERM and the signal of SLURM before a time limit: noted when they come, acted upon between two batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from sign_zs3.files import replacing
+
+log = logging.getLogger(__name__)
+
+JOB = "SLURM_JOB_ID"
+
+
+class StopSignals:
+    """Take the place of Lightning's handlers, which talk to the other ranks, or save, in the middle of a step.
+
+    Attributes:
+        received: Name of the first signal that came; None before.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._requeue = False
+        self._launcher: _SubprocessScriptLauncher | None = None
+
+    def take_over(self, trainer: pl.Trainer) -> None:
+        """Handle SIGTERM, and in a SLURM job its requeue signal, until Lightning puts the former handlers back."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.received_sigterm:
+            self.received = self.received or "SIGTERM"  # it came before anything of ours was called
+        launcher = trainer.strategy.launcher
+        self._launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
+        signal.signal(signal.SIGTERM, self._note)
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+            signal.signal(environment.requeue_signal, self._note_requeue)
+
+    def agreed(self, trainer: pl.Trainer) -> bool:
+        """Say whether any rank was told to stop; called on all ranks."""
+        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+
+    def requeue(self, trainer: pl.Trainer) -> None:
+        """Ask SLURM to start the job again, where it gave the signal that comes before the time limit."""
+        if not self._requeue or not trainer.is_global_zero:
+            return
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        job = f"{array}_{task}" if array else os.environ[JOB]
+        try:
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            problem = "" if done.returncode == 0 else " ".join(done.stderr.split())
+        except OSError as error:
+            problem = str(error)
+        if problem:
+            log.warning("SLURM did not take job %s back (%s): submit it again with --ckpt_path last", job, problem)
+        else:
+            log.info("SLURM was asked to start job %s again", job)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        first, self.received = self.received is None, self.received or signal.Signals(number).name
+        if first and self._launcher is not None:
+            self._launcher.kill(number)
+
+    def _note_requeue(self, number: int, frame: FrameType | None) -> None:
+        self._requeue = True
+        self.received = self.received or signal.Signals(number).name
+
+
+def job_file(root: Path) -> Path | None:
+    """Return where a SLURM job notes its last checkpoint, in the folder of the runs; None outside of SLURM."""
+    job = os.environ.get(JOB)
+    return root / f".slurm-{job}" if job else None
+
+
+def note_for_job(root: Path, checkpoint: Path) -> None:
+    """Note, in a SLURM job, from what the job goes on when it is started again."""
+    if (path := job_file(root)) is not None:
+        with replacing(path) as beside:
+            beside.write_text(str(checkpoint.absolute()), encoding="utf-8")
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: over NCCL it would wait for it ten minutes."""
+    name, parent = "parent-watch", os.getppid()
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(5)
+        log.error("the process that started this one is gone: this one ends too")
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name=name).start()
