@@ -41,6 +41,7 @@ class ScheduleCheckpoint(Checkpoint):
         super().__init__()
         self.every = every
         self.phase_files: dict[str, str] = {}
+        self._folder = Path()
         self._saved_at = -1
         self._signals = StopSignals()
 
@@ -61,7 +62,7 @@ class ScheduleCheckpoint(Checkpoint):
 
     def save(self, trainer: pl.Trainer, name: str) -> Path:
         """Write ``checkpoints/NAME.ckpt`` beside its place and rename it; called on all ranks."""
-        path = _folder(trainer) / f"{name}.ckpt"
+        path = self._folder / f"{name}.ckpt"
         if trainer.is_global_zero:
             with replacing(path) as beside:
                 trainer.save_checkpoint(beside, weights_only=False)
@@ -73,6 +74,8 @@ class ScheduleCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the start."""
         self._signals.take_over(trainer)
+        # all ranks ask at once, since rank 0 tells the others
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         self._saved_at = -1
         self._save_last(trainer, pl_module)
 
@@ -84,7 +87,7 @@ class ScheduleCheckpoint(Checkpoint):
         schedule = pl_module.schedule
         finished = schedule.just_finished()
         if finished is not None:
-            self.phase_files[finished.name] = str(_folder(trainer) / f"{finished.name}.ckpt")
+            self.phase_files[finished.name] = str(self._folder / f"{finished.name}.ckpt")
             self.save(trainer, finished.name)
         if self.every and schedule.micro == 0 and schedule.iteration % self.every == 0:
             self._save_last(trainer, pl_module)
@@ -131,8 +134,8 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
-            log.info("saved; go on with --ckpt_path %s", _folder(trainer) / "last.ckpt")
+        if isinstance(exception, SIGTERMException) and self._saved_at >= 0 and trainer.state.fn == TrainerFn.FITTING:
+            log.info("saved; go on with --ckpt_path %s", self._folder / "last.ckpt")
 
     def _save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ZeroShotTask)
@@ -149,7 +152,3 @@ class _WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write one file, down to the disk."""
         write_checkpoint(checkpoint, Path(path))
-
-
-def _folder(trainer: pl.Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.stream import Uncounted
 from sign_zs3.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
@@ -22,12 +23,15 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__("batch")
         self._indices: dict[str, int] = {}
         self._images: dict[int, dict[str, Any]] = {}
+        self._folder = Path()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn where in the data set each image is."""
         dataset = _dataset(trainer)
         self._indices = {dataset.name(index): index for index in range(len(dataset))}
         self._images = {}
+        # All ranks must ask: rank 0 tells the others, and they may have different numbers of batches.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def write_on_batch_end(
         self,
@@ -42,10 +46,12 @@ class PredictionWriter(BasePredictionWriter):
         """Write the files of one batch."""
         assert isinstance(pl_module, ZeroShotTask) and pl_module.protocol is not None
         for name, found in prediction:
+            if name not in self._indices:
+                continue  # see `Uncounted`
             index = self._indices[name]
             # as it is stored: that of the batch may be warped
             image = _dataset(trainer).read(index)[0]
-            self._images[index] = write_prediction(_folder(trainer), name, name, image, found, pl_module.protocol)
+            self._images[index] = write_prediction(self._folder, name, name, image, found, pl_module.protocol)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, of the images of all ranks, and say where everything is."""
@@ -58,21 +64,19 @@ class PredictionWriter(BasePredictionWriter):
         images = {index: entry for share in shares for index, entry in share.items()}
         hp = pl_module.hparams
         write_report(
-            _folder(trainer),
+            self._folder,
             pl_module.protocol,
             [images[index] for index in sorted(images)],
             checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             method=type(pl_module).__name__.removesuffix("Module"),
             options={name: hp[name] for name in ("flip", "scales", "seen_penalty")},
         )
-        print(closing_line(_folder(trainer), len(images)))
-
-
-def _folder(trainer: pl.Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        print(closing_line(self._folder, len(images)))
 
 
 def _dataset(trainer: pl.Trainer) -> SegmentationDataset:
     assert trainer.predict_dataloaders is not None
-    dataset: SegmentationDataset = trainer.predict_dataloaders.dataset
-    return dataset
+    dataset = trainer.predict_dataloaders.dataset
+    found = dataset.dataset if isinstance(dataset, Uncounted) else dataset
+    assert isinstance(found, SegmentationDataset)
+    return found

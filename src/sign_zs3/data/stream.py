@@ -130,7 +130,8 @@ class StreamSampler(DistributedSampler[int]):
 class ShardSampler(DistributedSampler[int]):
     """Every R-th index, unpadded: over all ranks each image is evaluated exactly once.
 
-    Shards may differ in length, so nothing collective may happen per batch.
+    Shards may differ in length, so nothing collective may happen per batch. A rank for which nothing is left has the
+    first image, as `Uncounted`: Lightning passes over an empty loader, with all that is collective after it.
 
     Args:
         indices: The images to evaluate.
@@ -140,7 +141,9 @@ class ShardSampler(DistributedSampler[int]):
 
     def __init__(self, indices: Sequence[int], rank: int = 0, world_size: int = 1) -> None:
         super().__init__(cast(Dataset[int], indices), num_replicas=world_size, rank=rank, shuffle=False)
-        self.shard = tuple(indices)[rank::world_size]
+        share = tuple(indices)[rank::world_size]
+        self.shard = share or tuple(indices)[:1]
+        self.counts = bool(share)
 
     def __len__(self) -> int:
         """Returns the number of images of this rank."""
@@ -149,6 +152,23 @@ class ShardSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yields the images of this rank, in order."""
         return iter(self.shard)
+
+
+class Uncounted(Dataset[Sample]):
+    """A data set's samples without a labelled pixel and without a name: whatever is found there, nothing counts it.
+
+    Args:
+        dataset: Where the samples come from.
+    """
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns the sample at an index, all 255 and none valid."""
+        sample = self.dataset[index]
+        mask = torch.full_like(sample["mask"], IGNORE_INDEX)
+        return {**sample, "mask": mask, "valid": torch.zeros_like(sample["valid"]), "id": ""}
 
 
 class Loader(DataLoader[Sample]):

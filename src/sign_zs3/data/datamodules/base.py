@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
 from sign_zs3.data.protocol import Protocol
-from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
+from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, Uncounted, worker_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
 
@@ -52,8 +52,6 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         UserError: An option is out of range or names no class.
     """
 
-    # an unpadded shard may be empty on some ranks
-    allow_zero_length_dataloader_with_multiple_devices = True
     check_files: bool = True
     """Refuse faults of the lists and missing files at `setup`; False only while somebody looks for all of them."""
     own_validation: bool = False
@@ -254,7 +252,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             dataset = features = self._features(dataset, augment=False)
             self._in_shares(lambda *_: features.fill(sampler.shard, progress=rank == 0))
         return Loader(
-            dataset,
+            dataset if sampler.counts else Uncounted(dataset),
             batch_size=self.eval_batch_size,
             sampler=sampler,
             collate_fn=_collate,
