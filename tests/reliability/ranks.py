@@ -1,6 +1,6 @@
 """A run of several processes, each of which notes what it holds after every batch.
 
-Arguments of ``python -m tests.reliability.ranks``: folder, processes, size of the test set, options of the model (JSON).
+Arguments of ``python -m tests.reliability.ranks``: folder, processes, images to test on, options of the model (JSON).
 """
 
 from __future__ import annotations
