@@ -80,4 +80,7 @@ def _one_line(error: Exception) -> str:
     # jsonargparse keeps only the text of what a data module's constructor raised.
     if wrapped := re.search(r"Errors: - (.*?)(?: Given value| - Expected|$)", text):
         return f"error: {wrapped.group(1)}"
+    # raised by torch wherever the program is when a worker ends
+    if worker := re.search(r"DataLoader worker \(pid.*? (?:killed by signal: \w+|exited unexpectedly)", text):
+        return f"error: num_workers: {worker.group(0)}: lower --data.num_workers if memory ran out"
     return f"error: {type(error).__name__}: {text or 'no message'} (--debug shows the traceback)"

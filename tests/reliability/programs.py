@@ -45,9 +45,9 @@ def start(*arguments: str, module: str = "sign_zs3", **environment: str) -> subp
     )  # fmt: skip
 
 
-def finish(program: subprocess.Popen[str], status: int = 0) -> str:
+def finish(program: subprocess.Popen[str], status: int = 0, seconds: float = 400) -> str:
     """Wait for a program and return its error output; any other status than this one is a failure."""
-    _, err = program.communicate(timeout=400)
+    _, err = program.communicate(timeout=seconds)
     assert program.returncode == status, f"status {program.returncode}: {err[-3000:]}"
     return err
 

@@ -9,6 +9,7 @@ and ``include`` names files that come first, as if each had been given with its 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
@@ -174,6 +175,19 @@ class ZeroShotCLI(LightningCLI):
             # The seed also decides the order of the data and the validation cut.
             config["seed_everything"] = hparams["seed"]
             config["data"]["init_args"]["seed"] = hparams["seed"]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Name the folder of the runs where its disk is full, which Python does not."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+                raise
+            root = self.config[subcommand]["trainer"].get("default_root_dir") or "runs"
+            raise UserError(
+                f"{root}: cannot be written ({error.strerror}); make room, or name another folder with "
+                "--trainer.default_root_dir"
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Let W&B write below the folder of the runs, or say that it is not there."""
