@@ -159,3 +159,22 @@ def test_slurm_takes_the_machine_back_and_the_job_goes_on_when_it_is_started_aga
         weights(tmp_path / where / "checkpoints" / "last.ckpt") for where in ("straight/version_0", "runs/version_2")
     ]
     assert same(*ends)
+
+
+def test_slurm_may_take_the_machine_back_before_anything_is_trained(tmp_path: Path) -> None:
+    """Its signal while masks are read: no checkpoint of Lightning's own is left, from which a later run would start."""
+    config = write_config(tmp_path, data={"train_size": 100_000, "unseen_pixels": "drop"})
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    job = {
+        "SLURM_JOB_ID": "4711", "SLURM_ARRAY_JOB_ID": "4709", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    program = start("fit", "--config", config, **job)
+    wait_for((tmp_path / "runs").exists, program)
+    program.send_signal(signal.SIGUSR1)
+    err = finish(program, 143)
+    assert last_line(err) == "stopped by SIGUSR1"
+    assert (tmp_path / "asked").read_text() == "requeue 4709_2\n"
+    assert not list((tmp_path / "runs").glob("**/*.ckpt"))

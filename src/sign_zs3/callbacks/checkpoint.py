@@ -35,6 +35,7 @@ class ScheduleCheckpoint(Checkpoint):
 
     Attributes:
         phase_files: Phase name -> file.
+        signals: Those that stop the run.
     """
 
     def __init__(self, every: int = 500) -> None:
@@ -43,7 +44,7 @@ class ScheduleCheckpoint(Checkpoint):
         self.phase_files: dict[str, str] = {}
         self._folder = Path()
         self._saved_at = -1
-        self._signals = StopSignals()
+        self.signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the phases' files lie, for a resumed run."""
@@ -54,7 +55,8 @@ class ScheduleCheckpoint(Checkpoint):
         self.phase_files = dict(state_dict["phase_files"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write files without Lightning's detour; have a process that Lightning started end with rank 0."""
+        """Write files without Lightning's detour; look out for signals; end with the process that started this one."""
+        self.signals.prepare(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
         if trainer.local_rank:
@@ -73,7 +75,7 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the start."""
-        self._signals.take_over(trainer)
+        self.signals.take_over(trainer)
         # all ranks ask at once, since rank 0 tells the others
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         self._saved_at = -1
@@ -91,30 +93,30 @@ class ScheduleCheckpoint(Checkpoint):
             self.save(trainer, finished.name)
         if self.every and schedule.micro == 0 and schedule.iteration % self.every == 0:
             self._save_last(trainer, pl_module)
-        if not schedule.done and self._signals.agreed(trainer):
+        if not schedule.done and self.signals.agreed(trainer):
             self._save_last(trainer, pl_module)
-            self._signals.requeue(trainer)
-            raise SIGTERMException(self._signals.received)
+            self.signals.requeue(trainer)
+            raise SIGTERMException(self.signals.received)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save before a validation, which may take longer than a signal leaves."""
-        self._signals.take_over(trainer)
+        self.signals.take_over(trainer)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_last(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look out for signals."""
-        self._signals.take_over(trainer)
+        self.signals.take_over(trainer)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look out for signals."""
-        self._signals.take_over(trainer)
+        self.signals.take_over(trainer)
 
     def _stop_evaluation(self, trainer: pl.Trainer) -> None:
         # ranks may have different numbers of batches, so each stops for itself
-        if self._signals.received is not None:
-            self._signals.requeue(trainer)
-            raise SIGTERMException(self._signals.received)
+        if self.signals.received is not None:
+            self.signals.requeue(trainer)
+            raise SIGTERMException(self.signals.received)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Stop where a signal came."""

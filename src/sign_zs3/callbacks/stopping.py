@@ -14,6 +14,7 @@ from types import FrameType
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sign_zs3.files import replacing
 
@@ -32,20 +33,31 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         self._requeue = False
+        self._between_batches = False
+        self._trainer: pl.Trainer | None = None
         self._launcher: _SubprocessScriptLauncher | None = None
 
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Handle SLURM's requeue signal from now on: Lightning leaves it alone where it has a handler."""
+        self._trainer, self._between_batches = trainer, False
+        environment = trainer._accelerator_connector.cluster_environment
+        if (
+            threading.current_thread() is threading.main_thread()
+            and isinstance(environment, SLURMEnvironment)
+            and environment.auto_requeue
+            and environment.requeue_signal
+        ):
+            signal.signal(environment.requeue_signal, self._note_requeue)
+
     def take_over(self, trainer: pl.Trainer) -> None:
-        """Handle SIGTERM, and in a SLURM job its requeue signal, until Lightning puts the former handlers back."""
-        if threading.current_thread() is not threading.main_thread():
-            return
+        """Handle SIGTERM, until Lightning puts the former handler back."""
+        self._between_batches = True
         if trainer.received_sigterm:
             self.received = self.received or "SIGTERM"  # it came before anything of ours was called
         launcher = trainer.strategy.launcher
         self._launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
-        signal.signal(signal.SIGTERM, self._note)
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
-            signal.signal(environment.requeue_signal, self._note_requeue)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Say whether any rank was told to stop; called on all ranks."""
@@ -75,6 +87,10 @@ class StopSignals:
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
         self._requeue = True
         self.received = self.received or signal.Signals(number).name
+        if not self._between_batches and self._trainer is not None:
+            # nothing is trained yet, and reading data or filling a cache may take longer than SLURM waits
+            self.requeue(self._trainer)
+            raise SIGTERMException(self.received)
 
 
 def job_file(root: Path) -> Path | None:

@@ -236,10 +236,18 @@ class ZeroShotCLI(LightningCLI):
 
     # -- the ends of the subcommands ---------------------------------------------------------------------------
 
+    @property
+    def checkpoint(self) -> ScheduleCheckpoint:
+        """The trainer's callback that writes checkpoints."""
+        return next(c for c in self.trainer.callbacks if isinstance(c, ScheduleCheckpoint))  # type: ignore[attr-defined]
+
+    def before_fit(self) -> None:
+        """Look out for SLURM's signal before the data are read, which comes before any callback is asked."""
+        self.checkpoint.signals.prepare(self.trainer)
+
     def after_fit(self) -> None:
         """Test the model of each phase, and write table, ``results.json`` and pictures."""
         model, trainer = self.model, self.trainer
-        checkpoint = next(c for c in trainer.callbacks if isinstance(c, ScheduleCheckpoint))  # type: ignore[attr-defined]
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         schedule = model.schedule
         if not schedule.done:
@@ -251,7 +259,7 @@ class ZeroShotCLI(LightningCLI):
             return
         scores: dict[str, Any] = {}
         kinds = {phase.name: phase.kind for phase in schedule.phases}
-        for name, path in checkpoint.phase_files.items():
+        for name, path in self.checkpoint.phase_files.items():
             if not Path(path).is_file():
                 log.warning("%s is gone: phase %s is left out of the table", path, name)
                 continue

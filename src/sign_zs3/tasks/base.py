@@ -214,6 +214,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 )
             strategy = self.trainer.strategy
             if isinstance(strategy, pl.strategies.DDPStrategy):
+                if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
+                    raise UserError(
+                        "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics "
+                        "are averaged over the processes either way"
+                    )
                 # Each phase leaves other parameters without gradients, which DDP must be told.
                 strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
