@@ -19,15 +19,33 @@ from tests.reliability.programs import alive, children, finish, last_line, same,
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc")
 
 CASES = [
-    # unequal shards: 3 and 2 images
+    # batches of two: the first rank has 3 images, the second 2, and so none in the last batch
     pytest.param(2, 5, {}, id="2-uneven"),
+    # the second rank's image has no pixel of an unseen class
     pytest.param(
-        2, 5, {"accumulate": 2, "data": {"unseen_pixels": "drop"}}, id="2-drop", marks=pytest.mark.reliability
+        2, 3, {"accumulate": 2, "data": {"unseen_pixels": "drop"}}, id="2-drop", marks=pytest.mark.reliability
     ),
-    # the last rank has no image at all
+    # the second and the last rank have no such pixel, the last has no image at all
     pytest.param(4, 3, {}, id="4-empty", marks=pytest.mark.reliability),
+    # the second rank has two images and no such pixel
     pytest.param(4, 7, {"rounds": 2, "mmd_scope": "batch"}, id="4-rounds", marks=pytest.mark.reliability),
 ]
+
+
+def unseen_pixels(test_size: int, rank: int, processes: int) -> int:
+    """Count the pixels of unseen classes in the test images of a rank."""
+    data = tiny_data(test_size=test_size)
+    data.setup("test")
+    assert data.test_set is not None
+    masks = [data.test_set[index]["mask"] for index in range(test_size)[rank::processes]]
+    return sum(int(((mask >= data.protocol.num_seen) & (mask != 255)).sum()) for mask in masks)
+
+
+def test_some_ranks_have_no_unseen_pixels() -> None:
+    """What the cases' comments say."""
+    assert [unseen_pixels(3, rank, 2) > 0 for rank in range(2)] == [True, False]
+    assert [unseen_pixels(3, rank, 4) > 0 for rank in range(4)] == [True, False, True, False]
+    assert [unseen_pixels(7, rank, 4) > 0 for rank in range(4)] == [True, False, True, True]
 
 
 @pytest.mark.parametrize(("processes", "test_size", "options"), CASES)
