@@ -100,6 +100,17 @@ class TestMMD:
         assert mmd(real, real.clone(), sqrt=sqrt).abs() <= 1e-6
         assert mmd(real, real[torch.randperm(30)], sqrt=False).abs() <= 1e-5
 
+    @pytest.mark.parametrize("width", [4, 64])
+    @pytest.mark.parametrize("count", [3, 10, 31, 64])
+    def test_rounding_is_no_distance(self, count: int, width: int) -> None:
+        for seed in range(40):
+            real = features(count, width, seed).float()
+            fake = real[torch.randperm(count, generator=torch.Generator().manual_seed(seed))].requires_grad_()
+            distance = mmd(real, fake)
+            assert distance == 0
+            (gradient,) = torch.autograd.grad(distance, fake)
+            assert torch.equal(gradient, torch.zeros_like(fake))
+
     def test_is_symmetric(self) -> None:
         real, fake = features(7), features(4, seed=1)
         torch.testing.assert_close(mmd(real, fake), mmd(fake, real))

@@ -87,8 +87,8 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
         )
         if not sqrt:
             return squared
-        # Below this it is rounding of means as large as len(bandwidths); its root looks like a distance.
-        positive = squared > torch.finfo(squared.dtype).eps * len(bandwidths)
+        # Below this it is rounding of four means as large as len(bandwidths); its root looks like a distance.
+        positive = squared > 4 * torch.finfo(squared.dtype).eps * len(bandwidths)
         return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0)
 
 
