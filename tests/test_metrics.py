@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,29 @@ def test_two_processes_with_uneven_shards_equal_one(tmp_path: Path) -> None:
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == metric.compute()
 
 
+def test_sums_what_other_processes_counted() -> None:
+    """What the test above does with processes, by torchmetrics' own hook in their place."""
+    here, there, whole = make_metric(), make_metric(), make_metric()
+    for metric, shard in ((here, batches()[:1]), (there, batches()[1:]), (whole, batches())):
+        for prediction, target in shard:
+            metric.update(prediction, target)
+    both = make_metric(
+        dist_sync_fn=lambda state, group=None: [state, there.confusion], distributed_available_fn=lambda: True
+    )
+    both.update(*batches()[0])
+    assert both.compute() == whole.compute()
+    assert torch.equal(both.confusion, here.confusion)
+
+
+def test_counts_are_integers() -> None:
+    # Counts in float32 would stop at 2^24, a VOC image's worth of pixels 64 times.
+    metric = make_metric()
+    assert metric.confusion.dtype == torch.int64
+    metric.confusion[0, 0] = 2**60
+    metric.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 2).long())
+    assert metric.confusion[0, 0] == 2**60 + 4
+
+
 def test_plot() -> None:
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgba
@@ -142,28 +166,57 @@ def test_plot() -> None:
     metric = make_metric()
     prediction, target = torch.zeros(1, 2, 2).long(), torch.tensor([[[0, 0], [0, 3]]])
     metric.update(prediction, target)
-    figure, ax = metric.plot()
+    _, ax = metric.plot()
     assert plt.get_fignums() == []
     bars = [bar for bar in ax.patches if isinstance(bar, Rectangle)]  # in the order of the class ids
     assert [bar.get_width() for bar in bars] == pytest.approx([0.75, 0, 0, 0, 0])
-    assert [bar.get_facecolor() == to_rgba("tab:orange") for bar in bars] == [False, False, False, True, True]
+    assert [bar.get_facecolor() for bar in bars] == 3 * [to_rgba("tab:blue")] + 2 * [to_rgba("tab:orange")]
     assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
-    assert "absent" in [text.get_text() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == ["0.75", "absent", "absent", "0.00", "absent"]
+    assert ax.get_xlabel() == "IoU"
+    assert ax.get_title() == "seen 0.750   unseen 0.000   harmonic 0.000"
+    left, right = ax.get_xlim()  # the same for all models, with room for the number beside a full bar
+    assert left == 0
+    assert 1 < right < 1.2
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["seen", "unseen"]
     own = Figure().add_subplot()
-    assert metric.plot(metric.compute(), own)[1] is own
+    assert metric.plot(metric.compute(), own) == (own.figure, own)
+    other = make_metric()
+    other.update(target, target)
+    assert metric.plot(other.compute())[1].get_title() == "seen 1.000   unseen 1.000   harmonic 1.000"
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_plot_has_room_for_its_text(count: int) -> None:
+    metric = GZSLMeanIoU([f"class {i}" for i in range(count)], seen=range(1, count), unseen=[0])
+    metric.update(torch.arange(count), torch.arange(count))  # full bars, beside which there is least room
+    figure, ax = metric.plot()
     figure.draw_without_rendering()
+    legend = ax.get_legend()
+    assert legend is not None
+    labels = [label.get_window_extent() for label in ax.get_yticklabels()]
+    for box in (*labels, legend.get_window_extent(), ax.title.get_window_extent()):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert not legend.get_window_extent().overlaps(ax.bbox)
+    numbers = [text.get_window_extent() for text in ax.texts]
+    assert all(box.x1 <= ax.bbox.x1 for box in numbers)
+    for above, below in pairwise(labels):
+        assert below.y1 <= above.y0
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match="dog"):
-        GZSLMeanIoU(["dog", "dog"], [0], [1])
+    with pytest.raises(ValueError, match=r"^class names occur twice: cat, dog$"):
+        GZSLMeanIoU(["dog", "cat", "sky", "dog", "cat"], [0], [1])
     with pytest.raises(ValueError, match=r"\[1\] occur twice"):
         GZSLMeanIoU(["dog", "cat"], [0, 1], [1])
     with pytest.raises(ValueError, match=r"ids \[2\]"):
         GZSLMeanIoU(["dog", "cat"], [0], [2])
     with pytest.raises(ValueError, match="absent"):
         make_metric(absent="drop")
-    with pytest.raises(ValueError, match="expected logits of shape"):
+    with pytest.raises(ValueError, match=r"^expected logits of shape \(1, 5, 2, 2\), got \(1, 4, 2, 2\)$"):
         make_metric().update(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2).long())
     with pytest.raises(ValueError, match="target holds class 5"):
         make_metric().update(torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), 5))

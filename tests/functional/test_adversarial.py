@@ -50,6 +50,14 @@ def test_extreme_logits_stay_finite() -> None:
     assert generator_loss(huge.half()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_single_logit_of_either_precision(dtype: torch.dtype) -> None:
+    logit = torch.tensor([0.3], dtype=dtype)
+    for loss in (generator_loss(logit), discriminator_loss(logit, logit[:0])):
+        assert loss.dtype == dtype
+        torch.testing.assert_close(loss, -logit.sigmoid().log().squeeze())
+
+
 def test_an_empty_side_adds_nothing() -> None:
     nothing = torch.zeros(0, requires_grad=True)
     loss = generator_loss(nothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -40,6 +41,17 @@ class TestGaussianKL:
         mu, logvar = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
         oracle = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
         torch.testing.assert_close(gaussian_kl(mu, logvar), oracle.mean())
+
+    def test_a_single_element(self) -> None:
+        mu, logvar = torch.tensor([0.5]).view(1, 1, 1, 1), torch.tensor([-0.3]).view(1, 1, 1, 1)
+        oracle = kl_divergence(Normal(0.5, math.exp(-0.15)), Normal(0.0, 1.0))
+        torch.testing.assert_close(gaussian_kl(mu, logvar), oracle)
+        torch.testing.assert_close(gaussian_kl(mu, logvar, torch.ones(1, 1, 1)), oracle)
+
+    def test_does_not_read_values_back_from_the_device(self) -> None:
+        # Values on `meta` cannot be read: a count of pixels fetched for a division would stop a GPU's queue.
+        mu, mask = torch.empty(2, 3, 4, 5, device="meta"), torch.empty(2, 4, 5, dtype=torch.bool, device="meta")
+        assert gaussian_kl(mu, mu, mask).device.type == "meta"
 
     @pytest.mark.parametrize("channel", [True, False])
     def test_mask_selects_pixels(self, channel: bool) -> None:
@@ -79,7 +91,8 @@ class TestGaussianKL:
     def test_shapes_must_fit(self) -> None:
         with pytest.raises(ValueError, match="differ in shape"):
             gaussian_kl(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
-        with pytest.raises(ValueError, match="mask of shape"):
+        fits = r"mask of shape \(1, 1, 3, 3\) .* shape \(2, 2, 3, 3\): expected \(N, 1, h, w\) or \(N, h, w\)$"
+        with pytest.raises(ValueError, match=fits):
             gaussian_kl(torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3, 3), torch.ones(1, 3, 3, dtype=torch.bool))
 
 
@@ -90,6 +103,24 @@ class TestMMD:
         squared = literal_mmd(real, fake, bandwidths)
         assert mmd(real, fake, bandwidths, sqrt=False).item() == pytest.approx(squared, rel=1e-12)
         assert mmd(real, fake, bandwidths).item() == pytest.approx(math.sqrt(squared), rel=1e-12)
+
+    @pytest.mark.parametrize(("n", "m"), [(30, 20), (170, 150)])
+    def test_is_plain_autograd(self, n: int, m: int) -> None:
+        """On either side of the size from which the bandwidths take turns."""
+        leaves = features(n).requires_grad_(), features(m, seed=1, shift=0.5).requires_grad_()
+
+        def mean_kernel(xs: Tensor, ys: Tensor) -> Tensor:
+            squared = (xs[:, None] - ys).square().sum(dim=2)
+            return torch.stack([torch.exp(-squared / (2 * b)).mean() for b in MIXTURE]).sum()
+
+        real, fake = leaves
+        oracle = mean_kernel(real, real) + mean_kernel(fake, fake) - 2 * mean_kernel(real, fake)
+        found = mmd(real, fake, sqrt=False)
+        torch.testing.assert_close(found, oracle, rtol=1e-10, atol=1e-14)
+        for gradient, expected in zip(
+            torch.autograd.grad(found, leaves), torch.autograd.grad(oracle, leaves), strict=True
+        ):
+            torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-12)
 
     def test_mixture_is_the_default(self) -> None:
         assert torch.equal(mmd(features(3), features(2, seed=1)), mmd(features(3), features(2, seed=1), MIXTURE, True))
@@ -118,6 +149,11 @@ class TestMMD:
     def test_does_not_see_where_the_origin_lies(self) -> None:
         real, fake = features(7), features(4, seed=1)
         torch.testing.assert_close(mmd(real + 3, fake + 3), mmd(real, fake))
+        # nor in float32, where |x|^2 + |y|^2 - 2xy far from the origin is all rounding
+        far = torch.tensor([1000.0, -500.0, 0.0, 250.0, 4000.0])
+        torch.testing.assert_close(
+            mmd((real + far).float(), (fake + far).float()).double(), mmd(real, fake), rtol=1e-2, atol=0
+        )
 
     def test_single_pair_in_closed_form(self) -> None:
         # k(x, x) = 1, so MMD^2 = 2 - 2 exp(-|x - y|^2 / 2).
@@ -158,8 +194,9 @@ class TestMMD:
         assert mmd(real.bfloat16(), fake.bfloat16()).dtype == torch.float32
 
     def test_bad_input(self) -> None:
-        with pytest.raises(ValueError, match="expected real"):
-            mmd(torch.zeros(2, 3), torch.zeros(2, 4))
+        for real, fake in (((2, 3), (2, 4)), ((2, 3, 1), (2, 3)), ((2, 3), (2, 3, 1)), ((3,), (2, 3))):
+            with pytest.raises(ValueError, match=rf"expected real.*{re.escape(str(real))} and {re.escape(str(fake))}"):
+                mmd(torch.zeros(real), torch.zeros(fake))
         with pytest.raises(ValueError, match="at least one feature"):
             mmd(torch.zeros(0, 3), torch.zeros(2, 3))
         for bandwidths in ((), (0,), (2, -1)):
@@ -207,5 +244,8 @@ class TestClassMMD:
         assert torch.autograd.gradcheck(lambda r, f: class_mmd(r, f, labels_real, labels_fake), (real, fake))
 
     def test_labels_must_fit(self) -> None:
-        with pytest.raises(ValueError, match="labels_fake"):
-            class_mmd(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(2, dtype=torch.long))
+        real, fake, labels = torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(2, dtype=torch.long)
+        with pytest.raises(ValueError, match=r"^labels_fake .*: expected shape \(4,\), got \(2,\)$"):
+            class_mmd(real, fake, labels)
+        with pytest.raises(ValueError, match=r"^labels_real .*: expected shape \(4,\), got \(2,\)$"):
+            class_mmd(fake, real, labels)

@@ -48,9 +48,9 @@ def test_absolute_is_the_printed_equation() -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    encoding = relative_positional_encoding(2, 3)
-    assert encoding.shape == (600, 2, 3)
-    assert torch.equal(encoding, relative_positional_encoding(2, 3, 600, 512.0))
+    assert torch.equal(relative_positional_encoding(2, 3), relative_positional_encoding(2, 3, 600, 512.0))
+    assert torch.equal(absolute_positional_encoding(2, 3), absolute_positional_encoding(2, 3, 600))
+    assert torch.equal(interpolated_positional_encoding(2, 3, 5), interpolated_positional_encoding(2, 3, 5, 600))
 
 
 def test_sine_and_cosine_have_unit_length() -> None:
@@ -81,6 +81,16 @@ def test_interpolated_is_a_bilinear_resize(train_size: int | tuple[int, int], tr
     torch.testing.assert_close(interpolated_positional_encoding(10, 7, train_size, 12), resized, atol=1e-6, rtol=0)
 
 
+def test_interpolated_from_one_row_or_column_is_constant_along_it() -> None:
+    assert torch.equal(
+        interpolated_positional_encoding(3, 4, 1, 8), absolute_positional_encoding(1, 1, 8).expand(8, 3, 4)
+    )
+    row = interpolated_positional_encoding(3, 4, (1, 4), 8)
+    assert torch.equal(row, absolute_positional_encoding(1, 4, 8).expand(8, 3, 4))
+    column = interpolated_positional_encoding(3, 4, (3, 1), 8)
+    assert torch.equal(column, absolute_positional_encoding(3, 1, 8).expand(8, 3, 4))
+
+
 def interpolated_from_five(height: int, width: int, **window: Any) -> Tensor:
     return interpolated_positional_encoding(height, width, 5, 12, **window)
 
@@ -102,26 +112,37 @@ def test_a_window_is_the_crop_of_the_full_map(encode: Callable[..., Tensor]) -> 
 
 
 @pytest.mark.parametrize("encode", [relative, absolute, interpolated_from_five])
-@pytest.mark.parametrize(
-    "window", [{"origin": (6, 0), "full_size": (9, 11)}, {"origin": (-1, 0), "full_size": (9, 11)}]
-)
-def test_a_window_outside_of_the_map_is_refused(
-    encode: Callable[..., Tensor], window: dict[str, tuple[int, int]]
-) -> None:
-    with pytest.raises(ValueError, match="does not lie in a map"):
-        encode(4, 5, **window)
+@pytest.mark.parametrize("origin", [(6, 0), (-1, 0), (0, 7), (0, -1)])
+def test_a_window_outside_of_the_map_is_refused(encode: Callable[..., Tensor], origin: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"of 4 x 5 at .* does not lie in a map of 9 x 11$"):
+        encode(4, 5, origin=origin, full_size=(9, 11))
 
 
 def test_an_origin_needs_the_full_size() -> None:
     with pytest.raises(ValueError, match="full_size"):
         relative(4, 5, origin=(1, 0))
     # The absolute encoding of a window does not depend on the map around it.
-    assert torch.equal(absolute(4, 5, origin=(1, 2)), absolute(9, 9)[:, 1:5, 2:7])
+    for row, column in ((1, 2), (3, 0)):
+        window = absolute(4, 5, origin=(row, column))
+        assert torch.equal(window, absolute(9, 9)[:, row : row + 4, column : column + 5])
 
 
 def test_dtype() -> None:
     half = relative_positional_encoding(3, 4, 8, dtype=torch.bfloat16, device="cpu")
     assert torch.equal(half, relative_positional_encoding(3, 4, 8).bfloat16())
+
+
+@pytest.mark.parametrize("encode", [relative, absolute, interpolated_from_five])
+def test_device(encode: Callable[..., Tensor]) -> None:
+    assert encode(3, 4, device="meta").device.type == "meta"
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_far_positions_are_as_precise_as_float32(device: str | None) -> None:
+    # A sine of the float32 number nearest to position / 10000^(2d / half) would be off by 3e-5 there.
+    row = absolute_positional_encoding(1, 3, 600, origin=(0, 512), device=device)
+    expected = [[math.sin(u / 10000 ** (2 * d / 300)) for u in (512, 513, 514)] for d in range(150)]
+    torch.testing.assert_close(row[0:300:2, 0], torch.tensor(expected), atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("dim", [0, -4, 2, 6, 602])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -66,10 +67,10 @@ class TestAnnealedWeights:
         pseudo[1] = False
         assert torch.equal(annealed_weights(confidence, pseudo, 0.5)[1], torch.ones(4, 5))
 
-    def test_half_precision(self) -> None:
+    def test_precision(self) -> None:
         confidence, pseudo = example()
-        weights = annealed_weights(confidence.half(), pseudo, 0.5)
-        assert weights.dtype == torch.float32
+        for given, result in ((torch.float16, torch.float32), (torch.float64, torch.float64)):
+            assert annealed_weights(confidence.to(given), pseudo, 0.5).dtype == result
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
     def test_temperature_must_be_positive(self, temperature: float) -> None:
@@ -77,8 +78,10 @@ class TestAnnealedWeights:
             annealed_weights(*example(), temperature)
 
     def test_shapes_must_fit(self) -> None:
-        with pytest.raises(ValueError, match="one shape"):
-            annealed_weights(torch.rand(1, 2, 2), torch.ones(1, 2, 3, dtype=torch.bool), 1.0)
+        expected = r"^expected confidence and pseudo of one shape \(N, H, W\), got "
+        for confidence, pseudo in (((1, 2, 2), (1, 2, 3)), ((2, 2), (2, 2))):
+            with pytest.raises(ValueError, match=expected + re.escape(f"{confidence} and {pseudo}")):
+                annealed_weights(torch.rand(confidence), torch.ones(pseudo, dtype=torch.bool), 1.0)
 
 
 class TestConfidentFraction:
@@ -98,6 +101,14 @@ class TestConfidentFraction:
         confidence, pseudo = example()
         assert torch.equal(confident_fraction(confidence, pseudo, 1.0), pseudo)
         assert not confident_fraction(confidence, pseudo, 0.0).any()
+
+    def test_device(self) -> None:
+        confidence, pseudo = (tensor.to("meta") for tensor in example())
+        assert confident_fraction(confidence, pseudo, 0.5).device.type == "meta"
+
+    def test_many_ties_are_broken_by_position(self) -> None:
+        chosen = confident_fraction(torch.full((2, 50, 60), 0.5), torch.ones(2, 50, 60, dtype=torch.bool), 0.25)
+        assert torch.equal(chosen.flatten(1), (torch.arange(3000) < 750).expand(2, 3000))
 
     def test_ties_are_broken_by_position(self) -> None:
         pseudo = torch.tensor([[[False, True, True, True, True]]])

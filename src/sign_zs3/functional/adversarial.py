@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: Adversari
             E |1 - D(f)| + E |D(f^)|.
 
     Returns:
-        A float32 scalar; an empty side adds 0.
+        A float32 scalar (float64 stays); an empty side adds 0.
 
     Raises:
         ValueError: Unknown mode.
@@ -42,7 +43,7 @@ def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating"
             eq. 7 to the letter, E log(1 - D(f^)); `l1`: the released code's E |1 - D(f^)|.
 
     Returns:
-        A float32 scalar; 0 for no logits.
+        A float32 scalar (float64 stays); 0 for no logits.
 
     Raises:
         ValueError: Unknown mode.
@@ -60,7 +61,7 @@ def _check(mode: str) -> None:
 
 
 def _float(logits: Tensor) -> Tensor:
-    return logits if logits.is_floating_point() and logits.element_size() >= 4 else logits.float()
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _mean(values: Tensor) -> Tensor:

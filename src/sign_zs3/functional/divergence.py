@@ -149,7 +149,7 @@ def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> 
 
 
 def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
-    order = torch.argsort(labels, stable=True)
+    order = torch.argsort(labels)
     classes, counts = torch.unique_consecutive(labels[order], return_counts=True)
     blocks = torch.split(features[order], counts.tolist())
     return dict(zip(classes.tolist(), blocks, strict=True))
@@ -173,7 +173,7 @@ class _MeanKernel(torch.autograd.Function):
         if distances.numel() * len(rates) <= STACKED:
             # Small classes cost by the number of operations: all bandwidths at once.
             rate = distances.new_tensor(rates)
-            kernels = torch.exp(rate[:, None] * -distances.view(1, -1))
+            kernels = torch.exp(rate[:, None] * -distances.view(-1))
             total = kernels.sum()
             slope = (rate @ kernels).view_as(distances)
         else:

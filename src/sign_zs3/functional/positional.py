@@ -44,7 +44,7 @@ def relative_positional_encoding(
     full_height, full_width = _check(height, width, dim, origin, full_size)
     columns = scale * _positions(origin[1], width, device) / full_width
     rows = scale * _positions(origin[0], height, device) / full_height
-    return _spread(_sinusoids(columns, dim // 2), _sinusoids(rows, dim // 2)).to(dtype)
+    return _spread(_sinusoids(columns, dim), _sinusoids(rows, dim)).to(dtype)
 
 
 def absolute_positional_encoding(
@@ -77,7 +77,7 @@ def absolute_positional_encoding(
     _check(height, width, dim, origin, full_size or (origin[0] + height, origin[1] + width))
     columns = _positions(origin[1], width, device)
     rows = _positions(origin[0], height, device)
-    return _spread(_sinusoids(columns, dim // 2), _sinusoids(rows, dim // 2)).to(dtype)
+    return _spread(_sinusoids(columns, dim), _sinusoids(rows, dim)).to(dtype)
 
 
 def interpolated_positional_encoding(
@@ -115,8 +115,8 @@ def interpolated_positional_encoding(
     if train_height < 1 or train_width < 1:
         raise ValueError(f"train_size must be at least 1, got {train_size}")
     full_height, full_width = _check(height, width, dim, origin, full_size)
-    columns = _sinusoids(_positions(0, train_width, device), dim // 2)
-    rows = _sinusoids(_positions(0, train_height, device), dim // 2)
+    columns = _sinusoids(_positions(0, train_width, device), dim)
+    rows = _sinusoids(_positions(0, train_height, device), dim)
     # Each half varies along one axis only, so the bilinear resize of the map is a linear resize of that axis.
     columns = F.interpolate(columns[None], size=full_width, mode="linear", align_corners=False)[0]
     rows = F.interpolate(rows[None], size=full_height, mode="linear", align_corners=False)[0]
@@ -152,8 +152,9 @@ def _positions(start: int, count: int, device: torch.device | str | None) -> Ten
     return torch.arange(start, start + count, device=device, dtype=torch.float32 if on_mps else torch.float64)
 
 
-def _sinusoids(positions: Tensor, channels: int) -> Tensor:
-    """(n,) positions -> (channels, n), sine and cosine interleaved (eq. 11-14)."""
+def _sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """(n,) positions -> (dim / 2, n), sine and cosine interleaved (eq. 11-14): one of the two axes."""
+    channels = dim // 2
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=positions.dtype) / channels
     angles = positions[None, :] / torch.pow(10000.0, exponents)[:, None]
     return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
