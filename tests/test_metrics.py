@@ -85,6 +85,14 @@ def test_absent_class() -> None:
     assert skip.compute()["harmonic_miou"] == 0
 
 
+@pytest.mark.parametrize("ignored", [-1, 4, 255])
+def test_ignored_label(ignored: int) -> None:
+    metric = make_metric(ignore_index=ignored)
+    metric.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, ignored]))
+    assert metric.confusion.sum() == 2
+    assert metric.compute()["pixel_accuracy"] == 1
+
+
 def test_reset_clone_and_pickle() -> None:
     metric = make_metric(ignore_index=255)
     (prediction, target), *_ = batches()

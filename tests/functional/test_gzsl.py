@@ -50,20 +50,30 @@ class TestConfusionMatrix:
         assert torch.equal(confusion_matrix(torch.zeros(0).long(), torch.zeros(0).long(), 3), torch.zeros(3, 3).long())
 
     def test_values_outside_are_named(self) -> None:
-        with pytest.raises(ValueError, match=r"target holds class 7: expected 0\.\.4"):
+        with pytest.raises(ValueError, match=r"^target holds class 7: expected 0\.\.4 or 255 \(ignored\)$"):
             confusion_matrix(torch.tensor([0, 0]), torch.tensor([7, 255]), 5)
+        with pytest.raises(ValueError, match=r"^target holds class 5, 6, 7, 8, 9: expected"):  # no more than five
+            confusion_matrix(torch.zeros(7).long(), torch.tensor([9, 8, 8, 7, 5, 6, 10]), 5)
         with pytest.raises(ValueError, match=r"target holds class -1"):
             confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 5)
         with pytest.raises(ValueError, match=r"target holds class 255"):
             confusion_matrix(torch.tensor([0]), torch.tensor([255]), 5, ignore_index=254)
-        with pytest.raises(ValueError, match=r"prediction holds class 5"):
+        with pytest.raises(ValueError, match=r"^prediction holds class 5: expected 0\.\.4 on the pixels that count$"):
             confusion_matrix(torch.tensor([5]), torch.tensor([0]), 5)
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match="differ in shape"):
             confusion_matrix(torch.zeros(2).long(), torch.zeros(3).long(), 5)
-        with pytest.raises(ValueError, match="integer"):
-            confusion_matrix(torch.zeros(2), torch.zeros(2).long(), 5)
+        for dtype in (torch.float32, torch.complex64):
+            with pytest.raises(ValueError, match=rf"^prediction must hold integer classes, got {dtype}$"):
+                confusion_matrix(torch.zeros(2, dtype=dtype), torch.zeros(2).long(), 5)
+            with pytest.raises(ValueError, match=rf"^target must hold integer classes, got {dtype}$"):
+                confusion_matrix(torch.zeros(2).long(), torch.zeros(2, dtype=dtype), 5)
+        with pytest.raises(ValueError, match=r"^num_classes must be at least 1, got 0$"):
+            confusion_matrix(torch.zeros(2).long(), torch.zeros(2).long(), 0)
+
+    def test_one_class(self) -> None:
+        assert confusion_matrix(torch.tensor([0, 0, 3]), torch.tensor([0, 0, 255]), 1).tolist() == [[2]]
 
 
 class TestScores:
@@ -103,6 +113,10 @@ class TestScores:
         scores = gzsl_scores(torch.eye(4).long() * 3, [0, 1], [2, 3])
         assert set(scores.values()) == {1.0}
 
+    def test_a_class_of_one_pixel(self) -> None:
+        scores = gzsl_scores(torch.eye(2).long(), [0], [1])
+        assert set(scores.values()) == {1.0}
+
     def test_the_papers_harmonic_mean(self) -> None:
         # Table 1, VOC, SIGN: 75.40 seen, 28.86 unseen, harmonic 41.74.
         scores = gzsl_scores(torch.tensor([[7540, 2460], [7114, 2886]]), [0], [1])
@@ -131,6 +145,8 @@ class TestScores:
         zero = gzsl_scores(confusion, [0], [1])
         assert zero["unseen_miou"] == 0
         assert zero["harmonic_miou"] == 0
+        assert gzsl_scores(torch.tensor([[0, 2], [3, 0]]), [0], [1])["harmonic_miou"] == 0  # both sides
+        assert gzsl_scores(torch.tensor([[0, 3], [0, 2]]), [0], [1])["harmonic_miou"] == 0
         for missing in (gzsl_scores(confusion, [0, 1], []), gzsl_scores(torch.tensor([[3, 0], [0, 0]]), [0], [1])):
             assert math.isnan(missing["unseen_miou"])
             assert missing["harmonic_miou"] == 0
@@ -143,8 +159,8 @@ class TestScores:
         square = torch.eye(3).long()
         with pytest.raises(ValueError, match="square"):
             gzsl_scores(torch.zeros(2, 3).long(), [0], [1])
-        with pytest.raises(ValueError, match=r"ids \[3\]"):
-            gzsl_scores(square, [0, 3], [1])
+        with pytest.raises(ValueError, match=r"ids \[-1, 3\]: expected 0\.\.2$"):
+            gzsl_scores(square, [0, 3], [1, -1])
         with pytest.raises(ValueError, match=r"ids \[1\] occur twice"):
             gzsl_scores(square, [0, 1], [1])
         with pytest.raises(ValueError, match="absent"):

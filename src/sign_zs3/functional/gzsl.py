@@ -102,7 +102,7 @@ def gzsl_scores(
     iou = per_class_iou(confusion, absent)
     recall = _divide(hits, truth, absent)
     # 0 * NaN would spoil the sum; an absent class has no weight either way.
-    weighted = truth * iou.nan_to_num(0.0)
+    weighted = truth * iou.nan_to_num()
 
     def side(ids: Sequence[int]) -> dict[str, float]:
         index = torch.as_tensor(list(ids), dtype=torch.long)
@@ -147,4 +147,4 @@ def _divide(part: Tensor, whole: Tensor, absent: str) -> Tensor:
 
 
 def _harmonic(a: float, b: float) -> float:
-    return 2 * a * b / (a + b) if a > 0 and b > 0 else 0.0
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
