@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= data/msrc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow table1-msrc ablations-msrc lint type format bench clean
+.PHONY: help setup demo test test-slow coverage mutants table1-msrc ablations-msrc lint type format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,20 @@ test: setup  ## run the tests
 
 test-slow: setup  ## run the long check: the demo as a whole, with right and with shuffled class vectors (about 10 minutes)
 	$(BIN)/python -m pytest -m slow
+
+coverage: setup  ## run the tests and report lines and branches of src; fails under 90 % of either (about 15 minutes)
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/coverage report
+	$(BIN)/coverage json --quiet
+	$(BIN)/python tests/shares.py coverage.json 0.90 covered_lines/num_statements covered_branches/num_branches
+
+mutants: setup  ## break functional/ and metrics.py in 1100 places; fails if tests see under 85 % (about 10 minutes)
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+	$(BIN)/mutmut export-cicd-stats
+	$(BIN)/python tests/shares.py mutants/mutmut-cicd-stats.json 0.85 killed/total
 
 table1-msrc: setup  ## Table 1 on MSRC-21 with three seeds (DATA=folder of MSRC v2; about 20 minutes on two cores)
 	$(BIN)/python experiments/tables.py table1 --data $(DATA)
@@ -51,4 +65,4 @@ bench: setup  ## measure speed and memory, printed as ratios
 	$(BIN)/python benchmarks/step.py
 
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov
