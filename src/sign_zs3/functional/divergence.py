@@ -149,7 +149,7 @@ def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> 
 
 
 def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
-    order = torch.argsort(labels)
+    order = torch.argsort(labels, stable=True)  # whatever the device, the same sums
     classes, counts = torch.unique_consecutive(labels[order], return_counts=True)
     blocks = torch.split(features[order], counts.tolist())
     return dict(zip(classes.tolist(), blocks, strict=True))
