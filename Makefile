@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# the tests with the lowest versions run on the lowest Python, where it is there
+LOWEST_PYTHON ?= $(shell python3.10 --version > /dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
+LOWEST := .venv-lowest
 # where MSRC v2 lies
 DATA ?= data/msrc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage mutants table1-msrc ablations-msrc lint type format bench clean
+.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc ablations-msrc lint type format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +31,19 @@ test: setup  ## run the tests
 
 test-slow: setup  ## run the long check: the demo as a whole, with right and with shuffled class vectors (about 10 minutes)
 	$(BIN)/python -m pytest -m slow
+
+test-reliability: setup  ## run the long checks of docs/reliability.md: kills, several processes, fuzzing, 20,000 iterations (about an hour)
+	$(BIN)/python -m pytest -m reliability
+
+test-lowest: $(LOWEST)/.ready  ## run the tests in .venv-lowest, with the lowest versions that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest
+
+# pip always takes the newest, so uv installs
+$(LOWEST)/.ready: setup.cfg pyproject.toml
+	test -x $(LOWEST)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	@touch $@
 
 coverage: setup  ## run the tests and report lines and branches of src; fails under 90 % of either (about 15 minutes)
 	$(BIN)/coverage erase
@@ -65,4 +81,4 @@ bench: setup  ## measure speed and memory, printed as ratios
 	$(BIN)/python benchmarks/step.py
 
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov

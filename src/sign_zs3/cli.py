@@ -78,7 +78,8 @@ def _one_line(error: Exception) -> str:
     if cause is not None:
         return f"error: {text}"
     # jsonargparse keeps only the text of what a data module's constructor raised.
-    if wrapped := re.search(r"Errors: - (.*?)(?: Given value| - Expected|$)", text):
+    none = "- Expected a <class 'NoneType'> "  # first in older versions, last in newer ones
+    if wrapped := re.search(rf"Errors: (?:{none})?- (.*?)(?: Given value| - Expected|$)", text):
         return f"error: {wrapped.group(1)}"
     # raised by torch wherever the program is when a worker ends
     if worker := re.search(r"DataLoader worker \(pid.*? (?:killed by signal: \w+|exited unexpectedly)", text):

@@ -151,8 +151,10 @@ class ClassTable:
         try:
             with replacing(path) as beside:
                 if path.suffix == ".npz":
+                    # `allow_pickle`, without which numpy 2's types take no mapping, is one more array to numpy 1
+                    arrays: dict[str, Any] = {"names": np.array(self.names), **self.sources}
                     with beside.open("wb") as file:
-                        np.savez(file, allow_pickle=False, names=np.array(self.names), **self.sources)
+                        np.savez(file, **arrays)
                 else:
                     # One key only: the writer does not keep the order of several.
                     names = json.dumps(self.names, ensure_ascii=False)
