@@ -246,7 +246,7 @@ def test_a_score_that_a_run_lacks_leaves_no_mean(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "found no format number"),
         ("{}", "found no format number"),
-        ('{"format": 2}', "found format 2, expected 1"),
+        ('{"format": 2}', "found format 2, this version reads 1: install the newer sign-zs3"),
         ('{"format": 1}', "found null as dataset"),
         ({"seed": "0"}, 'found "0" as seed'),
         ({"test": {}}, "found no per_class in test"),

@@ -43,6 +43,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({reason}); make room, or name another place") from error
 
 
+def other_format(found: object, known: int, otherwise: str, writer: object = None) -> str:
+    """Say what to do about a file of another format than the one that is read.
+
+    Args:
+        found: What stands in the file as its format number; None: nothing.
+        known: The format that this version reads.
+        otherwise: What to do where no other version can be had.
+        writer: The version of sign-zs3 that the file names as its writer.
+    """
+    if type(found) is not int:
+        what = "no format number" if found is None else f"{found!r:.40} as format number"
+        return f"found {what}, expected {known}: {otherwise}"
+    age = "newer" if found > known else "older"
+    named = f" ({writer:.40})" if isinstance(writer, str) else ""
+    return (
+        f"found format {found}, this version reads {known}: install the {age} sign-zs3 that wrote it{named}, or "
+        f"{otherwise}"
+    )
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those that it lies in, where they are missing.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, replacing
+from sign_zs3.files import line_of, other_format, replacing
 from sign_zs3.paper import ROWS, Published, published
 
 if TYPE_CHECKING:
@@ -429,9 +429,7 @@ def _read_run(path: Path) -> Run:
     if not isinstance(found, dict) or "format" not in found:
         raise UserError(f"{path}: found no format number, expected {expected}; leave the file out")
     if found["format"] != FORMAT:
-        raise UserError(
-            f"{path}: found format {found['format']!r}, expected {FORMAT}; install the version that wrote it"
-        )
+        raise UserError(f"{path}: {other_format(found['format'], FORMAT, 'leave the file out')}")
     if fault := _fault(found):
         raise UserError(f"{path}: found {fault}, expected {expected}; write it again with `sign-zs3 test`")
     config = _read_config(path.parent)

@@ -279,7 +279,7 @@ def test_refusals_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"{empty}: found no results.json, expected one at least" in refused(capsys, str(empty))
     assert f"{tmp_path / 'gone'}: is not there" in refused(capsys, str(tmp_path / "gone"))
     assert f"{broken / 'results.json'}: cannot be read" in refused(capsys, str(broken))
-    assert "found format 2, expected 1" in refused(capsys, str(newer))
+    assert "found format 2, this version reads 1: install the newer sign-zs3" in refused(capsys, str(newer))
     write_run(tmp_path / "good")
     file = tmp_path / "good" / "results.json"
     assert "--output: found the file" in refused(capsys, str(file), "--output", str(file))

@@ -183,7 +183,16 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read .*, expected JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json: is not of sign-zs3"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), r"safetensors: does not hold the weights"),
-        (_config_of(lambda c: c.update(format=9)), r"found format 9, this version reads 1"),
+        (
+            _config_of(lambda c: c.update(format=9, version="9.1")),
+            r"found format 9, this version reads 1: install the newer sign-zs3 that wrote it \(9\.1\), or export the mo",
+        ),
+        (
+            _config_of(lambda c: c.update(format=0)),
+            r"format 0, this version reads 1: install the older sign-zs3 that wrote it \(.*\), or export the model again",
+        ),
+        (_config_of(lambda c: c.update(format="x")), r"found 'x' as format number, expected 1: export the model again"),
+        (_config_of(lambda c: c.pop("format")), r"config\.json: is not of sign-zs3, expected a folder with"),
         (_config_of(lambda c: c.update(num_seen=9)), r"config\.json: config: found 3 classes"),
         (
             _config_of(lambda c: c.pop("ids")),
@@ -221,6 +230,16 @@ def test_a_damaged_folder_is_told_in_one_line(tmp_path: Path, spoil: Callable[[P
     with pytest.raises(UserError, match=message) as caught:
         Segmenter.from_pretrained(tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_older_than_flip_and_scales_is_read_as_it_was(tmp_path: Path) -> None:
+    segmenter = build(seen_penalty=0.25)
+    segmenter.save_pretrained(tmp_path)
+    _config_of(lambda c: [c.pop(name) for name in ("flip", "scales", "card")])(tmp_path)
+    older = Segmenter.from_pretrained(tmp_path)
+    assert older.config == segmenter.config
+    image = torch.randint(0, 256, (3, 20, 31), dtype=torch.uint8)
+    assert torch.equal(older.predict(image), segmenter.predict(image))
 
 
 def test_only_a_name_that_is_no_path_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,9 +149,10 @@ class ZeroShotCLI(LightningCLI):
                 f"method: found {self.method}, but the checkpoint {path} was trained with {stored}: give --method "
                 f"{stored} with its own configuration, or the checkpoint of a {self.method} run"
             )
-        hparams = dict(checkpoint["hyper_parameters"])
         given = _given_model_options(self.arguments)
         defaults = METHODS[self.method].defaults()
+        # a checkpoint older than an option was trained as the option's default says
+        hparams = defaults | checkpoint["hyper_parameters"]
         for name, stored in hparams.items():
             if name not in config["model"] or name in PLACES:
                 continue

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, make_folder, replacing
+from sign_zs3.files import line_of, make_folder, other_format, replacing
 from sign_zs3.models.card import card_text, plain_scores
 from sign_zs3.models.config import SegmenterConfig
 
@@ -24,6 +24,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 FORMAT = 1
+"""Raised where an earlier version would misread a folder."""
+LATER_OPTIONS = frozenset({"flip", "scales"})
+"""Options that the first folders lack; these were read as the defaults say."""
 
 _EXPECTED = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE} that `sign-zs3 export` or save_pretrained wrote"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -253,10 +256,10 @@ def read_config(folder: Path) -> SegmenterConfig:
     path = folder / CONFIG_FILE
     content = _read_json(path)
     content.pop("card", None)
-    version = content.pop("version", "another version")
+    version = content.pop("version", None)
     if (found := content.pop("format")) != FORMAT:
-        raise UserError(f"{path}: found format {found}, this version reads {FORMAT}: install sign-zs3 {version}")
-    if missing := sorted({field.name for field in fields(SegmenterConfig)} - content.keys()):
+        raise UserError(f"{path}: {other_format(found, FORMAT, 'export the model again', version)}")
+    if missing := sorted({field.name for field in fields(SegmenterConfig)} - LATER_OPTIONS - content.keys()):
         raise UserError(f"{path}: found no {', '.join(missing)}, expected all options; export the model again")
     try:
         return SegmenterConfig(**content)
@@ -265,5 +268,5 @@ def read_config(folder: Path) -> SegmenterConfig:
     except (TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: found options that this version does not know ({line_of(error)}), expected those of "
-            f"SegmenterConfig; it was written by sign-zs3 {version}"
+            f"SegmenterConfig; it was written by sign-zs3 {version or 'of another version'}"
         ) from error

@@ -18,6 +18,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sign_zs3._version import __version__
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
@@ -29,6 +30,7 @@ from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_KEY,
     as_plain,
     in_order,
+    misfit,
     order_from,
     read_checkpoint,
     reorder,
@@ -178,6 +180,16 @@ class ZeroShotTask(pl.LightningModule, ABC):
         finished = [self.trainable(phase.kind) for phase in self.schedule.finished()]
         return self._trained_before.union(*finished)
 
+    def _parts_trained_in(self, checkpoint: Mapping[str, Any]) -> frozenset[str]:
+        own = checkpoint[CHECKPOINT_KEY]
+        if "trained_parts" in own:
+            return frozenset(own["trained_parts"])
+        # Older ones do not tell what they started from had trained: where C knows all classes, all that it needs.
+        if bool(checkpoint["state_dict"]["segmenter.known"].all()):
+            return frozenset(self.parts())
+        finished = Schedule.of_state(own["schedule"]).finished()
+        return frozenset[str]().union(*(self.trainable(phase.kind) for phase in finished))
+
     def shape_for(self, state: Mapping[str, Tensor]) -> None:
         """Make whatever modules a checkpoint's state holds beyond those of `build_networks`."""
 
@@ -275,7 +287,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self._build(protocol, stored.clone() if taken else self._read_vectors(protocol), pretrained=True)
         self._check_classes(stored_protocol(checkpoint), f"the checkpoint {path}")
         self.looked_up, self.centered_on = looked_up, centered_on
-        self._trained_before = frozenset(own.get("trained_parts", ()))
         if stored.shape != self.class_vectors.shape or (
             as_given and not torch.allclose(stored, self.class_vectors, atol=1e-6)
         ):
@@ -294,13 +305,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 )
         wanted = self.state_dict()
         state = {key: value for key, value in checkpoint["state_dict"].items() if key in wanted}
-        for key, value in wanted.items():
-            if key not in state or state[key].shape != value.shape:
-                found = tuple(state[key].shape) if key in state else "nothing"
-                raise UserError(
-                    f"init_from: {path} holds {found} for {key}, this model expects {tuple(value.shape)}: use the "
-                    "vectors, backbone and widths that it was trained with"
-                )
+        if fault := misfit(state, wanted):
+            raise UserError(
+                f"init_from: {path} holds {fault}: use the vectors, backbone, widths and version of sign-zs3 that it "
+                "was trained with"
+            )
         left = [key for key in checkpoint["state_dict"] if key.startswith("segmenter.") and key not in wanted]
         if left:
             raise UserError(
@@ -308,6 +317,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 "that it was trained with"
             )
         self.load_state_dict(state)
+        self._trained_before = self._parts_trained_in(checkpoint)
 
     # -- checkpoints ----------------------------------------------------------------------------------------
 
@@ -317,6 +327,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         partial = self.schedule.micro > 0
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
+            "version": __version__,
             "method": type(self).__name__,
             "protocol": as_plain(self.protocol),
             "looked_up": list(self.looked_up),
@@ -350,15 +361,21 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 f"vectors: the checkpoint's class vectors have {vectors.shape[1]} numbers, those given "
                 f"{self.class_vectors.shape[1]}: use the file that it was trained with"
             )
+        self.shape_for(checkpoint["state_dict"])
+        if fault := misfit(checkpoint["state_dict"], self.state_dict()):
+            writer = f" ({stored['version']:.40})" if isinstance(stored.get("version"), str) else ""
+            raise UserError(
+                f"the checkpoint holds {fault}: use the options and the version of sign-zs3{writer} that it was "
+                "trained with"
+            )
         # checkpoints of before classes could be added or renamed have neither
         self.looked_up = tuple(stored.get("looked_up", protocol.classes))
         self.centered_on = tuple(stored.get("centered_on", protocol.classes))
-        self._trained_before = frozenset(stored.get("trained_parts", ()))
-        self.shape_for(checkpoint["state_dict"])
+        self._trained_before = self._parts_trained_in(checkpoint)
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])
         self.nonfinite = int(stored.get("nonfinite", 0))
-        self.tallies = dict(stored["tallies"])
+        self.tallies = dict(stored.get("tallies", {}))  # the first checkpoints had none
         self._gradients = stored["gradients"]
         self._entered = None
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.files import other_format
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
+"""Raised where an earlier version would misread a checkpoint; what is new and may be missing needs no other number."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -89,12 +91,10 @@ def stored_part(checkpoint: Any, what: str) -> dict[str, Any]:
     stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(stored, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
-    if stored.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{what} has format {stored.get('format')}, this version reads {CHECKPOINT_FORMAT}: install the version "
-            "that wrote it"
-        )
-    parts = (stored.get("protocol"), checkpoint.get("hyper_parameters"))
+    if (found := stored.get("format")) != CHECKPOINT_FORMAT:
+        otherwise = "give a .ckpt file that `fit` of this version wrote"
+        raise UserError(f"{what}: {other_format(found, CHECKPOINT_FORMAT, otherwise, stored.get('version'))}")
+    parts = (stored.get("protocol"), stored.get("schedule"), checkpoint.get("hyper_parameters"))
     if not all(isinstance(part, dict) for part in parts) or not isinstance(stored.get("method"), str):
         raise UserError(
             f"{what} is damaged (found no method, options and classes in it): give a .ckpt file that `fit` wrote"
@@ -112,6 +112,17 @@ def stored_protocol(checkpoint: dict[str, Any]) -> Protocol:
 def as_plain(protocol: Protocol) -> dict[str, Any]:
     """Return a protocol as plain types, for `stored_protocol`."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def misfit(state: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str | None:
+    """Say what a checkpoint's state holds in place of what a model expects; None: it is of such a model."""
+    for key in sorted(state.keys() | wanted.keys()):
+        found, expected = (
+            tuple(s[key].shape) if isinstance(s.get(key), Tensor) else "nothing" for s in (state, wanted)
+        )
+        if found != expected:
+            return f"{found} for {key}, this model expects {expected}"
+    return None
 
 
 def is_by_class(key: str) -> bool:

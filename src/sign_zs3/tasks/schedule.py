@@ -83,6 +83,13 @@ class Schedule:
             raise UserError("phases: nothing to run, since every phase named has 0 iterations: set one of them above 0")
         return cls(phases, accumulate)
 
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Schedule:
+        """Build the schedule that a state is of."""
+        schedule = cls([Phase(*phase) for phase in state["phases"]], state["accumulate"])
+        schedule.batches = int(state["batches"])
+        return schedule
+
     @property
     def iteration(self) -> int:
         """Whole iterations done since the start."""

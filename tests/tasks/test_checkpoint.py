@@ -1,0 +1,185 @@
+"""Checkpoints of other versions: older ones load and give what they gave, others say which version to install."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from sign_zs3 import SIGNModule, UserError, __version__, load_task
+from sign_zs3.callbacks import ScheduleCheckpoint
+from sign_zs3.cli import main
+from sign_zs3.tasks import ZeroShotTask
+from sign_zs3.tasks.extension import extend
+from tests.conftest import TINY, Fit, quiet_trainer, tiny_data, tiny_model
+from tests.tasks.test_sign import StopAt, same, state_of
+
+DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
+LATER = ("version", "looked_up", "centered_on", "trained_parts", "tallies")
+"""Keys that the first checkpoints lack."""
+
+
+def changed(path: str | Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Write a checkpoint beside another one, with its content changed."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    beside = Path(path).with_name(f"changed_{Path(path).name}")
+    torch.save(content, beside)
+    return str(beside)
+
+
+def make_older(content: dict[str, Any]) -> None:
+    """Take out what came later, every option with its default included: any of them may be newer than a checkpoint."""
+    for key in LATER:
+        del content["sign_zs3"][key]
+    options, defaults = content["hyper_parameters"], SIGNModule.defaults()
+    content["hyper_parameters"] = {key: value for key, value in options.items() if value != defaults[key]}
+
+
+@pytest.fixture
+def phase_files(fit: Fit) -> dict[str, str]:
+    """Train all phases; phase -> its checkpoint."""
+    checkpoint = ScheduleCheckpoint()
+    fit(checkpoint)
+    return checkpoint.phase_files
+
+
+def scores_of(model: ZeroShotTask, folder: Path) -> dict[str, Any]:
+    quiet_trainer(folder).test(model, tiny_data(), verbose=False)
+    return model.scores
+
+
+def test_an_older_checkpoint_is_the_model_it_was(phase_files: dict[str, str], tmp_path: Path) -> None:
+    path = phase_files["self_training"]
+    now, older = load_task(path), load_task(changed(path, make_older))
+    assert same(state_of(older), state_of(now))
+    assert (older.looked_up, older.centered_on, older.protocol) == (now.looked_up, now.centered_on, now.protocol)
+    assert dict(older.hparams) == dict(now.hparams)
+    assert repr(scores_of(older, tmp_path)) == repr(scores_of(now, tmp_path))
+    image = torch.randint(0, 256, (3, 20, 31), dtype=torch.uint8)
+    assert torch.equal(older.segmenter.predict(image), now.segmenter.predict(image))
+    assert same(state_of(extend(older, ["zebra"])), state_of(extend(now, ["zebra"])))
+
+
+def test_an_older_checkpoint_goes_on(fit: Fit, tmp_path: Path) -> None:
+    options = {"accumulate": 2, "rounds": 1}
+    straight = fit(**options)
+    fit(ScheduleCheckpoint(), StopAt(17), **options)
+    older = changed(tmp_path / "checkpoints" / "last.ckpt", make_older)
+    assert same(state_of(fit(ScheduleCheckpoint(), ckpt_path=older, **options)), state_of(straight))
+
+
+def test_later_phases_start_from_an_older_checkpoint(fit: Fit, phase_files: dict[str, str]) -> None:
+    path = phase_files["transfer"]
+    now, older = (fit(phases=["self_training"], init_from=p) for p in (path, changed(path, make_older)))
+    assert same(state_of(older), state_of(now))
+
+
+@pytest.mark.parametrize("start", ["train", "generator"])
+def test_what_older_checkpoints_trained_is_known(
+    fit: Fit, phase_files: dict[str, str], tmp_path: Path, start: str
+) -> None:
+    """A run that starts from one and does not train the generator itself can still be extended."""
+    checkpoint = ScheduleCheckpoint()
+    fit(checkpoint, phases=["transfer"], init_from=changed(phase_files[start], make_older))
+    extend(checkpoint.phase_files["transfer"], ["zebra"])
+    # such a run of an older version tells neither what it nor what its start had trained
+    extend(changed(checkpoint.phase_files["transfer"], make_older), ["zebra"])
+
+
+def test_a_generator_that_no_phase_trained_is_known_too(fit: Fit) -> None:
+    checkpoint = ScheduleCheckpoint()
+    fit(checkpoint, phases=["train"], joint_generator=False)
+    with pytest.raises(UserError, match="a generator that was never trained"):
+        extend(changed(checkpoint.phase_files["train"], make_older), ["zebra"])
+
+
+def test_the_program_takes_an_option_that_an_older_checkpoint_lacks_from_its_default(
+    phase_files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = {
+        "trainer": {"default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu", "limit_val_batches": 0},
+        "data": {"class_path": "ShapesDataModule", "init_args": DATA},
+        "model": {**TINY, "position": "none"},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    older = changed(phase_files["transfer"], make_older)
+    resume = ["fit", "--config", str(tmp_path / "tiny.yaml"), "--ckpt_path", older]
+    assert main([*resume, "--model.position", "none"]) == 1
+    assert "--model.position: found none, but the checkpoint" in capsys.readouterr().err
+    assert main(resume) == 0
+    assert "model.position: the checkpoint's relative holds, not none of the configuration" in caplog.text
+    resumed = torch.load(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    straight = torch.load(phase_files["self_training"], weights_only=True)
+    assert same(resumed["state_dict"], straight["state_dict"])
+
+
+# -- other formats -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"format": 2, "version": "9.1"}, "found format 2, this version reads 1: install the newer sign-zs3 that "
+         "wrote it (9.1), or give a .ckpt file"),
+        ({"format": 0}, "found format 0, this version reads 1: install the older sign-zs3 that wrote it, or give a"),
+        ({"format": None}, "found no format number, expected 1: give a .ckpt file that `fit` of this version wrote"),
+        ({"format": "x"}, "found 'x' as format number, expected 1: give a .ckpt file"),
+    ],
+)  # fmt: skip
+def test_another_format_says_which_version_to_install(
+    fit: Fit, tmp_path: Path, own: dict[str, Any], message: str
+) -> None:
+    fit(ScheduleCheckpoint(), StopAt(1))
+    written = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["sign_zs3"]
+    assert (written["format"], written["version"]) == (1, __version__)
+
+    def change(content: dict[str, Any]) -> None:
+        del content["sign_zs3"]["version"]
+        content["sign_zs3"].update(own)
+
+    path = changed(tmp_path / "checkpoints" / "last.ckpt", change)
+    uses: list[Callable[[], Any]] = [
+        lambda: load_task(path),
+        lambda: extend(path, ["zebra"]),
+        lambda: fit(ckpt_path=path),
+        lambda: fit(init_from=path),
+        lambda: quiet_trainer(tmp_path).test(tiny_model(), tiny_data(), ckpt_path=path),
+    ]
+    for use in uses:
+        with pytest.raises(UserError) as caught:
+            use()
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_an_older_network_are_one_line(
+    phase_files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a network's widths changed since, its checkpoint fits no longer."""
+
+    def widen(content: dict[str, Any]) -> None:
+        key = "segmenter.encoder.backbone.4.body.0.weight"
+        content["state_dict"][key] = torch.cat([content["state_dict"][key]] * 2)
+
+    path = changed(phase_files["self_training"], widen)
+    message = (
+        "holds (128, 64, 3, 3) for segmenter.encoder.backbone.4.body.0.weight, this model expects (64, 64, 3, 3): use "
+        f"the options and the version of sign-zs3 ({__version__}) that it was trained with"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_task(path)
+    content = {
+        "trainer": {"default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu", "limit_val_batches": 0},
+        "data": {"class_path": "ShapesDataModule", "init_args": DATA},
+        "model": TINY,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    for verb in ("fit", "test"):
+        assert main([verb, "--config", str(tmp_path / "tiny.yaml"), "--ckpt_path", path]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line == f"error: the checkpoint {message}"
