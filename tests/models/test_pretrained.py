@@ -185,11 +185,11 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), r"safetensors: does not hold the weights"),
         (
             _config_of(lambda c: c.update(format=9, version="9.1")),
-            r"found format 9, this version reads 1: install the newer sign-zs3 that wrote it \(9\.1\), or export the mo",
+            r"found format 9, this version reads 1: install the newer sign-zs3 that wrote it \(9\.1\), or export",
         ),
         (
             _config_of(lambda c: c.update(format=0)),
-            r"format 0, this version reads 1: install the older sign-zs3 that wrote it \(.*\), or export the model again",
+            r"format 0, this version reads 1: install the older sign-zs3 that wrote it \(.*\), or export",
         ),
         (_config_of(lambda c: c.update(format="x")), r"found 'x' as format number, expected 1: export the model again"),
         (_config_of(lambda c: c.pop("format")), r"config\.json: is not of sign-zs3, expected a folder with"),
