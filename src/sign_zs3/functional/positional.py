@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -157,7 +159,8 @@ def _sinusoids(positions: Tensor, dim: int) -> Tensor:
     channels = dim // 2
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=positions.dtype) / channels
     angles = positions[None, :] / torch.pow(10000.0, exponents)[:, None]
-    return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
+    # ONNX Runtime has no cosine of float64
+    return torch.stack([angles.sin(), (angles + math.pi / 2).sin()], dim=1).flatten(0, 1)
 
 
 def _spread(columns: Tensor, rows: Tensor) -> Tensor:
