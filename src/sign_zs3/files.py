@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sign_zs3.errors import UserError
+
+MAX_TEXT = 1 << 26
+"""Bytes of a list or a JSON file, at most: what is made of one takes some thirty times as much memory."""
+
+MAX_YAML = 1 << 18
+"""Bytes of a YAML file, at most: its reader takes ten seconds for a few MB."""
+
+MAX_NAME = 200
+"""Letters of a class name, at most: near spellings of a name are looked for, which costs the square of its length."""
 
 CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
 """A line of a list of classes: id, a tab or colon, name."""
@@ -32,6 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.part")
     try:
         try:
+            # what an interrupted run left there may be a link to another place
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             yield beside
             beside.replace(path)
         finally:
@@ -139,22 +154,141 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
         Number in the file, from 1, and content of each line.
 
     Raises:
-        UserError: The file cannot be read or holds nothing.
+        UserError: The file cannot be read, has more than `MAX_TEXT` bytes or holds nothing.
     """
+    content = read_content(path, MAX_TEXT, expected)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        content = path.read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
-        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; save it as UTF-8") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
     return lines
+
+
+def read_content(path: Path, limit: int, expected: str) -> bytes:
+    """Reads a file that must be small, and no pipe or device.
+
+    Args:
+        path: The file.
+        limit: More bytes are refused, before they are read.
+        expected: What the file should be, for the error.
+
+    Raises:
+        UserError: It is not there, cannot be read or is too large.
+    """
+    try:
+        refuse_special(path, expected)
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
+        ) from error
+    if len(content) > limit:
+        raise UserError(f"{path}: found more than {limit:,} bytes, expected {expected}, which needs less; shorten it")
+    return content
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Reads a JSON file of at most `MAX_TEXT` bytes and 100,000 values, see `not_plain`.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    content = read_content(path, MAX_TEXT, expected)
+    try:
+        found = json.loads(content.decode("utf-8"))
+        if fault := not_plain(found, most=100_000):
+            raise ValueError(f"found {fault}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; write it again") from error
+    return found
+
+
+def refuse_special(path: Path, expected: str) -> None:
+    """Refuse a pipe, socket or device, from which reading may wait for ever.
+
+    Raises:
+        UserError: It is one.
+    """
+    if _is_special(path):
+        raise UserError(f"{path}: is a pipe or device, expected {expected}; put a file there")
+
+
+def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
+    """Say what keeps a value from being plain: numbers, texts and none, in lists and mappings by name, not too many.
+
+    What a list or mapping holds twice counts twice, as it does for all that walks or prints it.
+
+    Args:
+        value: What a file gave.
+        most: As many numbers, texts, lists and mappings are allowed; of a text each 100 letters count.
+        depth: As many lists or mappings may be inside each other.
+
+    Returns:
+        Such as ``"more than 10,000 values"``; None where nothing is wrong.
+    """
+    rest, count = [(value, 0)], 0
+    while rest:
+        found, level = rest.pop()
+        if level > depth:
+            return f"more than {depth} lists or mappings in each other"
+        if isinstance(found, dict):
+            if not all(isinstance(key, str) for key in found):
+                return "a mapping whose keys are no texts"
+            inside = [*found.keys(), *found.values()]
+        elif isinstance(found, (list, tuple)):
+            inside = list(found)
+        elif found is None or isinstance(found, (bool, int, float, str)):
+            if type(found) is int and found.bit_length() > 63:
+                return "a whole number of more than 63 bits"
+            if isinstance(found, str) and not found.isascii() and not _is_unicode(found):
+                return "a text with half a character"
+            count += len(found) // 100 if isinstance(found, str) else 0
+            inside = []
+        else:
+            return f"a {type(found).__name__}"
+        count += len(inside)
+        if count > most:
+            return f"more than {most:,} values"
+        rest += [(part, level + 1) for part in inside]
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_archive(path: Path, limit: int | None = None) -> None:
+    """Look at the parts of a zip archive before anything is unpacked.
+
+    Args:
+        path: The archive.
+        limit: Bytes that its parts may unpack to; None: they must be stored as they are, which takes no more than the
+            file does.
+
+    Raises:
+        ValueError: They are packed, unpack to more, or lie in each other.
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is no zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    allowed = (zipfile.ZIP_STORED,) if limit is None else (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if odd := [part.filename for part in parts if part.compress_type not in allowed]:
+        raise ValueError(f"found {odd[0]!r:.100} packed in a way that this library never writes")
+    most, total = path.stat().st_size if limit is None else limit, sum(part.file_size for part in parts)
+    if total > most:
+        raise ValueError(f"found parts of {total:,} bytes, expected at most {most:,}")
 
 
 def line_of(error: Exception) -> str:
