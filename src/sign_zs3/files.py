@@ -210,6 +210,41 @@ def read_json(path: Path, expected: str) -> Any:
     return found
 
 
+def read_yaml(path: Path, expected: str) -> Any:
+    """Reads a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are errors.
+
+    Memory: some 100 MB, since a file may stand for at most 10,000 values by its aliases.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    import yaml
+
+    content = read_content(path, MAX_YAML, expected)
+    try:
+        loader = yaml.SafeLoader(content.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # before values are made, since a merge key copies what it names
+        if _expanded(node, {}) > 10_000:
+            raise ValueError("found aliases that stand for more than 10,000 values")
+        return loader.construct_document(node)
+    except Exception as error:  # wrong values make the reader raise almost anything
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """Count the values that a YAML node stands for, those behind an alias each time."""
+    if id(node) not in known:
+        # met again before it is counted: it holds itself
+        known[id(node)] = 1 << 40
+        inside = node.value if isinstance(node.value, list) else []
+        parts = [part for item in inside for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
+
+
 def refuse_special(path: Path, expected: str) -> None:
     """Refuse a pipe, socket or device, from which reading may wait for ever.
 
@@ -258,6 +293,11 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
             return f"more than {most:,} values"
         rest += [(part, level + 1) for part in inside]
     return None
+
+
+def is_name(value: Any) -> bool:
+    """Say whether a value can name a class: a text of at most `MAX_NAME` letters that UTF-8 can hold."""
+    return isinstance(value, str) and len(value) <= MAX_NAME and _is_unicode(value)
 
 
 def _is_unicode(text: str) -> bool:

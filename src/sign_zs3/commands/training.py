@@ -13,12 +13,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,10 +26,11 @@ from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, SchedulePro
 from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
+from sign_zs3.files import read_yaml
 from sign_zs3.results import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import read_checkpoint
-from sign_zs3.tasks.loading import stored_method
+from sign_zs3.tasks.loading import PLACES, stored_method
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,6 @@ TRAINER_DEFAULTS = {
 }
 # What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
-# What is each run's own affair: folders of this machine.
-PLACES = ("feature_cache",)
 
 
 class _TimerOfThisRun(Timer):
@@ -144,9 +141,9 @@ class ZeroShotCLI(LightningCLI):
                 f"method: found {self.method}, but the checkpoint {path} was trained with {stored}: give --method "
                 f"{stored} with its own configuration, or the checkpoint of a {self.method} run"
             )
-        hparams = dict(checkpoint["hyper_parameters"])
         given = _given_model_options(self.arguments)
         defaults = METHODS[self.method].defaults()
+        hparams = {"seed": defaults["seed"], **checkpoint["hyper_parameters"]}
         for name, stored in hparams.items():
             if name not in config["model"] or name in PLACES:
                 continue
@@ -302,18 +299,18 @@ def _with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
     """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
     content: Any = None
-    # a file that is not there or no YAML is the parser's to refuse
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # what is no file may be YAML itself, or is the parser's to refuse
+    if os.path.exists(path):  # noqa: PTH110
+        content = read_yaml(path, "a configuration as YAML")
     content = content if isinstance(content, dict) else {}
     named = content.get("include") or []
     if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
-        raise UserError(f"{path}: include: found {named!r}, expected the path of a YAML file, or a list of paths")
+        raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
     includers = (*includers, path)
     for name in [named] if isinstance(named, str) else named:
         # normalised by its letters: a link's own folder counts, as for every other path in a file
         included = Path(os.path.normpath(path.parent / name))
-        if not included.is_file():
+        if not os.path.isfile(included):  # noqa: PTH113
             raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
         if any(included.samefile(includer) for includer in includers):
             chain = " -> ".join(str(step) for step in (*includers, included))

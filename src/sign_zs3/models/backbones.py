@@ -6,6 +6,7 @@ import copy
 import difflib
 import importlib
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import check_archive, line_of
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONES = (*RESNETS, "small")
@@ -340,11 +342,14 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
 
             state = load_file(path)
         else:
+            # torchvision's older files are no archives
+            if zipfile.is_zipfile(path):
+                check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("found something else than names and tensors")
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = line_of(error)[:200]
         raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
     wanted = network.state_dict()
     state = _rename(state, list(wanted))

@@ -22,6 +22,7 @@ from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
+from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmentation, Segmenter, resize_scores
 from sign_zs3.tasks.checkpoint import (
@@ -35,7 +36,7 @@ from sign_zs3.tasks.checkpoint import (
     stored_part,
     stored_protocol,
 )
-from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive
+from sign_zs3.tasks.checks import check_choice, check_not_negative
 from sign_zs3.tasks.schedule import Phase, Schedule, counted_randomness
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         # Reads the arguments of every constructor on the way here, so those of the subclasses too.
         self.save_hyperparameters()
         check_choice("resolution", resolution, "label", "feature")
-        check_positive(scales=scales)
+        if not are_scales(scales):
+            raise UserError(f"scales: found {scales!r:.100}, expected {SCALES}")
         check_not_negative(clip_norm=clip_norm, lr_power=lr_power)
         self.automatic_optimization = False
         self.protocol: Protocol | None = None
@@ -330,6 +332,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         protocol = stored_protocol(checkpoint)
         vectors = checkpoint["state_dict"]["class_vectors"]
         if self.protocol is None:
+            self._check_fits(checkpoint["state_dict"], protocol)
             self._build(protocol, torch.zeros_like(vectors), pretrained=False)
         self._check_classes(protocol, "the checkpoint")
         if self.class_vectors.shape != vectors.shape:
@@ -345,8 +348,29 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.schedule.load_state_dict(stored["schedule"])
         self.skipped = int(stored["skipped"])
         self.tallies = dict(stored["tallies"])
+        shapes = {name: value.shape for name, value in self.named_parameters()}
+        if odd := [name for name, value in stored["gradients"].items() if shapes.get(name) != value.shape]:
+            raise UserError(f"checkpoint: found a gradient for {odd[0]:.100}, which fits no weight of the model")
         self._gradients = stored["gradients"]
         self._entered = None
+
+    def _check_fits(self, state: Mapping[str, Tensor], protocol: Protocol) -> None:
+        """Compare a checkpoint's weights with the networks that its options make, before these take any memory."""
+        with torch.device("meta"), torch.no_grad():
+            twin = type(self)(**self.hparams)
+            twin.register_buffer("class_vectors", torch.zeros(state["class_vectors"].shape))
+            twin.build_networks(protocol, state["class_vectors"].shape[1], pretrained=False)
+            twin.shape_for(state)
+            twin.segmenter.eval()(torch.zeros(1, 3, 64, 64))
+        wanted = {name: value.shape for name, value in twin.state_dict().items()}
+        for name in sorted(wanted.keys() | state.keys()):
+            expected, found = (shapes.get(name) for shapes in (wanted, {k: v.shape for k, v in state.items()}))
+            if expected != found:
+                parts = ["nothing" if shape is None else str(tuple(shape)) for shape in (found, expected)]
+                raise UserError(
+                    f"the checkpoint does not fit the model that its own options make ({name:.100}: found {parts[0]}, "
+                    f"expected {parts[1]}): use the version that wrote it"
+                )
 
     # -- training -------------------------------------------------------------------------------------------
 
