@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import pickle
 import re
 import zipfile
 from abc import ABC, abstractmethod
@@ -349,7 +350,9 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("found something else than names and tensors")
     except Exception as error:
-        reason = line_of(error)[:200]
+        # torch's own advice is to let the file run its code
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
         raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
     wanted = network.state_dict()
     state = _rename(state, list(wanted))

@@ -357,7 +357,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def _check_fits(self, state: Mapping[str, Tensor], protocol: Protocol) -> None:
         """Compare a checkpoint's weights with the networks that its options make, before these take any memory."""
         with torch.device("meta"), torch.no_grad():
-            twin = type(self)(**self.hparams)
+            # LightningCLI adds an entry of its own
+            twin = type(self)(**{name: self.hparams[name] for name in self.defaults()})
             twin.register_buffer("class_vectors", torch.zeros(state["class_vectors"].shape))
             twin.build_networks(protocol, state["class_vectors"].shape[1], pretrained=False)
             twin.shape_for(state)

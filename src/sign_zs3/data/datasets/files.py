@@ -33,11 +33,12 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
         parts = PurePosixPath(line).parts
         if line.startswith("/") or ".." in parts or "\\" in line or "\0" in line:
             _tell(
-                f"{path}: found the id {line!r}, expected a name below the folder of images; correct line {number}",
+                f"{path}: found the id {line!r:.100}, expected a name below the folder of images; correct line "
+                f"{number}",
                 problems,
             )
         elif line in ids:
-            _tell(f"{path}: found the id {line!r} twice, expected it once; remove line {number}", problems)
+            _tell(f"{path}: found the id {line!r:.100} twice, expected it once; remove line {number}", problems)
         else:
             ids[line] = None
     return list(ids)
@@ -62,7 +63,7 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
     for number, line in read_lines(path, "class", expected):
         match = CLASS_LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}: found {line!r} in line {number}, expected {expected}; correct the line")
+            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
         # Python turns no more than some thousand digits into a number
         if len(match[1]) > 9:
             raise UserError(
@@ -92,7 +93,7 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
     """Decodes a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
 
-    Memory: at most 8 bytes per pixel that the header tells of, and 179 million of them, above which Pillow refuses.
+    Memory: at most 4 bytes per pixel that the header tells of, and 179 million of them, above which Pillow refuses.
 
     Raises:
         UserError: The file cannot be decoded, or is no 8-bit palette or grey image.
@@ -104,17 +105,18 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
         with Pillow.open(path, formats=FORMATS) as file:
             # Pillow spreads grey of 2 and 4 bits over 0 to 255
             spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
-            mode, mask = file.mode, np.asarray(file)
+            mode = file.mode
+            if mode not in ("L", "P"):
+                kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
+                raise UserError(
+                    f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
+                    "grey PNG); convert it"
+                )
+            mask = np.asarray(file)
     except UserError:
         raise
     except Exception as error:
         raise undecodable(path, "a palette or grey PNG", error) from error
-    if mode not in ("L", "P"):
-        kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
-        raise UserError(
-            f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
-            "grey PNG); convert it"
-        )
     return mask if spread == 1 else mask // np.uint8(spread)
 
 

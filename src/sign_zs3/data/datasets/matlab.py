@@ -1,7 +1,7 @@
 """What SciPy's reader of MATLAB files is kept from: claims of memory, packed or not, and nesting without end.
 
-SciPy makes room for as many cells as a header says, follows cells in cells until the stack is full, which ends the
-process, and unpacks whatever is packed. So the variable that is wanted is unpacked and walked here before.
+SciPy makes room for as many cells as a header says, unpacks whatever is packed, and ends the process on cells in cells
+without end and on types of numbers that do not exist. So the variable that is wanted is unpacked and walked here before.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ _ELEMENTS = 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 _NUMBERS = range(6, 16)
+# types of elements: int8, int32, uint32; all numbers; what letters are stored as
+_INT8, _INT32, _UINT32 = 1, 5, 6
+_OF_NUMBERS = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13})
+_OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 
 
 def unpacked(path: Path, name: str) -> BytesIO:
@@ -71,8 +75,12 @@ def unpacked(path: Path, name: str) -> BytesIO:
 
 
 def _name(walk: _Walk) -> bytes | None:
-    """Returns the name of a variable; None where its kind has none."""
-    return walk.header()[2] if walk.start()[1] else None
+    """Returns the name of a variable; None where there is none."""
+    try:
+        return walk.header()[2] if walk.start()[1] else None
+    except ValueError:
+        # of an opaque object, which has other parts
+        return None
 
 
 class _Walk:
@@ -97,26 +105,32 @@ class _Walk:
         self.at += 8
         return kind, size
 
-    def element(self) -> bytes:
-        """Goes past an element, and returns its data."""
+    def element(self, *kinds: int) -> bytes:
+        """Goes past an element of one of some types, and returns its data."""
         (kind,) = _unpack(f"{self.order}I", self.content, self.at)
         if small := kind >> 16:
-            start, size, after = self.at + 4, small, 8
+            start, size, after, kind = self.at + 4, small, 8, kind & 0xFFFF
         else:
             (size,) = _unpack(f"{self.order}I", self.content, self.at + 4)
             start, after = self.at + 8, 8 + size + -size % 8
         if (small and small > 4) or start + size > len(self.content):
             raise ValueError("an element is cut short")
+        if kind not in kinds:
+            raise ValueError(
+                f"found an element of type {kind} where one of {', '.join(map(str, sorted(kinds)))} belongs"
+            )
         self.at += after
         return self.content[start : start + size]
 
     def header(self) -> tuple[int, tuple[int, ...], bytes]:
         """Goes past the header of a matrix; returns class and flags, sizes and name."""
-        (flags,) = _unpack(f"{self.order}I", self.element(), 0)
-        sizes = self.element()
-        if len(sizes) > 4 * 32:
-            raise ValueError("found an array of more than 32 dimensions")
-        return flags, struct.unpack(f"{self.order}{len(sizes) // 4}i", sizes[: len(sizes) // 4 * 4]), self.element()
+        if _unpack(f"{self.order}2I", self.content, self.at) != (_UINT32, 8):
+            raise ValueError("found no flags in an array")
+        (flags,) = _unpack(f"{self.order}I", self.element(_UINT32), 0)
+        sizes = self.element(_INT32, _UINT32)
+        if len(sizes) % 4 or not 8 <= len(sizes) <= 4 * 32:
+            raise ValueError("found an array of less than 2 or more than 32 dimensions")
+        return flags, _unpack(f"{self.order}{len(sizes) // 4}i", sizes, 0), self.element(_INT8)
 
     def matrix(self, depth: int = 0) -> None:
         """Goes past a matrix, refusing one that claims more than there is."""
@@ -133,25 +147,25 @@ class _Walk:
             fields = 1
             if kind != _CELL:
                 if kind == _OBJECT:
-                    self.element()
-                (width,) = _unpack(f"{self.order}i", self.element(), 0)
+                    self.element(_INT8)
+                (width,) = _unpack(f"{self.order}i", self.element(_INT32), 0)
                 if width < 1:
                     raise ValueError(f"found names of {width} letters")
-                fields = len(self.element()) // width
+                fields = len(self.element(_INT8)) // width
             # each takes a tag at least
             if elements * max(1, fields) * 8 > len(self.content):
                 raise ValueError(f"found an array that claims {elements:,} parts")
             for _ in range(elements * fields):
                 self.matrix(depth + 1)
         elif kind == _CHAR or kind in _NUMBERS:
-            size = len(self.element())
+            size = len(self.element(*(_OF_TEXT if kind == _CHAR else _OF_NUMBERS)))
             if elements > size:
                 raise ValueError(f"found an array of {elements:,} numbers in {size:,} bytes")
             if kind != _CHAR and flags & 0x800:
-                self.element()
+                self.element(*_OF_NUMBERS)
         elif kind == _SPARSE:
             for _ in range(4 if flags & 0x800 else 3):
-                self.element()
+                self.element(*_OF_NUMBERS)
         else:
             raise ValueError("found a function or an object")
 
