@@ -425,7 +425,7 @@ def _read_run(path: Path) -> Run:
         raise UserError(f"{path}: found no format number, expected {expected}; leave the file out")
     if found["format"] != FORMAT:
         raise UserError(
-            f"{path}: found format {found['format']!r}, expected {FORMAT}; install the version that wrote it"
+            f"{path}: found format {found['format']!r:.100}, expected {FORMAT}; install the version that wrote it"
         )
     if fault := _fault(found):
         raise UserError(f"{path}: found {fault}, expected {expected}; write it again with `sign-zs3 test`")
@@ -452,7 +452,7 @@ def _fault(found: Mapping[str, Any]) -> str | None:
         numbers = {key: scores.get(key, "nothing") for key in SUMMARY.values()} | scores["per_class"]
         for name, value in numbers.items():
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-                return f"{value} as {name} of {where} where a fraction from 0 to 1 belongs"
+                return f"{value!r:.100} as {name:.100} of {where} where a fraction from 0 to 1 belongs"
     return None
 
 

@@ -371,9 +371,14 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
             faults.append(f"{len(misfit)} of another shape, the first {key!r}: {shapes}")
         raise UserError(
             f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: "
-            "give a state dict of this very network"
+            "give a state dict of this network"
         )
-    network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    try:
+        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    except RuntimeError as error:  # numbers of another kind, such as sparse ones
+        raise UserError(
+            f"weights: {path} does not fit the backbone {name} ({line_of(error)}): give a state dict of this network"
+        ) from error
 
 
 def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What SciPy's reader of MATLAB files is kept from: claims of memory, packed or not, and nesting without end.
 
 SciPy makes room for as many cells as a header says, unpacks whatever is packed, and ends the process on cells in cells
-without end and on types of numbers that do not exist. So the variable that is wanted is unpacked and walked here before.
+without end and on types of numbers that do not exist. So the variable that is wanted is unpacked and walked here first.
 """
 
 from __future__ import annotations
