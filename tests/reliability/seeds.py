@@ -183,7 +183,9 @@ def evil_archive(checkpoint: bytes, canary: Path) -> bytes:
     with zipfile.ZipFile(io.BytesIO(checkpoint)) as old, zipfile.ZipFile(made, "w") as new:
         for part in old.infolist():
             content = old.read(part)
-            new.writestr(part.filename, pickle.dumps(Touch(canary)) if part.filename.endswith("data.pkl") else content)
+            # the protocol that torch writes; it refuses others for their number
+            evil = pickle.dumps(Touch(canary), protocol=2)
+            new.writestr(part.filename, evil if part.filename.endswith("data.pkl") else content)
     return made.getvalue()
 
 

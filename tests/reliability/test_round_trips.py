@@ -179,7 +179,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "results.json": lambda path: collect([path]),
 }
 MAGIC = (
-    b"", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0*", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM",
+    b"", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0*", b"GIF89a", b"RIFF\0\0\0\0WEBP",
+    b"BM",
     b"%!PS-Adobe-3.0 EPSF-3.0\n", b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", b"PK\x03\x04", b"\x1f\x8b\x08\0",
     b"\x93NUMPY\1\0", b"\x80\x04", b"1000000000 300\n", b"3 2\n", b"dog 1 2\n", struct.pack("<2i", 793712314, 12),
     struct.pack("<Q", 2**60), struct.pack("<Q", 20) + b'{"a":{"dtype":"F32",', b'{"format": 1, ', b"\xff\xfe", b"1\t",

@@ -328,8 +328,8 @@ def _chosen_method(args: Sequence[str], settings: Mapping[str, Any]) -> str:
         if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
             return "SIGN"
         return stored_method(read_checkpoint(Path(path)))
-    if method not in METHODS:
-        raise UserError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(f"method: found {method!r:.100}, expected one of {', '.join(METHODS)}")
     return str(method)
 
 

@@ -370,8 +370,7 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
             shapes = f"{tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
             faults.append(f"{len(misfit)} of another shape, the first {key!r}: {shapes}")
         raise UserError(
-            f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: "
-            "give a state dict of this network"
+            f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: give a state dict of this network"
         )
     try:
         network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)

@@ -188,17 +188,17 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
         # without memory first: sizes may be beyond all bounds
         with torch.device("meta"), torch.no_grad():
             twin = cls.build(config).eval()
-            _check_weights(weights_path, twin.state_dict())
             twin(torch.zeros(1, 3, 64, 64))
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
-            segmenter = cls.build(config)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{config_path}: {line_of(error)}") from error
     except Exception as error:  # whatever a network makes of an option that it was not made for
         raise UserError(
             f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
             "its own networks; export the model again"
         ) from error
+    _check_weights(weights_path, twin.state_dict())
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
+        segmenter = cls.build(config)
     try:
         state = load_file(weights_path)
         check_finite(state, str(weights_path))

@@ -19,6 +19,8 @@ from sign_zs3.models.pretrained import check_finite
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
+MAX_PICKLE = 1 << 23
+"""Bytes of all that is no tensor, at most: torch takes ten seconds for as many, and a ResNet-152 needs a tenth."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
+            if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in archive.infolist()):
+                raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
             # torch does not compare a part with its checksum
             if (part := archive.testzip()) is not None:
                 raise UserError(

@@ -61,7 +61,7 @@ def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
         model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
         model.on_load_checkpoint(checkpoint)
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(f"{what}: {line_of(error)}") from error
     except Exception as error:  # whatever the networks make of a value that `fit` did not write
         raise UserError(
             f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"
