@@ -4,6 +4,9 @@ Other verbs that need a data set take the same options, so that one can replace 
 
 Two keys of a configuration file are read before the parser is built: ``method`` decides which class's options it has,
 and ``include`` names files that come first, as if each had been given with its own ``--config``.
+
+A configuration holds plain values; tags that make Python objects are errors. But a ``class_path`` may name any class of
+the kind that its option asks for, and to import its module runs it: read the configuration of a stranger as a script.
 """
 
 from __future__ import annotations
