@@ -111,7 +111,7 @@ def test_predictions_of_files_with_any_name(output: Path, tmp_path: Path, monkey
     (tmp_path / "elsewhere").mkdir()
     names = [b"a\nb.png", b"x\\..\\x.png", b"-rf.png", b"\xff\xfe.png", b"$(touch x).png", b"x" * 251 + b".png"]
     for name in names:
-        seeds.picture().save(os.path.join(os.fsencode(given), name), "PNG")  # type: ignore[call-overload]  # noqa: PTH118
+        seeds.picture().save(os.path.join(os.fsencode(given), name), "PNG")  # noqa: PTH118
     seeds.picture().save(tmp_path / "elsewhere" / "linked.png")
     (given / "link").symlink_to(tmp_path / "elsewhere")
     monkeypatch.chdir(output)

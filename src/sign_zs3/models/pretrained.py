@@ -242,7 +242,7 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
             wide = value.float() if value.element_size() < 2 else value
             if not bool(torch.isfinite(wide).all()):
                 raise UserError(
-                    f"{what} holds NaN or infinity in {name:.100}, expected finite weights: take one of before the "
+                    f"{what} holds NaN or infinity in {' '.join(name.split())[:100]}, expected finite weights: take one of before the "
                     "training diverged"
                 )
 
@@ -276,7 +276,7 @@ def read_config(folder: Path) -> SegmenterConfig:
     version = content.pop("version", "another version")
     if (found := content.pop("format")) != FORMAT:
         raise UserError(
-            f"{path}: found format {found!s:.20}, this version reads {FORMAT}: install sign-zs3 {version!s:.50}"
+            f"{path}: found format {found!r:.20}, this version reads {FORMAT}: install sign-zs3 {version!r:.50}"
         )
     if missing := sorted({field.name for field in fields(SegmenterConfig)} - content.keys()):
         raise UserError(f"{path}: found no {', '.join(missing)}, expected all options; export the model again")
@@ -287,5 +287,5 @@ def read_config(folder: Path) -> SegmenterConfig:
     except (TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: found options that this version does not know ({line_of(error)}), expected those of "
-            f"SegmenterConfig; it was written by sign-zs3 {version!s:.50}"
+            f"SegmenterConfig; it was written by sign-zs3 {version!r:.50}"
         ) from error

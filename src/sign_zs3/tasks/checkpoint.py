@@ -86,9 +86,9 @@ def stored_part(checkpoint: Any, what: str, size: int | None = None) -> dict[str
     if not isinstance(stored, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
     if (found := stored.get("format")) != CHECKPOINT_FORMAT:
-        told = found if isinstance(found, (int, str)) else "none"
+        told = found if isinstance(found, (int, str)) else None
         raise UserError(
-            f"{what} has format {told!s:.20}, this version reads {CHECKPOINT_FORMAT}: install the version that wrote it"
+            f"{what} has format {told!r:.20}, this version reads {CHECKPOINT_FORMAT}: install the version that wrote it"
         )
     parts = (stored.get("protocol"), checkpoint.get("hyper_parameters"))
     if not all(isinstance(part, dict) for part in parts) or not isinstance(stored.get("method"), str):
