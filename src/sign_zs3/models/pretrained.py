@@ -241,8 +241,9 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
             # types of eight bits have no such test
             wide = value.float() if value.element_size() < 2 else value
             if not bool(torch.isfinite(wide).all()):
+                name = " ".join(name.split())[:100]
                 raise UserError(
-                    f"{what} holds NaN or infinity in {' '.join(name.split())[:100]}, expected finite weights: take one of before the "
+                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one of before the "
                     "training diverged"
                 )
 
@@ -273,11 +274,9 @@ def read_config(folder: Path) -> SegmenterConfig:
     path = folder / CONFIG_FILE
     content = _read_json(path)
     content.pop("card", None)
-    version = content.pop("version", "another version")
+    version = " ".join(str(content.pop("version", "another version")).split())[:50]
     if (found := content.pop("format")) != FORMAT:
-        raise UserError(
-            f"{path}: found format {found!r:.20}, this version reads {FORMAT}: install sign-zs3 {version!r:.50}"
-        )
+        raise UserError(f"{path}: found format {found!r:.20}, this version reads {FORMAT}: install sign-zs3 {version}")
     if missing := sorted({field.name for field in fields(SegmenterConfig)} - content.keys()):
         raise UserError(f"{path}: found no {', '.join(missing)}, expected all options; export the model again")
     try:
@@ -287,5 +286,5 @@ def read_config(folder: Path) -> SegmenterConfig:
     except (TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: found options that this version does not know ({line_of(error)}), expected those of "
-            f"SegmenterConfig; it was written by sign-zs3 {version!r:.50}"
+            f"SegmenterConfig; it was written by sign-zs3 {version}"
         ) from error
