@@ -183,7 +183,7 @@ def test_checkpoints_with_weights_that_are_not_finite(
     with pytest.raises(UserError, match=rf"{path}.*{message}"):
         quiet_trainer(tmp_path).fit(tiny_model(init_from=str(path)), tiny_data())
     with pytest.raises(UserError, match=message):
-        quiet_trainer(tmp_path).test(SIGNModule(), tiny_data(), ckpt_path=path, weights_only=True)
+        quiet_trainer(tmp_path).test(SIGNModule(), tiny_data(), ckpt_path=path)
     assert main(["test", "--ckpt_path", str(path), "--data", "ShapesDataModule"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert key in line

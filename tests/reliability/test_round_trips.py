@@ -27,7 +27,7 @@ from sign_zs3.images import read_image
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.results import collect
 
-few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 
 PIXELS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
 MASKS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -198,7 +198,7 @@ def refusal(read: Callable[[Path], object], path: Path) -> str | None:
 
 @pytest.mark.parametrize("name", READERS)
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
-@settings(few, max_examples=80)
+@settings(few, max_examples=50)
 def test_any_bytes_give_a_result_or_a_clear_error(folder: Path, name: str, head: bytes, content: bytes) -> None:
     (folder / name).write_bytes(head + content)
     with warnings.catch_warnings():
