@@ -250,7 +250,7 @@ def test_a_score_that_a_run_lacks_leaves_no_mean(tmp_path: Path) -> None:
         ('{"format": 1}', "found null as dataset"),
         ({"seed": "0"}, 'found "0" as seed'),
         ({"test": {}}, "found no per_class in test"),
-        ({"test": {"per_class": {}}}, "found nothing as seen_miou of test"),
+        ({"test": {"per_class": {}}}, "found 'nothing' as seen_miou of test"),
         ({"options": [1]}, "found options that are no mapping"),
         ({"test": NONE | {"harmonic_miou": 78.6}}, "found 78.6 as harmonic_miou of test where a fraction from 0 to 1"),
         ({"test": NONE | {"per_class": {"a": float("nan")}}}, "found nan as a of test"),

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sign_zs3.errors import UserError
+
+MAX_TEXT = 1 << 26
+"""Bytes of a list or a JSON file, at most: what is made of one takes some thirty times as much memory."""
+
+MAX_YAML = 1 << 18
+"""Bytes of a YAML file, at most: its reader takes ten seconds for a few MB."""
+
+MAX_NAME = 200
+"""Letters of a class name, at most: near spellings of a name are looked for, which costs the square of its length."""
 
 CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
 """A line of a list of classes: id, a tab or colon, name."""
@@ -32,6 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.part")
     try:
         try:
+            # what an interrupted run left there may be a link to another place
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             yield beside
             beside.replace(path)
         finally:
@@ -52,11 +67,12 @@ def other_format(found: object, known: int, otherwise: str, writer: object = Non
         otherwise: What to do where no other version can be had.
         writer: The version of sign-zs3 that the file names as its writer.
     """
-    if type(found) is not int:
-        what = "no format number" if found is None else f"{found!r:.40} as format number"
+    if type(found) is not int or not 0 <= found < 1_000_000:
+        told = f"{found!r:.40}" if isinstance(found, str) else f"a {type(found).__name__}"
+        what = "no format number" if found is None else f"{told} as format number"
         return f"found {what}, expected {known}: {otherwise}"
     age = "newer" if found > known else "older"
-    named = f" ({writer:.40})" if isinstance(writer, str) else ""
+    named = f" ({' '.join(writer.split())[:40]})" if isinstance(writer, str) else ""
     return (
         f"found format {found}, this version reads {known}: install the {age} sign-zs3 that wrote it{named}, or "
         f"{otherwise}"
@@ -159,16 +175,12 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
         Number in the file, from 1, and content of each line.
 
     Raises:
-        UserError: The file cannot be read or holds nothing.
+        UserError: The file cannot be read, has more than `MAX_TEXT` bytes or holds nothing.
     """
+    content = read_content(path, MAX_TEXT, expected)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        content = path.read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
-        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; save it as UTF-8") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -177,6 +189,170 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
     return lines
 
 
+def read_content(path: Path, limit: int, expected: str) -> bytes:
+    """Reads a file that must be small, and no pipe or device.
+
+    Args:
+        path: The file.
+        limit: More bytes are refused, before they are read.
+        expected: What the file should be, for the error.
+
+    Raises:
+        UserError: It is not there, cannot be read or is too large.
+    """
+    try:
+        refuse_special(path, expected)
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
+        ) from error
+    if len(content) > limit:
+        raise UserError(f"{path}: found more than {limit:,} bytes, expected {expected}, which needs less; shorten it")
+    return content
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Reads a JSON file of at most `MAX_TEXT` bytes and 100,000 values, see `not_plain`.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    content = read_content(path, MAX_TEXT, expected)
+    try:
+        found = json.loads(content.decode("utf-8"))
+        if fault := not_plain(found, most=100_000):
+            raise ValueError(f"found {fault}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; write it again") from error
+    return found
+
+
+def read_yaml(path: Path, expected: str) -> Any:
+    """Reads a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are errors.
+
+    Memory: some 100 MB, since a file may stand for at most 10,000 values by its aliases.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    import yaml
+
+    content = read_content(path, MAX_YAML, expected)
+    try:
+        # libyaml's, where it is there, is ten times as fast
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # before values are made, since a merge key copies what it names
+        if _expanded(node, {}) > 10_000:
+            raise ValueError("found aliases that stand for more than 10,000 values")
+        return loader.construct_document(node)
+    except Exception as error:  # wrong values make the reader raise almost anything
+        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """Count the values that a YAML node stands for, those behind an alias each time."""
+    if id(node) not in known:
+        # met again before it is counted: it holds itself
+        known[id(node)] = 1 << 40
+        inside = node.value if isinstance(node.value, list) else []
+        parts = [part for item in inside for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def refuse_special(path: Path, expected: str) -> None:
+    """Refuse a pipe, socket or device, from which reading may wait for ever.
+
+    Raises:
+        UserError: It is one.
+    """
+    if _is_special(path):
+        raise UserError(f"{path}: is a pipe or device, expected {expected}; put a file there")
+
+
+def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
+    """Say what keeps a value from being plain: numbers, texts and none, in lists and mappings by name, not too many.
+
+    What a list or mapping holds twice counts twice, as it does for all that walks or prints it.
+
+    Args:
+        value: What a file gave.
+        most: As many numbers, texts, lists and mappings are allowed; of a text each 100 letters count.
+        depth: As many lists or mappings may be inside each other.
+
+    Returns:
+        Such as ``"more than 10,000 values"``; None where nothing is wrong.
+    """
+    rest, count = [(value, 0)], 0
+    while rest:
+        found, level = rest.pop()
+        if level > depth:
+            return f"more than {depth} lists or mappings in each other"
+        if isinstance(found, dict):
+            if not all(isinstance(key, str) for key in found):
+                return "a mapping whose keys are no texts"
+            inside = [*found.keys(), *found.values()]
+        elif isinstance(found, (list, tuple)):
+            inside = list(found)
+        elif found is None or isinstance(found, (bool, int, float, str)):
+            if type(found) is int and found.bit_length() > 63:
+                return "a whole number of more than 63 bits"
+            if isinstance(found, str) and not found.isascii() and not _is_unicode(found):
+                return "a text with half a character"
+            count += len(found) // 100 if isinstance(found, str) else 0
+            inside = []
+        else:
+            return f"a {type(found).__name__}"
+        count += len(inside)
+        if count > most:
+            return f"more than {most:,} values"
+        rest += [(part, level + 1) for part in inside]
+    return None
+
+
+def is_name(value: Any) -> bool:
+    """Say whether a value can name a class: a text of at most `MAX_NAME` letters that UTF-8 can hold."""
+    return isinstance(value, str) and len(value) <= MAX_NAME and _is_unicode(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_archive(path: Path, limit: int | None = None) -> None:
+    """Look at the parts of a zip archive before anything is unpacked.
+
+    Args:
+        path: The archive.
+        limit: Bytes that its parts may unpack to; None: they must be stored as they are, which takes no more than the
+            file does.
+
+    Raises:
+        ValueError: They are packed, unpack to more, or lie in each other.
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is no zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    allowed = (zipfile.ZIP_STORED,) if limit is None else (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if odd := [part.filename for part in parts if part.compress_type not in allowed]:
+        raise ValueError(f"found {odd[0]!r:.100} packed in a way that this library never writes")
+    most, total = path.stat().st_size if limit is None else limit, sum(part.file_size for part in parts)
+    if total > most:
+        raise ValueError(f"found parts of {total:,} bytes, expected at most {most:,}")
+
+
 def line_of(error: Exception) -> str:
-    """Puts an error of another library on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Puts an error of another library on one line of at most 300 letters: some quote what they read."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, visible_files
+from sign_zs3.files import line_of, refuse_special, visible_files
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -21,6 +21,9 @@ Size: TypeAlias = tuple[int, int]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """Of the files that count as images in a folder."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+"""Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)."""
 
 _ORIENTATION = 0x0112
 # EXIF orientations that swap height and width
@@ -37,7 +40,7 @@ def read_image(
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
     mask was drawn on them. Without `max_pixels`, Pillow warns of images above 89 million pixels and refuses those
-    above 179 million.
+    above 179 million. Memory: at most 16 bytes per pixel that the header tells of, 4 or 7 of which most images take.
 
     Args:
         path: The image.
@@ -56,7 +59,8 @@ def read_image(
     from PIL import ImageOps
 
     try:
-        with _limit(max_pixels), Pillow.open(path) as file:
+        refuse_special(path, "an image")
+        with _limit(max_pixels), Pillow.open(path, formats=FORMATS) as file:
             stored = (file.height, file.width)
             if max_pixels is not None:
                 check_pixels(path, *stored, max_pixels)
@@ -151,7 +155,7 @@ def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
         raise ValueError("real numbers of unknown range, not 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits off at 255
-        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     # a palette's transparency is not asked for, and Pillow warns that it would be lost
     image.info.pop("transparency", None)

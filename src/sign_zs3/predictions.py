@@ -35,7 +35,7 @@ def paths_of(name: str) -> tuple[str, str]:
     Args:
         name: Of the image; it may name subfolders, and no place outside of the folder.
     """
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")]
     inside = "/".join(parts)
     return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
 

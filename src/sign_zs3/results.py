@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, other_format, replacing
+from sign_zs3.files import other_format, read_json, read_yaml, replacing
 from sign_zs3.paper import ROWS, Published, published
 
 if TYPE_CHECKING:
@@ -420,12 +420,7 @@ def _order(text: str) -> tuple[float, str]:
 
 def _read_run(path: Path) -> Run:
     expected = "the results.json that `fit` or `test` writes"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected {expected}; write it again with `sign-zs3 test`"
-        ) from error
+    found = read_json(path, f"{expected}, which `sign-zs3 test` can do")
     if not isinstance(found, dict) or "format" not in found:
         raise UserError(f"{path}: found no format number, expected {expected}; leave the file out")
     if found["format"] != FORMAT:
@@ -447,29 +442,24 @@ def _fault(found: Mapping[str, Any]) -> str | None:
         return "options that are no mapping"
     if not isinstance(found.get("unseen"), (list, type(None))):
         return "unseen that is no list"
+    if odd := [name for name in (*found["phases"], found["final"]) if not re.fullmatch(r"\w{1,100}", name)]:
+        return f"{odd[0]!r:.100} as the name of a phase"
     for where, scores in {**found["phases"], "test": found["test"]}.items():
         if not isinstance(scores, dict) or not isinstance(scores.get("per_class"), dict):
             return f"no per_class in {where}"
         numbers = {key: scores.get(key, "nothing") for key in SUMMARY.values()} | scores["per_class"]
         for name, value in numbers.items():
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-                return f"{value} as {name} of {where} where a fraction from 0 to 1 belongs"
+                return f"{value!r:.100} as {name:.100} of {where} where a fraction from 0 to 1 belongs"
     return None
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
     """Read the ``config.yaml`` of a run; None where there is none of this program."""
-    import yaml
-
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected the config.yaml of a run; remove or mend it"
-        ) from error
+    found = read_yaml(path, "the config.yaml of a run")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), dict) for part in ("model", "data")):
         return None
     return found

@@ -140,8 +140,8 @@ def _listed_names(path: Path) -> list[str]:
         listed = CLASS_LINE.fullmatch(line)
         if listed is None and re.match(r"\d+\s", line):
             raise UserError(
-                f"{path}: found {line!r} in line {number}, expected `name`, `id<TAB>name` or `id: name`; put a tab or "
-                "colon between the id and the name"
+                f"{path}: found {line!r:.100} in line {number}, expected `name`, `id<TAB>name` or `id: name`; put a "
+                "tab or colon between the id and the name"
             )
         names.append(" ".join((listed[2] if listed else line).split()))
     return names

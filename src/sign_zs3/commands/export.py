@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_writable, line_of
+from sign_zs3.files import check_writable, line_of, read_json
 
 if TYPE_CHECKING:
     from sign_zs3.data.protocol import Protocol
@@ -144,7 +143,7 @@ def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:
     if checkpoint.resolve().parent.name != "checkpoints" or not path.is_file():
         return {}
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path, "the scores of a run")
         if (results["dataset"], results["split"]) != (protocol.dataset, protocol.split):
             return {}
         phase = results["final"] if checkpoint.stem == "last" else checkpoint.stem

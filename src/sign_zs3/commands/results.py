@@ -244,10 +244,10 @@ def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:
     path = run.folder / "metrics.csv"
     if not path.is_file():
         return {}
-    accumulate = int((run.options or {}).get("accumulate", 1))
     losses: dict[str, list[tuple[float, float]]] = {}
     before: dict[str, str] = {}
     try:
+        accumulate = int((run.options or {}).get("accumulate", 1))
         with path.open(encoding="utf-8", newline="") as lines:
             for line in csv.DictReader(lines):
                 for name, value in line.items():
@@ -257,7 +257,7 @@ def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:
                         number = math.nan if before.get(name) == value else float(value)
                         losses.setdefault(name.removeprefix("train/"), []).append((iteration, number))
                         before[name] = value
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+    except Exception as error:  # a broken file makes the reader raise almost anything
         raise UserError(
             f"{path}: cannot be read ({line_of(error)}), expected the metrics.csv of a run; remove or mend it"
         ) from error

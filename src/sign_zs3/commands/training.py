@@ -4,6 +4,9 @@ Other verbs that need a data set take the same options, so that one can replace 
 
 Two keys of a configuration file are read before the parser is built: ``method`` decides which class's options it has,
 and ``include`` names files that come first, as if each had been given with its own ``--config``.
+
+A configuration holds plain values; tags that make Python objects are errors. But a ``class_path`` may name any class of
+the kind that its option asks for, and to import its module runs it: read the configuration of a stranger as a script.
 """
 
 from __future__ import annotations
@@ -14,12 +17,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -30,10 +31,11 @@ from sign_zs3.callbacks.stopping import job_file
 from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
+from sign_zs3.files import read_yaml
 from sign_zs3.results import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import read_checkpoint
-from sign_zs3.tasks.loading import stored_method
+from sign_zs3.tasks.loading import PLACES, stored_method
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,6 @@ TRAINER_DEFAULTS = {
 }
 # What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
-# What is each run's own affair: folders of this machine.
-PLACES = ("feature_cache",)
 
 
 class _TimerOfThisRun(Timer):
@@ -329,18 +329,18 @@ def _with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
     """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
     content: Any = None
-    # a file that is not there or no YAML is the parser's to refuse
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # what is no file may be YAML itself, or is the parser's to refuse
+    if os.path.exists(path):  # noqa: PTH110
+        content = read_yaml(path, "a configuration as YAML")
     content = content if isinstance(content, dict) else {}
     named = content.get("include") or []
     if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
-        raise UserError(f"{path}: include: found {named!r}, expected the path of a YAML file, or a list of paths")
+        raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
     includers = (*includers, path)
     for name in [named] if isinstance(named, str) else named:
         # normalised by its letters: a link's own folder counts, as for every other path in a file
         included = Path(os.path.normpath(path.parent / name))
-        if not included.is_file():
+        if not os.path.isfile(included):  # noqa: PTH113
             raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
         if any(included.samefile(includer) for includer in includers):
             chain = " -> ".join(str(step) for step in (*includers, included))
@@ -358,8 +358,8 @@ def _chosen_method(args: Sequence[str], settings: Mapping[str, Any]) -> str:
         if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
             return "SIGN"
         return stored_method(read_checkpoint(Path(path)))
-    if method not in METHODS:
-        raise UserError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(f"method: found {method!r:.100}, expected one of {', '.join(METHODS)}")
     return str(method)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import MAX_NAME, is_name
 
 IGNORE_INDEX = 255
 
@@ -48,7 +50,11 @@ class Protocol:
     def __post_init__(self) -> None:
         for field in ("classes", "ids", "ignored_ids"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        where = f"class split {self.dataset}/{self.split}"
+        where = f"class split {self.dataset!s:.100}/{self.split!s:.100}"
+        if odd := [name for name in self.classes if not is_name(name)]:
+            raise UserError(
+                f"{where}: found {odd[0]!r:.100} as a class, expected a name of at most {MAX_NAME} letters; rename it"
+            )
         if len(self.classes) != len(self.ids):
             raise UserError(
                 f"{where}: found {len(self.classes)} class names and {len(self.ids)} ids, expected one id "
@@ -180,4 +186,5 @@ class Protocol:
 
 
 def _repeated(values: Sequence[_T]) -> list[_T]:
-    return [value for number, value in enumerate(values) if value in values[:number]]
+    counts = Counter(values)
+    return [value for value, count in counts.items() if count > 1]

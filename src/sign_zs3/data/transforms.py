@@ -20,7 +20,7 @@ import numpy as np
 from sign_zs3.data.datasets.base import Image, Transform, Valid
 from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
+from sign_zs3.files import line_of, read_yaml
 
 IMAGENET_MEAN = (124, 116, 104)
 """Mean RGB colour of ImageNet, uint8."""
@@ -83,7 +83,7 @@ class _Pipeline:
         import albumentations
 
         try:
-            loaded = albumentations.load(self.path, data_format="yaml")
+            loaded = albumentations.from_dict(read_yaml(Path(self.path), "an albumentations pipeline"))
             return albumentations.Compose([loaded], mask_interpolation=0)
         # whatever the file holds is handed to the constructors of the steps
         except Exception as error:

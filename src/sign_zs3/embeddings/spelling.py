@@ -74,11 +74,11 @@ def near_spellings(words: Iterable[str]) -> set[str]:
 
     Returns:
         The words with one letter left out, added or other, or two neighbours swapped; words of less than four
-        letters give nothing.
+        letters give nothing, nor do those of more than 40, whose number grows with the square of that.
     """
     near: set[str] = set()
     for word in words:
-        if len(word) < 4:
+        if not 4 <= len(word) <= 40:
             continue
         cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
         near.update(left + right[1:] for left, right in cuts if right)

@@ -25,8 +25,10 @@ MAX_WIDTH = 16_384
 """Numbers in a vector, at most: a header that claims more is damaged, and nothing is allocated for it."""
 BLOCK = 1 << 22
 MAX_WORD = 1 << 16
-# deflate cannot do better, so a header that claims more than this is wrong about a .gz file too
-GZIP_RATIO = 1032
+GZIP_RATIO = 100
+"""Bytes that a byte of a `.gz` file unpacks to, at most: of vectors it is some three, of a decompression bomb 1032."""
+GZIP_ROOM = 1 << 24
+"""Bytes that any `.gz` file may unpack to."""
 
 
 class VectorFile:
@@ -53,6 +55,7 @@ class VectorFile:
         """Read up to so many bytes; fewer only at the end of the file."""
         with self._readable():
             found = self._file.read(count)
+            self._refuse_bomb()
         self._tell()
         return found
 
@@ -62,17 +65,27 @@ class VectorFile:
             for number, line in enumerate(iter(lambda: self._file.readline(limit), b"")):
                 if number % 1024 == 0:
                     self._tell()
+                    self._refuse_bomb()
                 yield line
         self._tell()
 
     def seek(self, offset: int) -> None:
         """Go to a byte of the uncompressed content; forwards, since gzip starts again from 0 to go back."""
+        if not self.can_hold(offset):
+            raise self.cut_short(f"says that it goes on at byte {offset:,}")
         with self._readable():
             self._file.seek(offset)
 
     def can_hold(self, count: int) -> bool:
         """Whether the file's size allows for a content of so many bytes."""
-        return count <= (self.size * GZIP_RATIO if self.compressed else self.size)
+        return count <= (max(GZIP_ROOM, self.size * GZIP_RATIO) if self.compressed else self.size)
+
+    def _refuse_bomb(self) -> None:
+        if self.compressed and not self.can_hold(self._file.tell()):
+            raise UserError(
+                f"{self.path}: unpacks to more than {GZIP_RATIO} times its size: expected word vectors, whose numbers "
+                "do not; unpack it yourself, if you trust it"
+            )
 
     def cut_short(self, found: str) -> UserError:
         """Return the error of a file that ends too early.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,7 +18,7 @@ from safetensors.numpy import save
 
 from sign_zs3.embeddings.spelling import Vocabulary
 from sign_zs3.errors import UserError
-from sign_zs3.files import replacing
+from sign_zs3.files import check_archive, line_of, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["ClassTable", "class_vectors"]
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 30
+"""Of a table, unpacked, at most: 400,000 names with 600 numbers each."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -61,7 +63,7 @@ class ClassTable:
         if not names or not all(isinstance(n, str) and n.strip() for n in names):
             raise UserError(f"{self.origin}: expected names, none of them empty; write them again")
         if len(set(names)) < len(names):
-            twice = sorted({n for n in names if names.count(n) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)[:10]
             raise UserError(f"{self.origin}: names occur twice: {_listed(twice)}; keep one row for each")
         if not self.sources:
             raise UserError(f"{self.origin}: no source: expected a matrix of ({len(names)}, d) beside names")
@@ -95,6 +97,8 @@ class ClassTable:
     def load(cls, path: str | Path) -> ClassTable:
         """Read a `.npz` or `.safetensors` table; nothing in it is ever unpickled.
 
+        Memory: at most four times what the file holds unpacked, and that is refused above `MAX_BYTES`, 1 GiB.
+
         Args:
             path: The file.
 
@@ -102,8 +106,8 @@ class ClassTable:
             The table.
 
         Raises:
-            UserError: The file is missing, damaged, of another kind, or its content is refused (see the
-                class).
+            UserError: The file is missing, damaged, too large, of another kind, or its content is refused (see
+                the class).
         """
         path = Path(path)
         if not path.is_file():
@@ -117,6 +121,8 @@ class ClassTable:
                 f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors; "
                 "word vectors become one by `sign-zs3 embed`"
             )
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: has more than {MAX_BYTES:,} bytes: expected a table of class vectors")
         names, sources = readers[path.suffix](path)
         return cls(names, sources, str(path))
 
@@ -160,7 +166,7 @@ class ClassTable:
                     names = json.dumps(self.names, ensure_ascii=False)
                     beside.write_bytes(save(dict(self.sources), metadata={"names": names}))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be written ({_first_line(error)}); choose another folder") from None
+            raise UserError(f"{path}: cannot be written ({line_of(error)}); choose another folder") from None
 
     def vectors(
         self,
@@ -311,24 +317,30 @@ def _equal_pairs(vectors: Tensor) -> list[tuple[int, int]]:
 
 def _read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     try:
-        # Given a path, np.load leaves the file open when the archive turns out to be damaged.
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: is no .npz archive: expected 'names' and one matrix per source")
-            with archive:
-                arrays = {key: archive[key] for key in archive.files}
+            is_array = file.read(6) == b"\x93NUMPY"
+        if is_array:
+            raise UserError(f"{path}: is no .npz archive: expected 'names' and one matrix per source")
+        check_archive(path, MAX_BYTES)
+        # Given a path, np.load leaves the file open when the archive turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a broken file makes the reader raise almost anything
         raise UserError(
-            f"{path}: cannot be read ({_first_line(error)}): expected a whole .npz file without pickled "
+            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .npz file without pickled "
             "objects; fetch or build it again"
         ) from None
     names = arrays.pop("names", None)
-    if names is None or names.ndim != 1 or names.dtype.kind != "U":
-        found = "no 'names'" if names is None else f"'names' of {names.dtype}, shape {names.shape}"
+    # texts of no letters take no bytes, however many there are
+    if not isinstance(names, np.ndarray) or names.ndim != 1 or names.dtype.kind != "U" or not names.dtype.itemsize:
+        found = f"'names' of {names.dtype}, shape {names.shape}" if isinstance(names, np.ndarray) else "no 'names'"
         raise UserError(f"{path}: {found}: expected a one-dimensional array 'names' of strings")
+    codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
+    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+        # NumPy would make texts of them that Python ends on
+        raise UserError(f"{path}: found letters in 'names' that Unicode does not have: build the table again")
     return tuple(names.tolist()), arrays
 
 
@@ -338,17 +350,13 @@ def _read_safetensors(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
             metadata = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         names = json.loads(metadata.get("names", "null"))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except Exception as error:  # a broken file makes the reader raise almost anything
         raise UserError(
-            f"{path}: cannot be read ({_first_line(error)}): expected a whole .safetensors file; fetch it again"
+            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .safetensors file; fetch it again"
         ) from None
     if not isinstance(names, list):
         raise UserError(f"{path}: no names: expected a JSON list under 'names' in the metadata")
     return tuple(names), arrays
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _listed(names: Sequence[str]) -> str:

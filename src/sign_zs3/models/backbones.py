@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import pickle
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import check_archive, line_of
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONES = (*RESNETS, "small")
@@ -340,11 +343,16 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
 
             state = load_file(path)
         else:
+            # torchvision's older files are no archives
+            if zipfile.is_zipfile(path):
+                check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("found something else than names and tensors")
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        # torch's own advice is to let the file run its code
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
         raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
     wanted = network.state_dict()
     state = _rename(state, list(wanted))
@@ -362,10 +370,14 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
             shapes = f"{tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
             faults.append(f"{len(misfit)} of another shape, the first {key!r}: {shapes}")
         raise UserError(
-            f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: "
-            "give a state dict of this very network"
+            f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: give a state dict of this network"
         )
-    network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    try:
+        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    except RuntimeError as error:  # numbers of another kind, such as sparse ones
+        raise UserError(
+            f"weights: {path} does not fit the backbone {name} ({line_of(error)}): give a state dict of this network"
+        ) from error
 
 
 def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:

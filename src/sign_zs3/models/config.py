@@ -8,6 +8,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import MAX_NAME, is_name, not_plain
+
+MAX_SCALE = 4.0
+"""Of a scale at which a model says that images be read: attention costs its fourth power."""
+
+MAX_SCALES = 16
+"""Scales at which a model may say that images be read."""
+
+SCALES = f"numbers above 0, at most {MAX_SCALE:g}, and no more than {MAX_SCALES} of them"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,19 +74,26 @@ class SegmenterConfig:
         def numbers(values: Sequence[Any], above: float = -math.inf) -> bool:
             return all(_is_number(value) and above < value < math.inf for value in values)
 
-        named = all(isinstance(name, str) and name.strip() for name in self.classes)
+        named = all(is_name(name) and name.strip() for name in self.classes)
         own = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 255 for i in self.ids)
         for name, fits, expected in (
-            ("classes", named and len(set(self.classes)) == len(self.classes), "names, each once"),
+            (
+                "classes",
+                named and len(set(self.classes)) == len(self.classes),
+                f"names, each once, of at most {MAX_NAME} letters",
+            ),
             ("ids", own and len(set(self.ids)) == len(self.ids), "whole numbers of 0 to 254, each once"),
             ("num_seen", type(self.num_seen) is int, "a whole number"),
-            ("dataset", isinstance(self.dataset, str), "a name"),
-            ("split", isinstance(self.split, str), "a name"),
+            ("dataset", is_name(self.dataset), "a name"),
+            ("split", is_name(self.split), "a name"),
+            ("encoder", not_plain(self.encoder) is None, "options by name"),
+            ("spatial", not_plain(self.spatial) is None, "options by name"),
+            ("classifier", not_plain(self.classifier) is None, "options by name"),
             ("image_mean", len(self.image_mean) == 3 and numbers(self.image_mean), "three numbers"),
             ("image_std", len(self.image_std) == 3 and numbers(self.image_std, 0), "three numbers above 0"),
             ("seen_penalty", numbers([self.seen_penalty]), "a number"),
             ("flip", isinstance(self.flip, bool), "true or false"),
-            ("scales", bool(self.scales) and numbers(self.scales, 0), "numbers above 0"),
+            ("scales", are_scales(self.scales), SCALES),
         ):
             if not fits:
                 raise UserError(
@@ -97,6 +113,15 @@ class SegmenterConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def are_scales(values: Any) -> bool:
+    """Say whether values are scales at which images can be read, see `SCALES`."""
+    return (
+        isinstance(values, (list, tuple))
+        and 1 <= len(values) <= MAX_SCALES
+        and all(_is_number(value) and 0 < value <= MAX_SCALE for value in values)
+    )
 
 
 def _is_number(value: Any) -> bool:

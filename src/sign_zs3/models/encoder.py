@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sign_zs3.errors import UserError
 from sign_zs3.models.backbones import Backbone, ChainBackbone, build_backbone
+from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
 
 
@@ -36,7 +38,7 @@ class Encoder(nn.Module):
         strides: Strides of the backbone's levels that the head reads, fine to coarse; E(x) has the first one.
 
     Raises:
-        UserError: An unknown head, and see `build_backbone`.
+        UserError: An unknown head, scales or dilations out of range, and see `build_backbone`.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Encoder(nn.Module):
         backbone_levels: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        if not are_scales(input_scales):
+            raise UserError(f"input_scales: found {input_scales!r:.100}, expected {SCALES}")
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, output_stride, weights, backbone_levels)
         elif not isinstance(backbone, Backbone):

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
 
+MAX_DILATION = 1024
+"""Cells; a dilation beyond the map reads nothing but padding, which takes memory all the same."""
+
 HEADS = ("deeplab", "fcn", "fcn16", "unet")
 
 
@@ -153,9 +156,13 @@ def build_head(
         dilations: Of ``deeplab``.
 
     Raises:
-        UserError: Unknown name.
+        UserError: Unknown name, or dilations out of range.
     """
     if name == "deeplab":
+        if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in dilations) or not 1 <= len(dilations) <= 64:
+            raise UserError(
+                f"dilations: found {list(dilations)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}"
+            )
         return DeepLabHead(channels, feature_dim, dilations)
     if name in ("fcn", "fcn16"):
         return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, make_folder, other_format, replacing
+from sign_zs3.files import line_of, make_folder, other_format, read_json, replacing
 from sign_zs3.models.card import card_text, plain_scores
 from sign_zs3.models.config import SegmenterConfig
 
@@ -133,7 +133,8 @@ class PretrainedFolder(
     def from_pretrained(cls: type[_Self], pretrained_model_name_or_path: str | Path, **options: Any) -> _Self:
         """Load a segmenter from a folder, or from the hub.
 
-        A folder is read without any network, and code is never run. Only a text ``NAMESPACE/NAME`` whose namespace is
+        A folder is read without any network, and code is never run. Memory: at most three times what the weights'
+        file has; what a config claims beyond that file takes none. Only a text ``NAMESPACE/NAME`` whose namespace is
         no folder here is looked for on the hub.
 
         Args:
@@ -144,7 +145,7 @@ class PretrainedFolder(
             The segmenter on the CPU, in evaluation mode.
 
         Raises:
-            UserError: Nothing is there, it is damaged, or of another library or version.
+            UserError: Nothing is there, it is damaged, of another library or version, or a weight is not finite.
         """
         name = pretrained_model_name_or_path
         folder = Path(name)
@@ -188,20 +189,25 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
     config = read_config(config_path.parent)
     try:
         # without memory first: sizes may be beyond all bounds
-        with torch.device("meta"):
-            wanted = cls.build(config).state_dict()
-        _check_weights(weights_path, wanted)
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
-            segmenter = cls.build(config)
-    except UserError:
-        raise
+        with torch.device("meta"), torch.no_grad():
+            twin = cls.build(config).eval()
+            twin(torch.zeros(1, 3, 64, 64))
+    except UserError as error:
+        raise UserError(f"{config_path}: {line_of(error)}") from error
     except Exception as error:  # whatever a network makes of an option that it was not made for
         raise UserError(
             f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
             "its own networks; export the model again"
         ) from error
+    _check_weights(weights_path, twin.state_dict())
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
+        segmenter = cls.build(config)
     try:
-        segmenter.load_state_dict(load_file(weights_path))
+        state = load_file(weights_path)
+        check_finite(state, str(weights_path))
+        segmenter.load_state_dict(state)
+    except UserError:
+        raise
     except Exception as error:  # safetensors' own class for a damaged file, torch's for weights of another network
         raise _other_weights(weights_path, line_of(error)) from error
     for name, stated in (("image_mean", config.image_mean), ("image_std", config.image_std)):
@@ -227,6 +233,24 @@ def _check_weights(path: Path, wanted: Mapping[str, Tensor]) -> None:
             raise _other_weights(path, f"{name}: {found.get(name, 'none')}, not {expected.get(name, 'there')}")
 
 
+def check_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are no finite numbers, which would make every prediction none; `what` names the file.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() or value.is_complex():
+            # types of eight bits have no such test
+            wide = value.float() if value.element_size() < 2 else value
+            if not bool(torch.isfinite(wide).all()):
+                name = " ".join(name.split())[:100]
+                raise UserError(
+                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one of before the "
+                    "training diverged"
+                )
+
+
 def _other_weights(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: does not hold the weights of {CONFIG_FILE} ({reason[:200]}); export the model again")
 
@@ -238,10 +262,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected JSON; export the model again") from error
+    content = read_json(path, "JSON")
     if not isinstance(content, dict) or "classes" not in content or "format" not in content:
         raise UserError(f"{path}: is not of sign-zs3, expected {_EXPECTED}")
     return content

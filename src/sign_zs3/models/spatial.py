@@ -16,6 +16,9 @@ from sign_zs3.functional import (
     relative_positional_encoding,
 )
 
+MAX_SIDE = 512
+"""Of the feature map in training: its encoding takes memory whatever the size of an image."""
+
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
 Position = Literal["relative", "absolute", "interpolated", "none"]
 
@@ -156,7 +159,7 @@ class SpatialInformationModule(nn.Module):
 
     Raises:
         ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, or ``interpolated``
-            with no `train_size`.
+            with no `train_size` or one beyond `MAX_SIDE`.
     """
 
     def __init__(
@@ -173,6 +176,12 @@ class SpatialInformationModule(nn.Module):
             raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
         if position == "interpolated" and train_size is None:
             raise ValueError("position: interpolated needs train_size, the feature map's size in training")
+        if train_size is not None and not (
+            len(train_size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in train_size)
+        ):
+            raise ValueError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
+        if type(heads) is not int or heads < 1:
+            raise ValueError(f"heads: found {heads!r:.100}, expected a whole number of at least 1")
         if position != "none" and feature_dim % 4:
             raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
         self.position = position

@@ -23,6 +23,7 @@ from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
+from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmentation, Segmenter, resize_scores
 from sign_zs3.tasks.checkpoint import (
@@ -37,7 +38,7 @@ from sign_zs3.tasks.checkpoint import (
     stored_part,
     stored_protocol,
 )
-from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive
+from sign_zs3.tasks.checks import check_choice, check_not_negative
 from sign_zs3.tasks.schedule import Phase, Schedule, counted_randomness
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         # Reads the arguments of every constructor on the way here, so those of the subclasses too.
         self.save_hyperparameters()
         check_choice("resolution", resolution, "label", "feature")
-        check_positive(scales=scales)
+        if not are_scales(scales):
+            raise UserError(f"scales: found {scales!r:.100}, expected {SCALES}")
         check_not_negative(clip_norm=clip_norm, lr_power=lr_power, max_nonfinite=max_nonfinite)
         self.automatic_optimization = False
         self.protocol: Protocol | None = None
@@ -354,6 +356,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         protocol = stored_protocol(checkpoint)
         vectors = checkpoint["state_dict"]["class_vectors"]
         if self.protocol is None:
+            _check_fits(checkpoint, self._expected_state(checkpoint["state_dict"], protocol))
             self._build(protocol, torch.zeros_like(vectors), pretrained=False)
         self._check_classes(protocol, "the checkpoint")
         if self.class_vectors.shape != vectors.shape:
@@ -362,12 +365,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 f"{self.class_vectors.shape[1]}: use the file that it was trained with"
             )
         self.shape_for(checkpoint["state_dict"])
-        if fault := misfit(checkpoint["state_dict"], self.state_dict()):
-            writer = f" ({stored['version']:.40})" if isinstance(stored.get("version"), str) else ""
-            raise UserError(
-                f"the checkpoint holds {fault}: use the options and the version of sign-zs3{writer} that it was "
-                "trained with"
-            )
+        _check_fits(checkpoint, self.state_dict())
         # checkpoints of before classes could be added or renamed have neither
         self.looked_up = tuple(stored.get("looked_up", protocol.classes))
         self.centered_on = tuple(stored.get("centered_on", protocol.classes))
@@ -376,8 +374,22 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.skipped = int(stored["skipped"])
         self.nonfinite = int(stored.get("nonfinite", 0))
         self.tallies = dict(stored.get("tallies", {}))  # the first checkpoints had none
+        shapes = {name: value.shape for name, value in self.named_parameters()}
+        if odd := [name for name, value in stored["gradients"].items() if shapes.get(name) != value.shape]:
+            raise UserError(f"checkpoint: found a gradient for {odd[0]:.100}, which fits no weight of the model")
         self._gradients = stored["gradients"]
         self._entered = None
+
+    def _expected_state(self, state: Mapping[str, Tensor], protocol: Protocol) -> dict[str, Tensor]:
+        """Return the state, without numbers, of the networks that the options make, and run them on such an image."""
+        with torch.device("meta"), torch.no_grad():
+            # LightningCLI adds an entry of its own
+            twin = type(self)(**{name: self.hparams[name] for name in self.defaults()})
+            twin.register_buffer("class_vectors", torch.zeros(state["class_vectors"].shape))
+            twin.build_networks(protocol, state["class_vectors"].shape[1], pretrained=False)
+            twin.shape_for(state)
+            twin.segmenter.eval()(torch.zeros(1, 3, 64, 64))
+        return twin.state_dict()
 
     # -- training -------------------------------------------------------------------------------------------
 
@@ -671,6 +683,15 @@ class ZeroShotTask(pl.LightningModule, ABC):
             (name, _segmentation(resize_scores(one[None], (size[0], size[1]))[0], as_logits))
             for name, one, size in zip(batch["id"], scores, sizes, strict=True)
         ]
+
+
+def _check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    if fault := misfit(checkpoint["state_dict"], wanted):
+        version = checkpoint[CHECKPOINT_KEY].get("version")
+        writer = f" ({version:.40})" if isinstance(version, str) else ""
+        raise UserError(
+            f"the checkpoint holds {fault}: use the options and version of sign-zs3{writer} that it was trained with"
+        )
 
 
 def _segmentation(scores: Tensor, as_logits: bool) -> Segmentation:

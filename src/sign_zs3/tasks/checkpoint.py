@@ -15,18 +15,23 @@ from torch import Tensor
 
 from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
-from sign_zs3.files import other_format
+from sign_zs3.files import check_archive, line_of, not_plain, other_format
+from sign_zs3.models.pretrained import check_finite
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
 """Raised where an earlier version would misread a checkpoint; what is new and may be missing needs no other number."""
+MAX_PICKLE = 1 << 23
+"""Bytes of all that is no tensor, at most: torch takes ten seconds for as many, and a ResNet-152 needs a tenth."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this library, never running code in it.
 
+    Memory: at most three times what the file has, since nothing in it is packed and no tensor is larger than it.
+
     Raises:
-        UserError: Not there, not readable as plain types and tensors, or not of this library.
+        UserError: Not there, not readable as plain types and tensors, not of this library, or a weight is not finite.
     """
     if path.is_dir():
         raise UserError(
@@ -42,7 +47,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "archive): give a .ckpt file that `fit` wrote"
         )
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
+            if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in archive.infolist()):
+                raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
             # torch does not compare a part with its checksum
             if (part := archive.testzip()) is not None:
                 raise UserError(
@@ -61,7 +69,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
-    stored_part(checkpoint, f"checkpoint: {path}")
+    stored_part(checkpoint, f"checkpoint: {path}", path.stat().st_size)
     return checkpoint
 
 
@@ -82,11 +90,16 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def stored_part(checkpoint: Any, what: str) -> dict[str, Any]:
-    """Return the library's own part of a checkpoint; `what` names the checkpoint in errors.
+def stored_part(checkpoint: Any, what: str, size: int | None = None) -> dict[str, Any]:
+    """Return the library's own part of a checkpoint, once all of the checkpoint that this library reads is checked.
+
+    Args:
+        checkpoint: What `torch.load` gave.
+        what: Names the checkpoint in errors.
+        size: Bytes of its file, where they are known.
 
     Raises:
-        UserError: It is not of this library, or of another format.
+        UserError: It is not of this library, of another format, damaged, or a weight is not finite.
     """
     stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(stored, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -99,7 +112,60 @@ def stored_part(checkpoint: Any, what: str) -> dict[str, Any]:
         raise UserError(
             f"{what} is damaged (found no method, options and classes in it): give a .ckpt file that `fit` wrote"
         )
+    try:
+        _check_plain(checkpoint)
+        _check_tensors(checkpoint["state_dict"], size)
+        vectors = checkpoint["state_dict"].get("class_vectors")
+        count = stored_protocol(checkpoint).num_classes
+        if len(stored.get("looked_up", range(count))) != count:
+            raise UserError("looked_up: found another number of names than classes")
+        if vectors is None or vectors.ndim != 2 or len(vectors) != count or not vectors.is_floating_point():
+            found = "none" if vectors is None else f"{vectors.dtype} {tuple(vectors.shape)}"
+            raise UserError(f"found class vectors {found} for {count} classes")
+    except (UserError, TypeError) as error:
+        raise UserError(f"{what} is damaged ({line_of(error)[:300]}): give a .ckpt file that `fit` wrote") from error
+    check_finite(checkpoint["state_dict"], what)
     return stored
+
+
+def _check_plain(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse what is of another type than `ZeroShotTask.on_save_checkpoint` writes."""
+    stored = checkpoint[CHECKPOINT_KEY]
+    plain = {key: value for key, value in stored.items() if key != "gradients"}
+    plain |= {"options": checkpoint["hyper_parameters"]}
+    for name, value in plain.items():
+        if fault := not_plain(value):
+            raise UserError(f"{name!s:.50}: found {fault}")
+    stored = {"tallies": {}, **stored}  # the first checkpoints had none
+    for name, kind in {"schedule": dict, "skipped": int, "tallies": dict, "gradients": dict}.items():
+        if not isinstance(stored.get(name), kind):
+            raise UserError(f"{name}: found {type(stored.get(name)).__name__}, expected {kind.__name__}")
+    schedule = stored["schedule"]
+    if not {"phases", "accumulate", "batches"} <= schedule.keys() or type(schedule["batches"]) is not int:
+        raise UserError("schedule: found no phases, batches and accumulate")
+    if not 0 <= schedule["batches"] < 2**53:
+        raise UserError(f"schedule: found {schedule['batches']} batches")
+    if not all(type(count) is int for count in stored["tallies"].values()):
+        raise UserError("tallies: found other than whole numbers")
+    for name in ("looked_up", "centered_on", "trained_parts"):
+        value = stored.get(name, [])
+        if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+            raise UserError(f"{name}: found other than a list of names")
+    _check_tensors(stored["gradients"])
+
+
+def _check_tensors(tensors: Mapping[Any, Any], size: int | None = None) -> None:
+    """Refuse other than named dense tensors that have all their numbers in the file."""
+    total = 0
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"found {name!r:.100} of {type(value).__name__} where named tensors belong")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested:
+            raise UserError(f"{name:.100}: found a sparse, quantised or nested tensor, or one without numbers")
+        needed = value.numel() * value.element_size()
+        total += needed
+        if needed > value.untyped_storage().nbytes() or (size is not None and total > size):
+            raise UserError(f"{name:.100}: found a tensor of {tuple(value.shape)}, larger than what is stored")
 
 
 def stored_protocol(checkpoint: dict[str, Any]) -> Protocol:

@@ -15,6 +15,9 @@ from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
 
+PLACES = ("feature_cache",)
+"""Options that are each run's own affair: folders to write to, of which a file from elsewhere may not tell."""
+
 METHODS: dict[str, type[ZeroShotTask]] = {
     "SPNet": SPNetModule,
     "ZS3": ZS3Module,
@@ -53,12 +56,12 @@ def load_task(path: str | Path) -> ZeroShotTask:
 def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
     """Build the model that a checkpoint in memory holds; `what` names it in errors."""
     method = METHODS[stored_method(checkpoint)]
-    options = method.defaults()
+    options = method.defaults().keys() - set(PLACES)
     try:
         model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
         model.on_load_checkpoint(checkpoint)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{what}: {line_of(error)}") from error
     except Exception as error:  # whatever the networks make of a value that `fit` did not write
         raise UserError(
             f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"

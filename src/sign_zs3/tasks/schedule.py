@@ -12,6 +12,9 @@ import torch
 
 from sign_zs3.errors import UserError
 
+MAX_ROUNDS = 1_000
+"""Of self-training; each is a phase in the schedule's list."""
+
 KINDS = ("train", "generator", "transfer", "self_training")
 
 
@@ -71,6 +74,8 @@ class Schedule:
         for kind, count in iterations.items():
             if count < 0:
                 raise UserError(f"{kind}_iterations: found {count}, expected 0 (leave the phase out) or more")
+        if rounds > MAX_ROUNDS:
+            raise UserError(f"rounds: found {rounds}, expected at most {MAX_ROUNDS}")
         if rounds < 1 or accumulate < 1:
             raise UserError(f"rounds and accumulate: found {rounds} and {accumulate}, expected at least 1 each")
         phases = []

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sign_zs3.data.datasets.matlab import unpacked
 from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
-from sign_zs3.files import CLASS_LINE, read_lines
-from sign_zs3.images import undecodable
-
-if TYPE_CHECKING:
-    pass
+from sign_zs3.files import CLASS_LINE, MAX_NAME, read_lines, refuse_special
+from sign_zs3.images import FORMATS, undecodable
 
 _SPREAD = {"L;2": 85, "L;4": 17}
 
@@ -35,11 +33,12 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
         parts = PurePosixPath(line).parts
         if line.startswith("/") or ".." in parts or "\\" in line or "\0" in line:
             _tell(
-                f"{path}: found the id {line!r}, expected a name below the folder of images; correct line {number}",
+                f"{path}: found the id {line!r:.100}, expected a name below the folder of images; correct line "
+                f"{number}",
                 problems,
             )
         elif line in ids:
-            _tell(f"{path}: found the id {line!r} twice, expected it once; remove line {number}", problems)
+            _tell(f"{path}: found the id {line!r:.100} twice, expected it once; remove line {number}", problems)
         else:
             ids[line] = None
     return list(ids)
@@ -60,11 +59,22 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
     """
     expected = "a class a line, as id<TAB>name"
     classes: dict[int, str] = {}
+    names: set[str] = set()
     for number, line in read_lines(path, "class", expected):
         match = CLASS_LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}: found {line!r} in line {number}, expected {expected}; correct the line")
+            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
+        # Python turns no more than some thousand digits into a number
+        if len(match[1]) > 9:
+            raise UserError(
+                f"{path}: found the id {match[1][:9]}... in line {number}, expected 0 to {largest}; renumber classes "
+                "and masks"
+            )
         own_id, name = int(match[1]), match[2]
+        if len(name) > MAX_NAME:
+            raise UserError(
+                f"{path}: found a name of {len(name)} letters in line {number}, expected at most {MAX_NAME}; shorten it"
+            )
         if own_id == IGNORE_INDEX and largest < IGNORE_INDEX:
             raise UserError(
                 f"{path}: found the id 255, expected 0 to {largest}, since 255 always means no label; delete line "
@@ -72,15 +82,18 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
             )
         if own_id > largest:
             raise UserError(f"{path}: found the id {own_id}, expected 0 to {largest}; renumber classes and masks")
-        if own_id in classes or name in classes.values():
+        if own_id in classes or name in names:
             what = f"the id {own_id}" if own_id in classes else f"the name {name!r}"
             raise UserError(f"{path}: found {what} twice, expected it once; correct line {number}")
         classes[own_id] = name
+        names.add(name)
     return classes
 
 
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
     """Decodes a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
+
+    Memory: at most 4 bytes per pixel that the header tells of, and 179 million of them, above which Pillow refuses.
 
     Raises:
         UserError: The file cannot be decoded, or is no 8-bit palette or grey image.
@@ -88,23 +101,29 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
     from PIL import Image as Pillow
 
     try:
-        with Pillow.open(path) as file:
+        refuse_special(path, "a palette or grey PNG")
+        with Pillow.open(path, formats=FORMATS) as file:
             # Pillow spreads grey of 2 and 4 bits over 0 to 255
             spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
-            mode, mask = file.mode, np.asarray(file)
+            mode = file.mode
+            if mode not in ("L", "P"):
+                kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
+                raise UserError(
+                    f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
+                    "grey PNG); convert it"
+                )
+            mask = np.asarray(file)
+    except UserError:
+        raise
     except Exception as error:
         raise undecodable(path, "a palette or grey PNG", error) from error
-    if mode not in ("L", "P"):
-        kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
-        raise UserError(
-            f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
-            "grey PNG); convert it"
-        )
     return mask if spread == 1 else mask // np.uint8(spread)
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
-    """Reads a label map from a MATLAB file.
+    """Reads a label map from a MATLAB file; nothing in it is run.
+
+    Memory: at most 20 times what the file holds unpacked, and that is refused above `matlab.MOST` bytes, 64 MiB.
 
     Args:
         path: The file.
@@ -120,9 +139,8 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
 
     expected = f"a MATLAB file with the label map {'.'.join(fields)}"
     try:
-        # by name, SciPy would hide that a file is missing
-        with path.open("rb") as file:
-            value = loadmat(file, variable_names=fields[:1])
+        refuse_special(path, expected)
+        value = loadmat(unpacked(path, fields[0]), variable_names=fields[:1])
         found = ", ".join(sorted(key for key in value if not key.startswith("__"))) or "no such variable"
         for field in fields:
             names = value.dtype.names if isinstance(value, np.ndarray) else value

@@ -1,0 +1,178 @@
+"""What SciPy's reader of MATLAB files is kept from: claims of memory, packed or not, and nesting without end.
+
+SciPy makes room for as many cells as a header says, unpacks whatever is packed, and ends the process on cells in cells
+without end and on types of numbers that do not exist. So the variable that is wanted is unpacked and walked here first.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from math import prod
+from pathlib import Path
+
+MOST = 1 << 26
+"""Bytes of a file, and of a variable unpacked, at most."""
+
+_DEPTH = 16
+_ELEMENTS = 100_000
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
+_NUMBERS = range(6, 16)
+# types of elements: int8, int32, uint32; all numbers; what letters are stored as
+_INT8, _INT32, _UINT32 = 1, 5, 6
+_OF_NUMBERS = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13})
+_OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
+
+
+def unpacked(path: Path, name: str) -> BytesIO:
+    """Reads a MATLAB file and leaves out all but one variable, which is not packed any more.
+
+    Args:
+        path: The file.
+        name: Of the variable.
+
+    Returns:
+        A file for `scipy.io.loadmat`; that of a version other than 5 to 7.2 is as it was.
+
+    Raises:
+        ValueError: The file or the variable is too large, or is not what its headers say.
+        OSError: The file cannot be read.
+    """
+    from scipy.io.matlab import matfile_version
+
+    with path.open("rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"found more than {MOST:,} bytes")
+    if matfile_version(BytesIO(content))[0] != 1:
+        return BytesIO(content)
+    order = "<" if content[126:128] == b"IM" else ">"
+    kept, at = content[:128], 128
+    while at < len(content):
+        kind, size = _unpack(f"{order}2I", content, at)
+        element = content[at : at + 8 + size]
+        if len(element) < 8 + size:
+            raise ValueError("it ends in a variable")
+        at += 8 + size
+        if kind == _COMPRESSED:
+            # its name comes first
+            if _name(_Walk(zlib.decompressobj().decompress(element[8:], 1024), order)) != name.encode():
+                continue
+            unpacking = zlib.decompressobj()
+            element = unpacking.decompress(element[8:], MOST + 1)
+            if len(element) > MOST:
+                raise ValueError(f"a variable unpacks to more than {MOST:,} bytes")
+            if not unpacking.eof:
+                raise ValueError("a variable is cut short")
+        elif kind != _MATRIX:
+            raise ValueError(f"found an element of type {kind} in the place of a variable")
+        if _name(_Walk(element, order)) == name.encode():
+            _Walk(element, order).matrix()
+            kept += element
+    return BytesIO(kept)
+
+
+def _name(walk: _Walk) -> bytes | None:
+    """Returns the name of a variable; None where there is none."""
+    try:
+        return walk.header()[2] if walk.start()[1] else None
+    except ValueError:
+        # of an opaque object, which has other parts
+        return None
+
+
+class _Walk:
+    """Goes through the elements of a variable as SciPy does, but keeps nothing.
+
+    Args:
+        content: Unpacked, from the variable's own tag on.
+        order: ``<`` or ``>``.
+    """
+
+    def __init__(self, content: bytes, order: str) -> None:
+        self.content = content
+        self.order = order
+        self.at = 0
+        self.count = 0
+
+    def start(self) -> tuple[int, int]:
+        """Goes past the tag of a matrix; returns its type and size."""
+        kind, size = _unpack(f"{self.order}2I", self.content, self.at)
+        if kind != _MATRIX:
+            raise ValueError(f"found an element of type {kind} where a matrix belongs")
+        self.at += 8
+        return kind, size
+
+    def element(self, *kinds: int) -> bytes:
+        """Goes past an element of one of some types, and returns its data."""
+        (kind,) = _unpack(f"{self.order}I", self.content, self.at)
+        if small := kind >> 16:
+            start, size, after, kind = self.at + 4, small, 8, kind & 0xFFFF
+        else:
+            (size,) = _unpack(f"{self.order}I", self.content, self.at + 4)
+            start, after = self.at + 8, 8 + size + -size % 8
+        if (small and small > 4) or start + size > len(self.content):
+            raise ValueError("an element is cut short")
+        if kind not in kinds:
+            raise ValueError(
+                f"found an element of type {kind} where one of {', '.join(map(str, sorted(kinds)))} belongs"
+            )
+        self.at += after
+        return self.content[start : start + size]
+
+    def header(self) -> tuple[int, tuple[int, ...], bytes]:
+        """Goes past the header of a matrix; returns class and flags, sizes and name."""
+        if _unpack(f"{self.order}2I", self.content, self.at) != (_UINT32, 8):
+            raise ValueError("found no flags in an array")
+        (flags,) = _unpack(f"{self.order}I", self.element(_UINT32), 0)
+        sizes = self.element(_INT32, _UINT32)
+        if len(sizes) % 4 or not 8 <= len(sizes) <= 4 * 32:
+            raise ValueError("found an array of less than 2 or more than 32 dimensions")
+        return flags, _unpack(f"{self.order}{len(sizes) // 4}i", sizes, 0), self.element(_INT8)
+
+    def matrix(self, depth: int = 0) -> None:
+        """Goes past a matrix, refusing one that claims more than there is."""
+        self.count += 1
+        if depth > _DEPTH or self.count > _ELEMENTS:
+            raise ValueError(f"found more than {_DEPTH} arrays in each other, or more than {_ELEMENTS:,}")
+        if not self.start()[1]:
+            return
+        flags, sizes, _ = self.header()
+        kind, elements = flags & 0xFF, prod(sizes)
+        if min(sizes, default=0) < 0:
+            raise ValueError(f"found an array of {sizes}")
+        if kind in (_CELL, _STRUCT, _OBJECT):
+            fields = 1
+            if kind != _CELL:
+                if kind == _OBJECT:
+                    self.element(_INT8)
+                (width,) = _unpack(f"{self.order}i", self.element(_INT32), 0)
+                if width < 1:
+                    raise ValueError(f"found names of {width} letters")
+                fields = len(self.element(_INT8)) // width
+            # each takes a tag at least
+            if elements * max(1, fields) * 8 > len(self.content):
+                raise ValueError(f"found an array that claims {elements:,} parts")
+            for _ in range(elements * fields):
+                self.matrix(depth + 1)
+        elif kind == _CHAR or kind in _NUMBERS:
+            size = len(self.element(*(_OF_TEXT if kind == _CHAR else _OF_NUMBERS)))
+            if elements > size:
+                raise ValueError(f"found an array of {elements:,} numbers in {size:,} bytes")
+            if kind != _CHAR and flags & 0x800:
+                self.element(*_OF_NUMBERS)
+        elif kind == _SPARSE:
+            for _ in range(4 if flags & 0x800 else 3):
+                self.element(*_OF_NUMBERS)
+        else:
+            raise ValueError("found a function or an object")
+
+
+def _unpack(form: str, content: bytes, at: int) -> tuple[int, ...]:
+    try:
+        found: tuple[int, ...] = struct.unpack_from(form, content, at)
+    except struct.error as error:
+        raise ValueError("it is cut short") from error
+    return found
