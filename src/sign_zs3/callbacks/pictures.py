@@ -23,7 +23,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.segmenter import resize_scores
 from sign_zs3.tasks import ZeroShotTask
-from sign_zs3.tasks.base import map_size, shrink_mask
+from sign_zs3.tasks.evaluation import map_size, shrink_mask
 from sign_zs3.tasks.schedule import Phase
 from sign_zs3.tasks.self_training import SelfTrainingTask
 

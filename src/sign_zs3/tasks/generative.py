@@ -14,8 +14,8 @@ from sign_zs3.functional import class_mmd, discriminator_loss, generator_loss
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
 from sign_zs3.models.spatial import SpatialFeatures
-from sign_zs3.tasks.base import Batch, map_size, shrink_mask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.tasks.evaluation import Batch, map_size, shrink_mask
 from sign_zs3.tasks.schedule import Phase
 from sign_zs3.tasks.self_training import SelfTrainingTask, pixel_cross_entropy
 

@@ -21,8 +21,9 @@ from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_k
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
-from sign_zs3.tasks.base import Batch, ZeroShotTask
+from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.tasks.evaluation import Batch
 from sign_zs3.tasks.schedule import Phase, Schedule
 
 log = logging.getLogger(__name__)
