@@ -333,6 +333,43 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not Path(new).exists()
 
 
+def word_vectors(folder: Path, left_out: str = "") -> list[str]:
+    """The bundled table as GloVe's files, as far as the class names need it."""
+    table = ClassTable.bundled()
+    words = sorted({word for name in [*CLASSES, *NEW] for word in name.split()} - {left_out})
+    options = []
+    for source, matrix in table.sources.items():
+        rows = [" ".join([word, *map(str, matrix[table.names.index(word)].tolist())]) for word in words]
+        (folder / f"{source}.txt").write_text("\n".join(rows) + "\n")
+        options += ["--source", f"{source}={folder / source}.txt"]
+    return options
+
+
+def test_extend_from_word_vectors(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["extend", "--ckpt_path", checkpoint, "--classes", NEW[0], "--output"]
+    by_table, by_words = tmp_path / "table.ckpt", tmp_path / "words.ckpt"
+    assert main([*arguments, str(by_table)]) == 0
+    assert main([*arguments, str(by_words), *word_vectors(tmp_path)]) == 0
+    expected, found = (torch.load(path, weights_only=True)["state_dict"] for path in (by_table, by_words))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "new.ckpt"), *word_vectors(tmp_path, left_out="triangle")]) == 1
+    error = capsys.readouterr().err
+    assert "'green triangle'" in error and "; give the files that the table of the training was built from" in error
+    assert not (tmp_path / "new.ckpt").exists()
+
+
+def test_extend_beside_data(checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["--ckpt_path", checkpoint, "--classes", NEW[0], "--output", str(tmp_path / "new.ckpt")]
+    sizes = {"train_size": 4, "val_size": 2, "test_size": 2, "scene_size": 32}
+    data = [text for key, value in sizes.items() for text in (f"--data.{key}", str(value))]
+    assert main(["extend", *names, "--data", "ShapesDataModule", *data]) == 0
+    assert f"taught: {NEW[0]}, from real and synthetic ones" in caplog.messages
+    protocol = load_task(tmp_path / "new.ckpt").protocol
+    assert protocol is not None and protocol.classes[-1] == NEW[0]
+
+
 def test_an_extended_checkpoint_starts_a_run(checkpoint: str, tmp_path: Path) -> None:
     left_out = ["purple star"]
     old = trained_without(tmp_path, left_out)
@@ -438,6 +475,23 @@ def test_a_file_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> Non
     assert not harm.exists()
     torch.load(tmp_path / "archive.ckpt", weights_only=False)
     assert harm.exists()
+
+
+def test_a_checkpoint_of_another_version_is_told_apart(checkpoint: str, tmp_path: Path) -> None:
+    whole = torch.load(checkpoint, weights_only=True)
+    state = dict(whole["state_dict"])
+    del state[next(key for key in state if key.startswith("generator."))]
+    for change, message in (
+        ({"state_dict": state}, "does not fit the model that its own options make .*: use the version that wrote it$"),
+        (
+            {"sign_zs3": whole["sign_zs3"] | {"method": "GANModule"}},
+            "^method: the checkpoint was trained with GAN, expected one of SPNet, ZS3, CaGNet, SIGN$",
+        ),
+        ({"sign_zs3": whole["sign_zs3"] | {"format": 99}}, "has format 99, this version reads"),
+    ):
+        torch.save(whole | change, tmp_path / "other.ckpt")
+        with pytest.raises(UserError, match=message):
+            load_task(tmp_path / "other.ckpt")
 
 
 @pytest.mark.parametrize("part", ["hyper_parameters", "protocol", "method", "state_dict", "option", "byte"])
