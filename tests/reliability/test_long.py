@@ -89,9 +89,8 @@ def test_memory_and_files_stay_flat_over_twenty_thousand_iterations(
     with capsys.disabled():
         print(
             f"\nMiB per 1,000 iterations after the first {SETTLED}: {slopes['own_kib']:+.3f} of the run itself, "
-            f"{slopes['all_kib']:+.3f} with its workers; MiB at {noted[0]['batches']} and at the end: "
-            f"{noted[0]['all_kib'] / 1024:.0f}, {noted[-1]['all_kib'] / 1024:.0f}; open files {sorted(files)}; "
-            f"processes {sorted(processes)}"
+            f"{slopes['all_kib']:+.3f} with its workers; open files {sorted(files)}; processes {sorted(processes)}\n"
+            + ", ".join(f"{e['batches']}: {e['own_kib'] / 1024:.1f} MiB" for e in noted if e["batches"] % 1_000 == 100)
         )
     assert slopes["own_kib"] < 0.5
     assert slopes["all_kib"] < 1.0
