@@ -157,7 +157,7 @@ def test_sums_what_other_processes_counted() -> None:
 
 
 def test_counts_are_integers() -> None:
-    # Counts in float32 would stop at 2^24, a VOC image's worth of pixels 64 times.
+    # Counts in float32 would stop at 2^24, the pixels of 64 maps of 512 x 512.
     metric = make_metric()
     assert metric.confusion.dtype == torch.int64
     metric.confusion[0, 0] = 2**60
