@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, StreamSampler, worker_options
+from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, StreamSampler, Uncounted, worker_options
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import ToyDataset, same_samples
@@ -148,9 +148,17 @@ def test_loading_leaves_the_global_random_state_alone() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_shards_partition_the_images_without_padding(world_size: int) -> None:
     indices = [3, 1, 4, 15, 9]
-    shards = [list(ShardSampler(indices, rank, world_size)) for rank in range(world_size)]
-    assert sorted(index for shard in shards for index in shard) == sorted(indices)
-    assert [len(ShardSampler(indices, rank, world_size)) for rank in range(world_size)] == list(map(len, shards))
+    samplers = [ShardSampler(indices, rank, world_size) for rank in range(world_size)]
+    shards = [list(sampler) for sampler in samplers]
+    counted = [shard for shard, sampler in zip(shards, samplers, strict=True) if sampler.counts]
+    assert sorted(index for shard in counted for index in shard) == sorted(indices)
+    assert [len(sampler) for sampler in samplers] == list(map(len, shards))
+    assert all(shards)  # Lightning passes over an empty loader
+
+
+def test_a_sample_that_nothing_counts_has_no_label_and_no_name() -> None:
+    sample = Uncounted(ToyDataset(3))[1]
+    assert bool((sample["mask"] == 255).all()) and not bool(sample["valid"].any()) and sample["id"] == ""
 
 
 def test_an_error_in_a_worker_stays_one_line() -> None:

@@ -169,7 +169,7 @@ def test_weights_of_an_older_network_are_one_line(
     path = changed(phase_files["self_training"], widen)
     message = (
         "holds (128, 64, 3, 3) for segmenter.encoder.backbone.4.body.0.weight, this model expects (64, 64, 3, 3): use "
-        f"the options and the version of sign-zs3 ({__version__}) that it was trained with"
+        f"the options and version of sign-zs3 ({__version__}) that it was trained with"
     )
     with pytest.raises(UserError, match=re.escape(message)):
         load_task(path)
