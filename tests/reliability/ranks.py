@@ -51,10 +51,14 @@ def main(folder: str, processes: int, test_size: int, options: dict[str, Any]) -
     data_options = options.pop("data", {})
     model = tiny_model(**options)
     trainer = quiet_trainer(root, digests, ScheduleCheckpoint(), devices=processes)
-    trainer.fit(model, tiny_data(**data_options))
+    data = tiny_data(**data_options)
+    trainer.fit(model, data)
     trainer.test(model, tiny_data(test_size=test_size, **data_options), verbose=False)
     assert model.confusion is not None
-    found = {"digests": digests.found, "scores": model.scores, "confusion": model.confusion.tolist()}
+    found = {
+        "digests": digests.found, "scores": model.scores, "confusion": model.confusion.tolist(),
+        "dropped": data.dropped_indices,
+    }  # fmt: skip
     (root / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
     trainer.strategy.barrier()
 
