@@ -81,6 +81,8 @@ def _one_line(error: Exception) -> str:
     none = "- Expected a <class 'NoneType'> "  # first in older versions, last in newer ones
     if wrapped := re.search(rf"Errors: (?:{none})?- (.*?)(?: Given value| - Expected|$)", text):
         return f"error: {wrapped.group(1)}"
+    if re.search(r"gloo.*(closed by peer|reset by peer)", text):
+        return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
     # raised by torch wherever the program is when a worker ends
     if worker := re.search(r"DataLoader worker \(pid.*? (?:killed by signal: \w+|exited unexpectedly)", text):
         return f"error: num_workers: {worker.group(0)}: lower --data.num_workers if memory ran out"
