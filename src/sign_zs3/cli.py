@@ -45,8 +45,8 @@ def main(args: list[str] | None = None) -> int:
         # Lightning's exception is not imported here, since that takes seconds
         if type(stop).__name__ != "SIGTERMException":
             raise
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-            return 0  # another status than 0 would have Lightning kill rank 0, which may not be through yet
+        if any(int(os.environ.get(name, "0")) > 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+            return 0  # another status than 0 would have Lightning or srun kill rank 0, which may not be through yet
         print(f"stopped by {stop.code or 'SIGTERM'}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def _one_line(error: Exception) -> str:
     none = "- Expected a <class 'NoneType'> "  # first in older versions, last in newer ones
     if wrapped := re.search(rf"Errors: (?:{none})?- (.*?)(?: Given value| - Expected|$)", text):
         return f"error: {wrapped.group(1)}"
-    if re.search(r"gloo.*(closed by peer|reset by peer)", text):
+    if re.search(r"gloo.*(closed|reset) by peer|NCCL.*remote process exited", text):
         return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
     # raised by torch wherever the program is when a worker ends
     if worker := re.search(r"DataLoader worker \(pid.*? (?:killed by signal: \w+|exited unexpectedly)", text):

@@ -153,10 +153,14 @@ def test_slurm_takes_the_machine_back_and_the_job_goes_on_when_it_is_started_aga
     # another job in the same folder starts anew, this one goes on, each by the same command
     first = start("fit", "--config", config, "--trainer.max_time", "00:00:00:00", **(job | {"SLURM_JOB_ID": "4712"}))
     assert "started this job again" not in finish(first)
-    err = finish(start("fit", "--config", config, **job))
+    # and another command of the same job too
+    again = job | {"SLURM_RESTART_COUNT": "1"}
+    other = start("fit", "--config", config, "--seed_everything", "1", "--trainer.max_time", "00:00:00:00", **again)
+    assert "started this job again" not in finish(other)
+    err = finish(start("fit", "--config", config, **again))
     assert "SLURM has started this job again: resuming from" in err
     ends = [
-        weights(tmp_path / where / "checkpoints" / "last.ckpt") for where in ("straight/version_0", "runs/version_2")
+        weights(tmp_path / where / "checkpoints" / "last.ckpt") for where in ("straight/version_0", "runs/version_3")
     ]
     assert same(*ends)
 

@@ -92,8 +92,11 @@ def test_memory_and_files_stay_flat_over_twenty_thousand_iterations(
             f"{slopes['all_kib']:+.3f} with its workers; open files {sorted(files)}; processes {sorted(processes)}\n"
             + ", ".join(f"{e['batches']}: {e['own_kib'] / 1024:.1f} MiB" for e in noted if e["batches"] % 1_000 == 100)
         )
-    assert slopes["own_kib"] < 0.5
-    assert slopes["all_kib"] < 1.0
+    # what the run shares with its workers comes and goes, so the highest of each half is compared
+    half = len(noted) // 2
+    for name in ("own_kib", "all_kib"):
+        first, second = (max(entry[name] for entry in part) for part in (noted[:half], noted[half:]))
+        assert second < 1.1 * first
     # a validation starts workers of its own once, and they stay
     assert max(files) - min(files) <= 8
     assert max(processes) <= 1 + 2 + 2

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from sign_zs3.callbacks.stopping import StopSignals, end_with_parent, note_for_job
 from sign_zs3.files import replacing
 from sign_zs3.tasks import ZeroShotTask
-from sign_zs3.tasks.checkpoint import write_checkpoint
+from sign_zs3.tasks.checkpoint import read_checkpoint, write_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,11 @@ class ScheduleCheckpoint(Checkpoint):
         self.signals.prepare(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
-        if trainer.local_rank:
-            end_with_parent()
+        end_with_parent()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Put handlers back."""
+        self.signals.restore()
 
     def save(self, trainer: pl.Trainer, name: str) -> Path:
         """Write ``checkpoints/NAME.ckpt`` beside its place and rename it; called on all ranks."""
@@ -96,6 +99,7 @@ class ScheduleCheckpoint(Checkpoint):
         if not schedule.done and self.signals.agreed(trainer):
             self._save_last(trainer, pl_module)
             self.signals.requeue(trainer)
+            trainer.strategy.barrier("requeued")  # SLURM may end all ranks when one has ended
             raise SIGTERMException(self.signals.received)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -149,8 +153,12 @@ class ScheduleCheckpoint(Checkpoint):
 
 
 class _WholeFiles(TorchCheckpointIO):
-    """Write to the path itself: Lightning holds a second copy in memory and puts a third into the temporary folder."""
+    """Read nothing that runs; write to the path itself, without a copy in memory and one in the temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write one file, down to the disk."""
         write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read plain types and tensors alone, whatever this version of Lightning does."""
+        return read_checkpoint(Path(path))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -21,6 +24,7 @@ from sign_zs3.files import replacing
 log = logging.getLogger(__name__)
 
 JOB = "SLURM_JOB_ID"
+PARENT = "SIGN_ZS3_RANK_ZERO"
 
 
 class StopSignals:
@@ -35,10 +39,11 @@ class StopSignals:
         self._requeue = False
         self._between_batches = False
         self._trainer: pl.Trainer | None = None
+        self._former: tuple[signal.Signals, Any] | None = None
         self._launcher: _SubprocessScriptLauncher | None = None
 
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Handle SLURM's requeue signal from now on: Lightning leaves it alone where it has a handler."""
+        """Handle SLURM's requeue signal until `restore`: Lightning leaves it alone where it has a handler."""
         self._trainer, self._between_batches = trainer, False
         environment = trainer._accelerator_connector.cluster_environment
         if (
@@ -46,8 +51,16 @@ class StopSignals:
             and isinstance(environment, SLURMEnvironment)
             and environment.auto_requeue
             and environment.requeue_signal
+            and self._former is None
         ):
-            signal.signal(environment.requeue_signal, self._note_requeue)
+            number = environment.requeue_signal
+            self._former = (number, signal.signal(number, self._note_requeue))
+
+    def restore(self) -> None:
+        """Put back the handler that was there before `prepare`."""
+        if self._former is not None:
+            signal.signal(*self._former)
+            self._former = None
 
     def take_over(self, trainer: pl.Trainer) -> None:
         """Handle SIGTERM, until Lightning puts the former handler back."""
@@ -61,17 +74,23 @@ class StopSignals:
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Say whether any rank was told to stop; called on all ranks."""
-        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+        stop = bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+        if stop:
+            # a rank may be a moment late in hearing of it
+            self._requeue = bool(trainer.strategy.reduce_boolean_decision(self._requeue, all=False))
+            self.received = self.received or "a signal to another process"
+        return stop
 
     def requeue(self, trainer: pl.Trainer) -> None:
-        """Ask SLURM to start the job again, where it gave the signal that comes before the time limit."""
+        """Have rank 0 ask SLURM to start the job again, where the signal that comes before the time limit came."""
         if not self._requeue or not trainer.is_global_zero:
             return
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array else os.environ[JOB]
         try:
             done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-            problem = "" if done.returncode == 0 else " ".join(done.stderr.split())
+            told = " ".join(done.stderr.split()) or f"scontrol ended with {done.returncode}"
+            problem = "" if done.returncode == 0 else told
         except OSError as error:
             problem = str(error)
         if problem:
@@ -94,9 +113,19 @@ class StopSignals:
 
 
 def job_file(root: Path) -> Path | None:
-    """Return where a SLURM job notes its last checkpoint, in the folder of the runs; None outside of SLURM."""
+    """Return where a command of a SLURM job notes its last checkpoint; None outside of SLURM."""
     job = os.environ.get(JOB)
-    return root / f".slurm-{job}" if job else None
+    command = hashlib.blake2b(repr(sys.argv[1:]).encode(), digest_size=4).hexdigest()
+    return root / f".slurm-{job}-{command}" if job else None
+
+
+def noted_checkpoint(root: Path) -> str | None:
+    """Return from what this command goes on where SLURM has started its job again; None where it begins."""
+    note = job_file(root)
+    if note is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not note.is_file():
+        return None
+    path = note.read_text(encoding="utf-8")
+    return path if Path(path).is_file() else None
 
 
 def note_for_job(root: Path, checkpoint: Path) -> None:
@@ -106,10 +135,16 @@ def note_for_job(root: Path, checkpoint: Path) -> None:
             beside.write_text(str(checkpoint.absolute()), encoding="utf-8")
 
 
+def tell_children() -> None:
+    """Leave this process's number for the ranks that Lightning starts from it; ranks started otherwise have none."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ[PARENT] = str(os.getpid())
+
+
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone: over NCCL it would wait for it ten minutes."""
-    name, parent = "parent-watch", os.getppid()
-    if any(thread.name == name for thread in threading.enumerate()):
+    """End a rank when the program that started it is gone: over NCCL it would wait for it ten minutes."""
+    name, parent = "parent-watch", int(os.environ.get(PARENT, "0"))
+    if not parent or parent == os.getpid() or any(thread.name == name for thread in threading.enumerate()):
         return
 
     def watch() -> None:

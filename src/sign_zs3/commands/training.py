@@ -27,7 +27,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
-from sign_zs3.callbacks.stopping import job_file
+from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -133,7 +133,7 @@ class ZeroShotCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else {}
-        if subcommand == "fit" and (noted := _noted_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))):
+        if subcommand == "fit" and (noted := noted_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))):
             log.info("SLURM has started this job again: resuming from %s", noted)
             config["ckpt_path"] = noted
         path = config.get("ckpt_path")
@@ -158,6 +158,8 @@ class ZeroShotCLI(LightningCLI):
                 continue
             found = config["model"][name]
             if name in INFERENCE_OPTIONS and name in given and subcommand != "fit":
+                continue
+            if name == "max_nonfinite" and name in given:  # how much a run forgives may change
                 continue
             if found != stored and name in given:
                 raise UserError(
@@ -245,6 +247,7 @@ class ZeroShotCLI(LightningCLI):
     def before_fit(self) -> None:
         """Look out for SLURM's signal before the data are read, which comes before any callback is asked."""
         self.checkpoint.signals.prepare(self.trainer)
+        tell_children()
 
     def after_fit(self) -> None:
         """Test the model of each phase, and write table, ``results.json`` and pictures."""
@@ -261,7 +264,8 @@ class ZeroShotCLI(LightningCLI):
         scores: dict[str, Any] = {}
         kinds = {phase.name: phase.kind for phase in schedule.phases}
         for name, path in self.checkpoint.phase_files.items():
-            if not Path(path).is_file():
+            # rank 0 decides for all, since a test needs all
+            if not trainer.strategy.broadcast(Path(path).is_file()):
                 log.warning("%s is gone: phase %s is left out of the table", path, name)
                 continue
             if kinds.get(name) == "generator" and scores:
@@ -392,15 +396,6 @@ def _last_checkpoint(root: Path) -> str:
         )
     log.info("resuming from %s", files[-1])
     return str(files[-1])
-
-
-def _noted_checkpoint(root: Path) -> str | None:
-    """Return from what a SLURM job that was started again goes on; None where this is its first start."""
-    note = job_file(root)
-    if note is None or not note.is_file():
-        return None
-    path = note.read_text(encoding="utf-8")
-    return path if Path(path).is_file() else None
 
 
 class ConfiguredCLI(ZeroShotCLI):

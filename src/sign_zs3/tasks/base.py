@@ -419,7 +419,8 @@ class ZeroShotTask(EvaluatedTask, ABC):
         phase = schedule.phase
         self._freeze(phase)
         self._set_rates(phase)
-        if self.hparams["max_nonfinite"]:
+        if self.hparams["max_nonfinite"] or schedule.accumulate > 1:
+            # the latter since a checkpoint may be written before the iteration ends
             self._statistics_before = [statistic.clone() for statistic in self._statistics()]
         counters = (self.hparams["seed"], schedule.batches, self.global_rank)
         if phase.kind != "self_training" and not self._any_labelled(batch):
@@ -573,7 +574,8 @@ class ZeroShotTask(EvaluatedTask, ABC):
             tolerated = f" ({most} such steps were left out before)" if most else ""
             raise UserError(
                 f"{where}: training diverged{tolerated}; checkpoints written before stay as they are; try a smaller "
-                "learning rate or a clip_norm, from the start or from a checkpoint with init_from"
+                "learning rate or a clip_norm, from the start or from a checkpoint with init_from, or forgive some "
+                "steps with max_nonfinite"
             )
         log.warning("%s: this step is left out (%d of %d)", where, self.nonfinite, most)
 
