@@ -32,7 +32,7 @@ test: setup  ## run the tests
 test-slow: setup  ## run the long check: the demo as a whole, with right and with shuffled class vectors (about 10 minutes)
 	$(BIN)/python -m pytest -m slow
 
-test-reliability: setup  ## run the long checks of docs/reliability.md: kills, several processes, fuzzing, 20,000 iterations (about an hour)
+test-reliability: setup  ## run the long checks of docs/reliability.md: kills, several processes, fuzzing, 20,000 iterations (long)
 	$(BIN)/python -m pytest -m reliability
 
 test-lowest: $(LOWEST)/.ready  ## run the tests in .venv-lowest, with the lowest versions that setup.cfg allows
@@ -45,14 +45,14 @@ $(LOWEST)/.ready: setup.cfg pyproject.toml
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	@touch $@
 
-coverage: setup  ## run the tests and report lines and branches of src; fails under 90 % of either (about 15 minutes)
+coverage: setup  ## run the tests and report lines and branches of src; fails under 90 % of either
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/coverage report
 	$(BIN)/coverage json --quiet
 	$(BIN)/python tests/shares.py coverage.json 0.90 covered_lines/num_statements covered_branches/num_branches
 
-mutants: setup  ## break functional/ and metrics.py in 1100 places; fails if tests see under 85 % (about 10 minutes)
+mutants: setup  ## break functional/ and metrics.py in 1100 places; fails if tests see under 85 %
 	rm -rf mutants
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
