@@ -309,5 +309,4 @@ def load(path: Path) -> ZeroShotTask:
     task = getattr(sign_zs3, name) if name in sign_zs3.__all__ else None
     if not (isinstance(task, type) and issubclass(task, ZeroShotTask)):
         raise UserError(f"{path}: found the method {name!r}, expected one of sign_zs3; leave its run out, or --panels")
-    # Lightning's load_from_checkpoint knows `weights_only` from 2.6 on alone
     return load_task(path)
