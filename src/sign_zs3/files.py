@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ MAX_TEXT = 1 << 26
 
 MAX_YAML = 1 << 18
 """Bytes of a YAML file, at most: its reader takes ten seconds for a few MB."""
+
+MAX_DEPTH = 100
+"""Lists and mappings within one another in a YAML file, at most."""
 
 MAX_NAME = 200
 """Letters of a class name, at most: near spellings of a name are looked for, which costs the square of its length."""
@@ -244,7 +247,12 @@ def read_yaml(path: Path, expected: str) -> Any:
     content = read_content(path, MAX_YAML, expected)
     try:
         # libyaml's, where it is there, is ten times as fast
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content.decode("utf-8-sig"))
+        kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = content.decode("utf-8-sig")
+        # before nodes are made, since that recurses in C, which may end the process
+        if _depth(yaml.parse(text, kind)) > MAX_DEPTH:
+            raise ValueError(f"found lists within lists, more than {MAX_DEPTH} deep")
+        loader = kind(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -254,6 +262,19 @@ def read_yaml(path: Path, expected: str) -> Any:
         return loader.construct_document(node)
     except Exception as error:  # wrong values make the reader raise almost anything
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
+
+
+def _depth(events: Iterable[Any]) -> int:
+    """Return how deep lists and mappings lie in one another, reading no further than `MAX_DEPTH`."""
+    from yaml.events import CollectionEndEvent, CollectionStartEvent
+
+    deepest = depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            break
+    return deepest
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:

@@ -41,6 +41,8 @@ class Touch:
 
 def picture(mode: str = "RGB", side: int = 24) -> Image.Image:
     pixels = np.random.default_rng(3).integers(0, 256, (side, side + 4, 3), np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)  # the lowest Pillow does not convert to it
     return Image.fromarray(pixels).convert(mode)
 
 
