@@ -269,7 +269,7 @@ def test_commands_of_a_sweep(name: str, tiny: str, tmp_path: Path, monkeypatch: 
 
 
 # W&B does not close the file of the sweep's parameters
-@pytest.mark.filterwarnings("ignore:.*config-abcd1234:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file .*config-abcd1234:ResourceWarning")
 def test_a_run_of_a_sweep_reaches_wandb(
     tiny: str, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
