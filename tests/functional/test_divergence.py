@@ -221,6 +221,36 @@ class TestClassMMD:
         same = class_mmd(real, fake, torch.zeros(6, dtype=torch.long), bandwidths=(1,), sqrt=False)
         torch.testing.assert_close(same, mmd(real, fake, (1,), sqrt=False))
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("sqrt", [True, False])
+    def test_small_classes_together_are_each_alone(self, sqrt: bool, dtype: torch.dtype) -> None:
+        # 150 of sizes 1 to 64 in passes of 64, and two too large for them
+        generator = torch.Generator().manual_seed(0)
+        labels_real, labels_fake = (
+            torch.cat(
+                [torch.randint(0, 150, (4000,), generator=generator), torch.arange(152), torch.tensor([150, 151] * n)]
+            )
+            for n in (70, 40)
+        )
+        real, fake = (features(len(x), 12, seed).to(dtype) for seed, x in enumerate((labels_real, labels_fake)))
+        ends = []
+        for together in (True, False):
+            leaves = (real.clone().requires_grad_(), fake.clone().requires_grad_())
+            if together:
+                value = class_mmd(leaves[0], leaves[1], labels_real, labels_fake, sqrt=sqrt)
+            else:
+                pairs = [(leaves[0][labels_real == c], leaves[1][labels_fake == c]) for c in range(152)]
+                value = torch.stack([mmd(r, f, sqrt=sqrt) for r, f in pairs]).mean()
+            ends.append((value, *torch.autograd.grad(value, leaves)))
+        for found, expected in zip(*ends, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0.02 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+
+    def test_small_classes_under_autocast(self) -> None:
+        real, fake, labels = features(40).float(), features(40, seed=1).float(), torch.arange(40) % 8
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = class_mmd(real, fake, labels)
+        assert torch.equal(inside, class_mmd(real, fake, labels))
+
     def test_order_does_not_matter(self) -> None:
         # The released code cut the image into runs of equal labels; here a class is one set.
         real, fake, labels = features(8), features(8, seed=1), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 __all__ = ["class_mmd", "gaussian_kl", "mmd"]
@@ -85,11 +85,7 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
             + _mean_kernel(fake, fake, bandwidths)
             - 2 * _mean_kernel(real, fake, bandwidths)
         )
-        if not sqrt:
-            return squared
-        # Below this it is rounding of four means as large as len(bandwidths); its root looks like a distance.
-        positive = squared > 4 * torch.finfo(squared.dtype).eps * len(bandwidths)
-        return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0)
+        return _root(squared, bandwidths) if sqrt else squared
 
 
 def class_mmd(
@@ -136,7 +132,21 @@ def class_mmd(
     shared = [c for c in real_by_class if c in fake_by_class and c != ignore_index]
     if not shared:
         return _at_least_float32(real)[:0].sum() + _at_least_float32(fake)[:0].sum()
-    return torch.stack([mmd(real_by_class[c], fake_by_class[c], bandwidths, sqrt) for c in shared]).mean()
+    small = [c for c in shared if max(len(real_by_class[c]), len(fake_by_class[c])) <= SMALL]
+    if len(small) < 2:
+        small = []
+    values = [mmd(real_by_class[c], fake_by_class[c], bandwidths, sqrt) for c in shared if c not in small]
+    for first in range(0, len(small), AT_ONCE):
+        some = small[first : first + AT_ONCE]
+        squared = _small_mmd([real_by_class[c] for c in some], [fake_by_class[c] for c in some], bandwidths)
+        values += (_root(squared, bandwidths) if sqrt else squared).unbind()
+    return torch.stack(values).mean()
+
+
+def _root(squared: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    # Below this it is rounding of four means as large as len(bandwidths); its root looks like a distance.
+    positive = squared > 4 * torch.finfo(squared.dtype).eps * len(bandwidths)
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0)
 
 
 def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> None:
@@ -195,6 +205,53 @@ class _MeanKernel(torch.autograd.Function):
             to_x = factor * (slope.sum(dim=1)[:, None] * x - slope @ y) if ctx.needs_input_grad[0] else None
             to_y = factor * (slope.sum(dim=0)[:, None] * y - slope.T @ x) if ctx.needs_input_grad[1] else None
         return to_x, to_y, None
+
+
+SMALL, AT_ONCE = 64, 64
+"""Features of a class, at most, and classes that are compared in one pass: a small class costs by the number of
+operations, whatever its size."""
+
+
+def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float]) -> Tensor:
+    """Squared `mmd` of each of B classes, (B,), in one pass: all are padded to the largest.
+
+    With weights w = 1/n on real and -1/m on synthetic features z, 0 on padding, it is the sum of w_i w_j k(z_i, z_j).
+    """
+    features, weights = [], []
+    for r, f in zip(real, fake, strict=True):
+        features.append(torch.cat([_at_least_float32(r), _at_least_float32(f)]))
+        made = features[-1].new_ones(len(r) + len(f))
+        weights.append(torch.cat([made[: len(r)] / len(r), made[len(r) :] / -len(f)]))
+    z = nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, L, D)
+    w = nn.utils.rnn.pad_sequence(weights, batch_first=True)  # (B, L)
+    with torch.autocast(z.device.type, enabled=False):
+        center = (w.abs().unsqueeze(1) @ z / 2).detach()  # as in `mmd`
+        squared: Tensor = _WeightedKernel.apply(z - center, w, bandwidths)
+    return squared
+
+
+class _WeightedKernel(torch.autograd.Function):
+    """The sum of w_i w_j k(z_i, z_j) of each of B sets z (B, L, D), with weights w (B, L)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, w: Tensor, bandwidths: Sequence[float]) -> Tensor:
+        squares = z.square().sum(dim=2)
+        distances = torch.baddbmm(squares[:, :, None] + squares[:, None, :], z, z.mT, alpha=-2).clamp_(min=0)
+        kernels, slope = torch.zeros_like(distances), torch.zeros_like(distances)
+        for bandwidth in bandwidths:
+            kernel = distances.mul(-1 / (2 * bandwidth)).exp_()
+            kernels.add_(kernel)
+            slope.add_(kernel, alpha=1 / (2 * bandwidth))
+        ctx.save_for_backward(z, w, slope)
+        return (w * (kernels @ w.unsqueeze(2)).squeeze(2)).sum(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        z, w, slope = ctx.saved_tensors
+        with torch.autocast(z.device.type, enabled=False):
+            factor = -4 * gradient[:, None, None] * w.unsqueeze(2)
+            return factor * ((slope @ w.unsqueeze(2)) * z - slope @ (w.unsqueeze(2) * z)), None, None
 
 
 def _mean_kernel(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
