@@ -11,7 +11,7 @@ from PIL import Image
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, Segmenter, SpatialInformationModule
 from sign_zs3.models.classifier import ProjectionClassifier
-from sign_zs3.models.segmenter import resize_scores
+from sign_zs3.models.segmenter import label_scores, resize_scores
 
 
 @pytest.fixture
@@ -69,6 +69,20 @@ def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:
     assert int(resized.argmax(1).max()) < 3
     segmenter.known.fill_(True)
     assert bool(segmenter(images).isfinite().all())
+
+
+@pytest.mark.parametrize("numbers", [1, 2 * 9 * 11 * 3, 1 << 22])
+def test_classes_in_slices_are_labelled_as_at_once(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sign_zs3.models.segmenter.SLICE", numbers)
+    scores = 5 * torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
+    scores[:, [2, 7]] = -math.inf
+    whole = resize_scores(scores, (9, 11))
+    labels, confidence = label_scores(scores, (9, 11), as_logits=True)
+    assert torch.equal(labels, whole.argmax(dim=1))
+    torch.testing.assert_close(confidence, whole.softmax(dim=1).amax(dim=1))
+    labels, best = label_scores(scores, (9, 11), as_logits=False)
+    assert torch.equal(labels, whole.argmax(dim=1))
+    torch.testing.assert_close(best, whole.amax(dim=1))
 
 
 def test_normalisation_is_that_of_torchvision(segmenter: Segmenter) -> None:

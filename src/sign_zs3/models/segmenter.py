@@ -26,8 +26,8 @@ MAX_PIXELS = 100_000_000
 # sides of the windows of a large image: attention among the cells of the feature map costs their number squared
 WINDOW = 1024
 WINDOW_CELLS = 128
-# rows whose softmax is computed at once: beside the scores of a window it takes no memory
-STRIP = 64
+# numbers that `label_scores` resizes at once
+SLICE = 1 << 22
 
 
 class Segmentation(NamedTuple):
@@ -295,18 +295,12 @@ class Segmenter(nn.Module, PretrainedFolder):
                 batch = read.unsqueeze(0).to(self.image_mean.device)
                 place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
                 scores = self.scores(batch, seen_penalty, flip, scales, place)
-                scores = resize_scores(scores, (batch.shape[-2], batch.shape[-1]))[0][:, part.core[0], part.core[1]]
-                top, columns = part.target[0].start, part.target[1]
-                for strip in torch.split(scores, STRIP, dim=1):
-                    best, label = strip.max(dim=0)
-                    confidence = (best - strip.logsumexp(dim=0)).exp() if as_logits else best
-                    label, confidence = label.cpu(), confidence.cpu()
-                    rows = slice(top, top + len(label))
-                    top = rows.stop
-                    labels[rows, columns] = label.to(torch.uint8)
-                    sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
-                    if confidences is not None:
-                        confidences[rows, columns] = confidence
+                found = label_scores(scores, (batch.shape[-2], batch.shape[-1]), as_logits)
+                label, confidence = (x[0][part.core].cpu() for x in found)
+                labels[part.target] = label.to(torch.uint8)
+                sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
+                if confidences is not None:
+                    confidences[part.target] = confidence
         finally:
             self.train(was_training)
         counts = torch.bincount(labels.flatten(), minlength=self.num_classes)
@@ -318,6 +312,36 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
     # 0 * -inf is NaN in the interpolation's weighted sums, so unknown classes travel as the lowest number.
     lowest = torch.finfo(scores.dtype).min / 4
     return F.interpolate(scores.clamp(min=lowest), size, mode="bilinear", align_corners=False)
+
+
+def label_scores(scores: Tensor, size: tuple[int, int], as_logits: bool) -> tuple[Tensor, Tensor]:
+    """Resize scores bilinearly, a few classes at a time, and keep the best class of each pixel.
+
+    So memory does not grow with the number of classes times that of pixels.
+
+    Args:
+        scores: (N, C, h, w) float32; classes at minus infinity are never the best.
+        size: (height, width) of the result.
+        as_logits: Scores are logits, of which a softmax is taken; False: probabilities.
+
+    Returns:
+        The best class, (N, height, width) int64, and its probability, (N, height, width) float32.
+    """
+    step = max(1, SLICE // (len(scores) * size[0] * size[1]))
+    best, label, total = _best_of(scores[:, :step], size, as_logits)
+    for first in range(step, scores.shape[1], step):
+        value, index, log_sum = _best_of(scores[:, first : first + step], size, as_logits)
+        higher = value > best
+        best, label = torch.where(higher, value, best), torch.where(higher, index + first, label)
+        if total is not None and log_sum is not None:
+            total = torch.logaddexp(total, log_sum)
+    return label, best if total is None else (best - total).exp()
+
+
+def _best_of(scores: Tensor, size: tuple[int, int], as_logits: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    resized = resize_scores(scores, size)
+    best, label = resized.max(dim=1)
+    return best, label, resized.logsumexp(dim=1) if as_logits else None
 
 
 def _pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:

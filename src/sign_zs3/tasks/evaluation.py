@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3.metrics import GZSLMeanIoU
-from sign_zs3.models.segmenter import Segmentation, Segmenter, resize_scores
+from sign_zs3.models.segmenter import Segmentation, Segmenter, label_scores
 
 FEATURE_RESOLUTION_SIZE = (513, 513)
 
@@ -49,7 +49,7 @@ class EvaluatedTask(pl.LightningModule):
         """
         scores = self._read(images)
         if size is not None:
-            scores = resize_scores(scores, size)
+            return label_scores(scores, size, as_logits=False)[0]
         return scores.max(dim=1).indices  # argmax over a strided dimension takes six times as long
 
     def _read(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -107,18 +107,17 @@ class EvaluatedTask(pl.LightningModule):
         sizes = batch["size"].tolist() if "size" in batch else [map_size(batch["mask"])] * len(scores)
         as_logits = not hp["flip"] and list(hp["scales"]) == [1.0]
         return [
-            (name, _segmentation(resize_scores(one[None], (size[0], size[1]))[0], as_logits))
+            (name, _segmentation(one, (size[0], size[1]), as_logits))
             for name, one, size in zip(batch["id"], scores, sizes, strict=True)
         ]
 
 
-def _segmentation(scores: Tensor, as_logits: bool) -> Segmentation:
-    """Return what (C, H, W) scores, logits or probabilities, say of an image."""
-    best, labels = scores.max(dim=0)
-    confidence = ((best - scores.logsumexp(dim=0)).exp() if as_logits else best).cpu().double()
-    labels = labels.cpu()
+def _segmentation(scores: Tensor, size: tuple[int, int], as_logits: bool) -> Segmentation:
+    """Return what (C, h, w) scores, logits or probabilities, say of an image."""
+    labels, confidence = (found[0].cpu() for found in label_scores(scores[None], size, as_logits))
     pixels = torch.bincount(labels.flatten(), minlength=len(scores))
-    sums = torch.zeros(len(scores), dtype=torch.float64).scatter_add_(0, labels.flatten(), confidence.flatten())
+    sums = torch.zeros(len(scores), dtype=torch.float64)
+    sums.scatter_add_(0, labels.flatten(), confidence.flatten().double())
     return Segmentation(labels.to(torch.uint8), pixels, sums / pixels, None)
 
 
