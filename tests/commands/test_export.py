@@ -177,6 +177,15 @@ def test_networks_that_pad_by_the_side_are_exported(tmp_path: Path) -> None:
         torch.testing.assert_close(confidence[0], expected, atol=1e-4, rtol=0)
 
 
+def test_windowed_attention_goes_into_a_folder_alone(tmp_path: Path) -> None:
+    segmenter = build(spatial={"name": "sim", "window": 3})
+    with pytest.raises(UserError, match=r"windows of 3 cells.*--format pretrained"):
+        export.write_onnx(segmenter, tmp_path / "model.onnx")
+    segmenter.save_pretrained(tmp_path / "model")
+    images = pictures((1, 32, 41))
+    torch.testing.assert_close(Segmenter.from_pretrained(tmp_path / "model")(images), segmenter.eval()(images))
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_the_mirrored_convolution_is_the_padded_one(kernel: int) -> None:
     from timm.layers.conv2d_same import Conv2dSame

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial import ContextualModule, Encoding, PlainFeatures, Position
+from sign_zs3.models.spatial import ContextualModule, Encoding, PlainFeatures, Position, _in_windows, _SelfAttention
 
 
 def count(module: nn.Module) -> int:
@@ -47,6 +47,44 @@ def test_zeroed_last_projection_is_the_identity_branch(encoding: Encoding) -> No
     features = module(x, sample=False).features
     # z = mu = 0 at the start, so the gate is sigmoid(0) = 1/2.
     torch.testing.assert_close(features, torch.sigmoid(1.5 * x))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "shift"), [(8, 12, 4, 0), (7, 9, 4, 2), (3, 11, 5, 2), (6, 6, 6, 3)]
+)
+def test_windowed_attention_is_that_of_each_window_cut_out(height: int, width: int, side: int, shift: int) -> None:
+    torch.manual_seed(0)
+    attention = _SelfAttention(8, heads=2)
+    grid = torch.randn(2, height, width, 8)
+    found = _in_windows(attention, grid, side, shift)
+    expected = torch.full_like(grid, torch.nan)
+    for top in range(-shift, height, side):
+        for left in range(-shift, width, side):
+            part = (slice(None), slice(max(top, 0), top + side), slice(max(left, 0), left + side))
+            expected[part] = attention(grid[part].flatten(1, 2)).view_as(grid[part])
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_window_is_attention_among_all_pixels() -> None:
+    torch.manual_seed(0)
+    whole = SpatialInformationModule(24, heads=4)
+    windowed = SpatialInformationModule(24, heads=4, window=6)
+    windowed.load_state_dict(whole.state_dict())
+    x = torch.randn(2, 24, 5, 6)
+    assert torch.equal(windowed(x, sample=False).features, whole(x, sample=False).features)
+    x = torch.randn(2, 24, 5, 7)
+    assert not torch.allclose(windowed(x, sample=False).features, whole(x, sample=False).features)
+
+
+def test_shifted_windows_let_neighbours_meet() -> None:
+    torch.manual_seed(0)
+    module = SpatialInformationModule(24, heads=4, window=4)
+    x = torch.randn(1, 24, 8, 8)
+    moved = x.clone()
+    moved[..., 0, 0] += 1
+    changed = (module(moved, sample=False).features != module(x, sample=False).features).any(dim=1)[0]
+    # the first and third blocks' windows end at 4, the second's at 2 and 6
+    assert bool(changed.all())
 
 
 @pytest.mark.parametrize("encoding", ["multihead", "self_attention"])
@@ -106,6 +144,8 @@ def test_window_sees_its_place_in_the_whole() -> None:
         ({"position": "interpolated"}, "needs train_size"),
         ({"feature_dim": 26}, "multiple of 4"),
         ({"width": 30, "heads": 8}, "multiple of heads"),
+        ({"window": 1}, "whole number of 2 to"),
+        ({"window": 8, "encoding": "conv"}, "no self-attention"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -193,6 +193,11 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
             f"input_scales: found {list(segmenter.encoder.input_scales)}, expected [1.0], since a graph holds no "
             "rounding of scaled sizes: write --format pretrained"
         )
+    if (window := _config(segmenter).spatial.get("window")) is not None:
+        raise UserError(
+            f"spatial: found attention in windows of {window} cells, whose number follows the image's size as no graph "
+            "can: write --format pretrained"
+        )
     twin = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
     penalty = _config(segmenter).seen_penalty
     model = Labeller(copy.deepcopy(twin), penalty).eval()

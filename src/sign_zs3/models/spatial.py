@@ -48,11 +48,11 @@ class _SelfAttention(nn.Module):
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         # (N, L, 3 * width) -> three of (N, heads, L, width / heads)
         q, k, v = self.project_in(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=inside)
         out: Tensor = self.project_out(mixed.transpose(1, 2).reshape(n, tokens, width))
         return out
 
@@ -63,13 +63,16 @@ class _AttentionEncoding(nn.Module):
     Layer normalisation carries no parameters: Table 2's counts leave no room for any.
     """
 
-    def __init__(self, dim_in: int, feature_dim: int, width: int, heads: int, projections: int) -> None:
+    def __init__(
+        self, dim_in: int, feature_dim: int, width: int, heads: int, projections: int, window: int | None
+    ) -> None:
         super().__init__()
         self.reduce = nn.Linear(dim_in, width, bias=False)
         self.attentions = nn.ModuleList(_SelfAttention(width, heads) for _ in range(3))
         self.projections = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(projections))
         self.last = nn.Linear(width, feature_dim, bias=False)
         self.width = width
+        self.window = window
 
     def _norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,))
@@ -78,11 +81,33 @@ class _AttentionEncoding(nn.Module):
         n, _, height, width = x.shape
         tokens = self.reduce(x.flatten(2).transpose(1, 2))  # (N, h * w, width)
         for index, attention in enumerate(self.attentions):
-            tokens = tokens + attention(self._norm(tokens))
+            if self.window is None or max(height, width) <= self.window:
+                tokens = tokens + attention(self._norm(tokens))
+            else:
+                shift = self.window // 2 if index % 2 else 0
+                grid = self._norm(tokens).view(n, height, width, self.width)
+                tokens = tokens + _in_windows(attention, grid, self.window, shift).flatten(1, 2)
             if index < len(self.projections):
                 tokens = tokens + F.relu(self.projections[index](self._norm(tokens)))
         out: Tensor = self.last(self._norm(tokens))
         return out.transpose(1, 2).reshape(n, -1, height, width)
+
+
+def _in_windows(attention: nn.Module, grid: Tensor, side: int, shift: int) -> Tensor:
+    """Apply attention to (N, h, w, width) within windows of side x side cells, the first one cut short by `shift`."""
+    n, height, width, channels = grid.shape
+    below, right = -(height + shift) % side, -(width + shift) % side
+    padding = (0, 0, shift, right, shift, below)
+    padded = F.pad(grid, padding)
+    rows, columns = padded.shape[1] // side, padded.shape[2] // side
+
+    def cut(x: Tensor) -> Tensor:  # (n, rows * side, columns * side, c) -> (n * rows * columns, side * side, c)
+        return x.view(-1, rows, side, columns, side, x.shape[-1]).transpose(2, 3).reshape(-1, side * side, x.shape[-1])
+
+    inside = cut(F.pad(grid.new_ones(1, height, width, 1), padding)) > 0
+    mixed: Tensor = attention(cut(padded), inside.view(-1, 1, 1, side * side).repeat(n, 1, 1, 1))
+    mixed = mixed.view(n, rows, columns, side, side, channels).transpose(2, 3).reshape(padded.shape)
+    return mixed[:, shift : shift + height, shift : shift + width]
 
 
 class _ConvolutionEncoding(nn.Module):
@@ -156,10 +181,12 @@ class SpatialInformationModule(nn.Module):
         train_size: (height, width) of the feature map in training, for ``interpolated``.
         width: Inner width; None scales the published one (512, 256 or 300) by D / 600.
         heads: Heads of ``multihead``.
+        window: Side in cells of the windows to which attention is confined on maps that are larger than one, shifted
+            by half a window in every second block: time linear in pixels. None: among all pixels, as in the paper.
 
     Raises:
-        ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, or ``interpolated``
-            with no `train_size` or one beyond `MAX_SIDE`.
+        ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, ``interpolated``
+            with no `train_size` or one beyond `MAX_SIDE`, or a `window` for an encoding without self-attention.
     """
 
     def __init__(
@@ -170,6 +197,7 @@ class SpatialInformationModule(nn.Module):
         train_size: Sequence[int] | None = None,
         width: int | None = None,
         heads: int = 8,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         if position not in ("relative", "absolute", "interpolated", "none"):
@@ -182,6 +210,12 @@ class SpatialInformationModule(nn.Module):
             raise ValueError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
         if type(heads) is not int or heads < 1:
             raise ValueError(f"heads: found {heads!r:.100}, expected a whole number of at least 1")
+        if window is not None and not (type(window) is int and 2 <= window <= MAX_SIDE):
+            raise ValueError(f"window: found {window!r:.100}, expected a whole number of 2 to {MAX_SIDE}, or None")
+        if window is not None and encoding not in ("multihead", "self_attention"):
+            raise ValueError(
+                f"window: found {window} with encoding {encoding!r}, expected None: it has no self-attention"
+            )
         if position != "none" and feature_dim % 4:
             raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
         self.position = position
@@ -195,7 +229,7 @@ class SpatialInformationModule(nn.Module):
             if inner % heads:
                 raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
             projections = 3 if encoding == "multihead" else 2
-            self.encoding = _AttentionEncoding(dim_in, feature_dim, inner, heads, projections)
+            self.encoding = _AttentionEncoding(dim_in, feature_dim, inner, heads, projections, window)
         elif encoding == "conv":
             self.encoding = _ConvolutionEncoding(dim_in, feature_dim, width or _scaled(256, feature_dim))
         elif encoding == "attention":

@@ -20,11 +20,15 @@ class SIGNModule(GenerativeTask):
         train_size: Feature map's height and width in training, for ``position: interpolated``.
         spatial_width: SIM's inner width; null scales the published one.
         spatial_heads: Heads of ``multihead``.
+        spatial_window: Side in cells of the windows that confine attention on larger maps: time linear in pixels; null
+            is the paper's, among all pixels.
         alpha: Weight of the KL loss (eq. 4).
         **kwargs: Further options of `GenerativeTask`.
     """
 
-    architecture = (*GenerativeTask.architecture, "encoding", "position", "train_size", "spatial_heads")
+    architecture = (
+        *GenerativeTask.architecture, "encoding", "position", "train_size", "spatial_heads", "spatial_window",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class SIGNModule(GenerativeTask):
         train_size: list[int] | None = None,
         spatial_width: int | None = None,
         spatial_heads: int = 8,
+        spatial_window: int | None = None,
         alpha: float = 100.0,
         **kwargs: Any,
     ) -> None:
@@ -44,7 +49,9 @@ class SIGNModule(GenerativeTask):
         hp = self.hparams
         if hp["encoding"] == "none":
             return {"name": "plain"}
-        return {
+        options = {
             "name": "sim", "encoding": hp["encoding"], "position": hp["position"], "train_size": hp["train_size"],
             "width": hp["spatial_width"], "heads": hp["spatial_heads"],
         }  # fmt: skip
+        # left out where it is not used, so that earlier versions read the folder
+        return options if hp["spatial_window"] is None else {**options, "window": hp["spatial_window"]}
