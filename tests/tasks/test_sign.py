@@ -407,3 +407,29 @@ def test_evaluation_options(fit: Fit, tmp_path: Path) -> None:
     assert high["seen_miou"] == 0.0
     for options in ({"flip": True}, {"scales": [1.0, 1.5]}, {"resolution": "feature"}):
         assert evaluated(model, tmp_path, set_options(**options))["per_class"] != plain["per_class"]
+
+
+def trained_weights(root: Path, **options: Any) -> dict[str, torch.Tensor]:
+    model = tiny_model(**options)
+    quiet_trainer(root).fit(model, tiny_data())
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def test_channels_last_gives_the_same_weights(tmp_path: Path) -> None:
+    model = tiny_model(channels_last=True)
+    quiet_trainer(tmp_path).fit(model, tiny_data())
+    assert next(model.segmenter.encoder.head.parameters()).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(dict(model.state_dict()), trained_weights(tmp_path), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_weights(tmp_path: Path) -> None:
+    compiled = trained_weights(tmp_path, compile=True)
+    torch.testing.assert_close(compiled, trained_weights(tmp_path), rtol=1e-3, atol=1e-4)
+
+
+def test_compile_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"compile: found no C\+\+ compiler"):
+        quiet_trainer(tmp_path).fit(tiny_model(compile=True), tiny_data())

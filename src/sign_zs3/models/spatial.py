@@ -372,7 +372,7 @@ class PlainFeatures(nn.Module):
         """
         zero = torch.zeros_like(x)
         drawn = self.training if sample is None else sample
-        latent = torch.randn_like(x) if drawn else zero
+        latent = _noise(x) if drawn else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
 
 
@@ -403,7 +403,12 @@ def _start_at_zero(*heads: nn.Conv2d) -> None:
 
 
 def _draw(mu: Tensor, logvar: Tensor, sample: bool) -> Tensor:
-    return mu + torch.randn_like(mu) * torch.exp(logvar / 2) if sample else mu
+    return mu + _noise(mu) * torch.exp(logvar / 2) if sample else mu
+
+
+def _noise(like: Tensor) -> Tensor:
+    # randn_like fills by the layout in memory, so that channels_last would draw another noise
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device)
 
 
 def _scaled(published: int, feature_dim: int, multiple: int = 1) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
+import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -47,6 +49,8 @@ class SelfTrainingTask(ZeroShotTask):
         backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
+        channels_last: Keep the encoder's weights and maps as (N, H, W, C) in memory, which suits tensor cores.
+        compile: Train with `torch.compile` of the encoder and the spatial module; the first iterations take minutes.
         image_mean: RGB mean of images in [0, 1].
         image_std: RGB standard deviation of images in [0, 1].
         phases: Kinds of phase to run; null runs all that have iterations.
@@ -83,6 +87,8 @@ class SelfTrainingTask(ZeroShotTask):
         backbone_levels: list[str] | None = None,
         dilations: list[int] = [6, 12, 18, 24],  # noqa: B006 (never changed; lists are what YAML gives)
         input_scales: list[float] = [1.0],  # noqa: B006
+        channels_last: bool = False,
+        compile: bool = False,
         image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006
         image_std: list[float] = list(IMAGENET_STD),  # noqa: B006
         phases: list[str] | None = None,
@@ -133,6 +139,9 @@ class SelfTrainingTask(ZeroShotTask):
         """Set up as `ZeroShotTask.setup`; with a `feature_cache` the data module gives maps instead of images."""
         super().setup(stage)
         hp = self.hparams
+        if stage == "fit" and hp["compile"]:
+            _check_compiler(self.trainer.strategy.root_device)
+            _compile(self.segmenter)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if hp["feature_cache"] is None:
             if isinstance(data, ZeroShotDataModule):
@@ -216,6 +225,8 @@ class SelfTrainingTask(ZeroShotTask):
             scales=hp["scales"],
         )
         self.segmenter = Segmenter.build(config, hp["weights"] if pretrained and not hp["init_from"] else None)
+        if hp["channels_last"]:
+            self.segmenter.encoder.to(memory_format=torch.channels_last)
 
     def parts(self) -> dict[str, nn.Module]:
         """Return E, the spatial module and C by name."""
@@ -252,6 +263,8 @@ class SelfTrainingTask(ZeroShotTask):
 
     def _make_teacher(self) -> None:
         self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False)
+        if self.hparams["compile"] and self._trainer is not None and self.trainer.state.fn == "fit":
+            _compile(self.teacher)
 
     def shape_for(self, state: Mapping[str, Tensor]) -> None:
         """Make a teacher where the checkpoint was written during self-training."""
@@ -379,6 +392,21 @@ class SelfTrainingTask(ZeroShotTask):
             "unseen_share": batch["hidden"].sum() / ignored,
             "pseudo_weight": (weights * pseudo).sum() / ignored,
         }
+
+
+def _check_compiler(device: torch.device) -> None:
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if device.type == "cpu" and not any(shutil.which(name) for name in compilers if name):
+        raise UserError(
+            "compile: found no C++ compiler, which torch.compile needs on the CPU, expected g++, clang++ or $CXX: "
+            "install one, or leave compile out"
+        )
+
+
+def _compile(segmenter: Segmenter) -> None:
+    for part in (segmenter.encoder, segmenter.spatial):
+        # random numbers as without compilation
+        part.compile(options={"fallback_random": True})
 
 
 def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
