@@ -76,9 +76,9 @@ format: setup  ## fix style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## measure speed and memory, printed as ratios
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/step.py
+bench: setup  ## measure speed and memory: ratios beside their goals and the stored baseline
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov

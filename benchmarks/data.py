@@ -1,6 +1,6 @@
 """What the training pipeline costs, as ratios to decoding the same JPEG and mask files alone.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/data.py --root ../shared/data
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.data --root ../shared/data
 
 "Bare" is Pillow decoding the image to RGB and the mask, nothing else. The pipeline is what training reads: batches of
 the default preset (warp 513, crop 321) from a `StreamLoader`, as a Trainer gets them (masks are widened on the device).
@@ -213,6 +213,13 @@ def seconds_per_image(case: Case, workers: int, rounds: int) -> dict[str, float]
         # the first turn starts the workers and fills the cache of files
         turns = [{kind: run(kind) for kind in KINDS} for _ in range(rounds + 1)][1:]
     return {kind: statistics.median(turn[kind] for turn in turns) for kind in KINDS}
+
+
+def slowest_pipeline(workers: int) -> float:
+    """Seconds per image of the training pipeline, of the data set that is slowest to read."""
+    with tempfile.TemporaryDirectory() as written:
+        found = [seconds_per_image(case, workers, 2) for case in cases(SHARED, Path(written), 32)]
+    return max(seconds["pipeline"] for seconds in found)
 
 
 def main() -> None:

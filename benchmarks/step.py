@@ -1,14 +1,16 @@
-"""What SIGN's iterations cost, as ratios to a plain DeepLab-v2 iteration on the same images.
+"""What SIGN's iterations cost in time and memory, as ratios to a plain DeepLab-v2 iteration on the same images.
 
-    .venv/bin/python benchmarks/step.py --backbone resnet101 --crop 321
+    .venv/bin/python -m benchmarks.step --backbone resnet101 --crop 321
 
-"Plain" is the encoder with a 1x1 classifier, cross-entropy at label resolution and SGD. The kinds are run in turns and
-the medians compared, so that a slow minute of the machine falls on all of them.
+"Plain" is the encoder with a 1x1 classifier, cross-entropy at label resolution and SGD. Every labelled pixel takes
+part in every loss. The kinds run in turns and the medians are compared; memory is what a fresh process of each kind
+needs beyond the imported libraries.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import statistics
 import time
@@ -19,11 +21,20 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from benchmarks.figures import Figure, PeakMemory, in_a_process, show
 from sign_zs3 import SIGNModule, VOCDataModule
 from sign_zs3.models import Classifier, Encoder
 from sign_zs3.tasks.self_training import pixel_cross_entropy
 
-KINDS = ("train", "transfer", "self_training")
+GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40}
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: kind, options of the model, options of the Trainer
+    "channels_last": ("train", {"channels_last": True}, {}),
+    "compile": ("train", {"compile": True}, {}),
+    "bf16": ("train", {}, {"precision": "bf16-mixed"}),
+    "frozen transfer": ("transfer", {"freeze_encoder": True}, {}),
+    "cached transfer": ("transfer", {"freeze_encoder": True}, {}),
+}
 
 
 def one_batch(size: int, crop: int) -> dict[str, Any]:
@@ -54,15 +65,24 @@ class SameBatch(VOCDataModule):
 
 
 class Clock(pl.Callback):
-    """Seconds of each iteration but the first."""
+    """Seconds of each iteration, and the maps of a frozen backbone in place of images where they shall be kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, cached: bool) -> None:
         self.seconds: list[float] = []
+        self.cached = cached
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.segmenter.known.fill_(True)  # type: ignore[operator, union-attr]
+        self.maps: Any = None
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        if self.cached:
+            if self.maps is None:
+                with torch.no_grad():
+                    self.maps = pl_module.segmenter.maps(batch["image"])  # type: ignore[operator, union-attr]
+            batch["image"] = self.maps
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -72,12 +92,14 @@ class Clock(pl.Callback):
 
 
 def sign_seconds(kind: str, options: argparse.Namespace) -> list[float]:
-    clock = Clock()
-    lengths: dict[str, Any] = {f"{name}_iterations": options.iterations + 1 for name in KINDS}
-    model = SIGNModule(backbone=options.backbone, phases=[kind], lr=1e-6, **lengths)
+    """Seconds of each iteration but the first of a phase, or of one of `VARIANTS`."""
+    phase, of_model, of_trainer = VARIANTS.get(kind, (kind, {}, {}))
+    clock = Clock(cached=kind.startswith("cached"))
+    lengths: dict[str, Any] = {f"{name}_iterations": options.iterations + 1 for name in GOALS}
+    model = SIGNModule(backbone=options.backbone, phases=[phase], lr=1e-6, **of_model, **lengths)
     trainer = pl.Trainer(
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[clock],
+        enable_model_summary=False, callbacks=[clock], devices=options.devices, **of_trainer,
     )  # fmt: skip
     trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
     return clock.seconds[1:]
@@ -101,26 +123,78 @@ def plain_seconds(options: argparse.Namespace) -> list[float]:
     return seconds[1:]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--crop", type=int, default=161)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=3, help="measured iterations per kind and round")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def run(kind: str, options: argparse.Namespace) -> list[float]:
+    return plain_seconds(options) if kind == "plain" else sign_seconds(kind, options)
+
+
+def measure(options: argparse.Namespace) -> list[Figure]:
+    """Ratios of each kind to plain, in time and peak memory; a kind named "threads" compares two processes with one."""
+    size = f"{options.backbone}, crop {options.crop}"
+    seconds: dict[str, list[float]] = {kind: [] for kind in ("plain", *options.kinds)}
+    for _ in range(options.rounds):
+        for kind, all_rounds in seconds.items():
+            all_rounds += run(kind, options)
+    plain = statistics.median(seconds.pop("plain"))
+    print(f"{size}, batch {options.batch}, {torch.get_num_threads()} threads: plain iteration {plain:.2f} s")
+    figures = []
+    for kind, of_kind in seconds.items():
+        figures.append(
+            Figure(f"{kind} / plain iteration ({size})", statistics.median(of_kind) / plain, GOALS.get(kind))
+        )
+        show(figures[-1:])
+    if options.memory:
+        figures += memory(size, options)
+    return figures
+
+
+def memory(size: str, options: argparse.Namespace) -> list[Figure]:
+    shared = [f"--{name}={getattr(options, name)}" for name in ("backbone", "crop", "batch")]
+    peak = {kind: in_a_process("step", "--one", kind, "--iterations", "1", *shared)["peak"]
+            for kind in ("plain", *options.kinds)}  # fmt: skip
+    print(f"{size}: peak memory of a plain iteration {peak['plain'] / 2**20:.0f} MiB")
+    goals = {"train": 1.25}
+    figures = [
+        Figure(f"peak memory, {kind} / plain ({size})", peak[kind] / peak["plain"], goals.get(kind))
+        for kind in options.kinds
+    ]
+    show(figures)
+    return figures
+
+
+def seconds_in(output: str) -> list[float]:
+    """Seconds of every process that printed its own as JSON."""
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [value for line in lines for value in line["seconds"]]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--backbone", default="resnet101")
+    made.add_argument("--crop", type=int, default=321)
+    made.add_argument("--batch", type=int, default=2)
+    made.add_argument("--iterations", type=int, default=2, help="measured iterations per kind and round")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--kinds", nargs="+", default=list(GOALS), choices=[*GOALS, *VARIANTS])
+    made.add_argument("--memory", action="store_true", help="also measure peak memory, each kind in a fresh process")
+    made.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
+    made.add_argument("--one", help=argparse.SUPPRESS)
+    return made
+
+
+def quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    seconds: dict[str, list[float]] = {kind: [] for kind in ("plain", *KINDS)}
-    for _ in range(options.rounds):
-        seconds["plain"] += plain_seconds(options)
-        for kind in KINDS:
-            seconds[kind] += sign_seconds(kind, options)
-    plain = statistics.median(seconds["plain"])
-    print(f"{options.backbone}, D = 600, crop {options.crop}, batch {options.batch}, {torch.get_num_threads()} threads")
-    print(f"plain iteration: {plain:.2f} s (median of {len(seconds['plain'])})")
-    for kind in KINDS:
-        print(f"{kind} / plain: {statistics.median(seconds[kind]) / plain:.2f}")
+
+
+def main() -> None:
+    options = parser().parse_args()
+    quiet()
+    if options.one is None:
+        measure(options)
+        return
+    with PeakMemory() as peak:
+        seconds = run(options.one, options)
+    print(json.dumps({"seconds": seconds, "peak": peak.grown}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 __all__ = ["class_mmd", "gaussian_kl", "mmd"]
@@ -207,7 +207,7 @@ class _MeanKernel(torch.autograd.Function):
         return to_x, to_y, None
 
 
-SMALL, AT_ONCE = 64, 64
+SMALL, AT_ONCE = 64, 16
 """Features of a class, at most, and classes that are compared in one pass: a small class costs by the number of
 operations, whatever its size."""
 
@@ -217,13 +217,14 @@ def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seque
 
     With weights w = 1/n on real and -1/m on synthetic features z, 0 on padding, it is the sum of w_i w_j k(z_i, z_j).
     """
-    features, weights = [], []
-    for r, f in zip(real, fake, strict=True):
-        features.append(torch.cat([_at_least_float32(r), _at_least_float32(f)]))
-        made = features[-1].new_ones(len(r) + len(f))
-        weights.append(torch.cat([made[: len(r)] / len(r), made[len(r) :] / -len(f)]))
-    z = nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, L, D)
-    w = nn.utils.rnn.pad_sequence(weights, batch_first=True)  # (B, L)
+    rows = _at_least_float32(torch.cat([x for pair in zip(real, fake, strict=True) for x in pair]))
+    sizes = [(len(r), len(f)) for r, f in zip(real, fake, strict=True)]
+    count, length = len(sizes), max(n + m for n, m in sizes)
+    # where each row goes: scattered at once, since autograd copies all that is padded for each piece put into it
+    places = torch.cat([torch.arange(n + m) + length * b for b, (n, m) in enumerate(sizes)]).to(rows.device)
+    shares = rows.new_tensor([share for n, m in sizes for share in [1 / n] * n + [-1 / m] * m])
+    z = rows.new_zeros(count * length, rows.shape[1]).index_copy(0, places, rows).view(count, length, -1)  # (B, L, D)
+    w = rows.new_zeros(count * length).index_copy(0, places, shares).view(count, length)  # (B, L)
     with torch.autocast(z.device.type, enabled=False):
         center = (w.abs().unsqueeze(1) @ z / 2).detach()  # as in `mmd`
         squared: Tensor = _WeightedKernel.apply(z - center, w, bandwidths)

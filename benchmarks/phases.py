@@ -1,0 +1,72 @@
+"""Which operations each phase's iteration spends its time in, by torch.profiler.
+
+.venv/bin/python -m benchmarks.phases --backbone resnet101 --crop 321
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.step import GOALS, SameBatch, parser, quiet
+from sign_zs3 import SIGNModule
+
+TOP = 8
+
+
+class Profile(pl.Callback):
+    """The operations of the last of a few iterations."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        self.profile = profile(activities=activities)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.segmenter.known.fill_(True)  # type: ignore[operator, union-attr]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if index == self.last:
+            self.profile.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if index == self.last:
+            self.profile.stop()
+
+
+def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
+    """The operations with the most time of their own: name, share of the iteration, calls."""
+    callback = Profile(options.iterations)
+    lengths: dict[str, Any] = {f"{name}_iterations": options.iterations + 1 for name in GOALS}
+    model = SIGNModule(backbone=options.backbone, phases=[kind], lr=1e-6, **lengths)
+    trainer = pl.Trainer(
+        max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback],
+    )  # fmt: skip
+    trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
+    events = callback.profile.key_averages()
+    own = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    total = sum(getattr(event, own) for event in events)
+    ordered = sorted(events, key=lambda event: -getattr(event, own))
+    return [(event.key, getattr(event, own) / total, event.count) for event in ordered[:TOP]]
+
+
+def main() -> None:
+    made: argparse.ArgumentParser = parser()
+    made.description = __doc__
+    options = made.parse_args()
+    quiet()
+    for kind in options.kinds:
+        print(f"\n| {kind} | share of the time | calls |\n|---|---:|---:|")
+        for name, share, calls in top(kind, options):
+            print(f"| `{name}` | {100 * share:.1f} % | {calls} |")
+
+
+if __name__ == "__main__":
+    main()
