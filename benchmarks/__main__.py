@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     step.quiet()
     size = ["--backbone", options.backbone, "--crop", str(options.crop), "--rounds", str(options.rounds)]
-    print(f"{'':74s} {'ratio':>8s} {'baseline':>8s}   goal")
+    print(f"{'':74s} {'ratio':>8s} {'baseline':>8s}   goal", flush=True)
     figures = []
     for group in parts.GROUPS.values():
         found = group()

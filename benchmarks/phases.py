@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import GOALS, SameBatch, parser, quiet
+from benchmarks.step import SameBatch, leading, parser, phases, quiet
 from sign_zs3 import SIGNModule
 
 TOP = 8
@@ -42,9 +42,10 @@ class Profile(pl.Callback):
 
 def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
     """The operations with the most time of their own: name, share of the iteration, calls."""
-    callback = Profile(options.iterations)
-    lengths: dict[str, Any] = {f"{name}_iterations": options.iterations + 1 for name in GOALS}
-    model = SIGNModule(backbone=options.backbone, phases=[kind], lr=1e-6, **lengths)
+    before = leading(kind)
+    callback = Profile(options.iterations + sum(before.values()))
+    lengths: dict[str, Any] = {f"{kind}_iterations": options.iterations + 1} | before
+    model = SIGNModule(backbone=options.backbone, phases=phases(kind), lr=1e-6, **lengths)
     trainer = pl.Trainer(
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[callback],

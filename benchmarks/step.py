@@ -95,14 +95,24 @@ def sign_seconds(kind: str, options: argparse.Namespace) -> list[float]:
     """Seconds of each iteration but the first of a phase, or of one of `VARIANTS`."""
     phase, of_model, of_trainer = VARIANTS.get(kind, (kind, {}, {}))
     clock = Clock(cached=kind.startswith("cached"))
-    lengths: dict[str, Any] = {f"{name}_iterations": options.iterations + 1 for name in GOALS}
-    model = SIGNModule(backbone=options.backbone, phases=[phase], lr=1e-6, **of_model, **lengths)
+    lengths = {f"{phase}_iterations": options.iterations + 1} | leading(phase)
+    model = SIGNModule(backbone=options.backbone, phases=phases(phase), lr=1e-6, **of_model, **lengths)
     trainer = pl.Trainer(
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[clock], devices=options.devices, **of_trainer,
     )  # fmt: skip
     trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
-    return clock.seconds[1:]
+    return clock.seconds[-options.iterations :]
+
+
+def phases(kind: str) -> list[str]:
+    """Self-training asks for a classifier that knows all classes, so transfer comes first."""
+    return ["transfer", kind] if kind == "self_training" else [kind]
+
+
+def leading(kind: str) -> dict[str, int]:
+    """Length of the phase that comes first, if any."""
+    return {"transfer_iterations": 1} if kind == "self_training" else {}
 
 
 def plain_seconds(options: argparse.Namespace) -> list[float]:
