@@ -79,6 +79,7 @@ def test_a_disk_that_fills_ends_the_run_with_one_line_and_the_last_checkpoint_wh
     assert later["sign_zs3"]["schedule"]["batches"] > done
 
 
+@pytest.mark.reliability
 def test_a_folder_that_becomes_read_only_ends_the_run_with_one_line(small_disk: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, ENDLESS)
     root = ["--trainer.default_root_dir", str(small_disk / "runs"), "--checkpoint.every", "20"]
@@ -108,7 +109,8 @@ def write_data(root: Path) -> None:
         Image.fromarray(random.integers(1, 4, (32, 32), dtype=np.uint8)).save(root / "masks" / f"{number}.png")
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.reliability), 2])
+@pytest.mark.reliability
+@pytest.mark.parametrize("workers", [0, 2])
 def test_data_that_vanish_end_the_run_with_one_line_and_the_last_checkpoint_whole(workers: int, tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_data(root)
@@ -127,7 +129,8 @@ def test_data_that_vanish_end_the_run_with_one_line_and_the_last_checkpoint_whol
     assert errors(err) == [last_line(err)] and str(root) in last_line(err)
 
 
-@pytest.mark.parametrize("requeues", [True, pytest.param(False, marks=pytest.mark.reliability)])
+@pytest.mark.reliability
+@pytest.mark.parametrize("requeues", [True, False])
 def test_slurm_takes_the_machine_back_and_the_job_goes_on_when_it_is_started_again(
     requeues: bool, tmp_path: Path
 ) -> None:

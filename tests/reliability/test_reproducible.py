@@ -6,10 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from sign_zs3.tasks.checkpoint import read_checkpoint
 from tests.reliability.programs import children, finish, last_line, same, start, wait_for, weights, write_config
 
 
+@pytest.mark.reliability
 def test_two_fresh_processes_end_in_the_same_weights(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     programs = [
@@ -31,6 +34,7 @@ def test_two_fresh_processes_end_in_the_same_weights(tmp_path: Path) -> None:
     assert not same(ends[0], weights(tmp_path / "1" / "version_0" / "checkpoints" / "last.ckpt"))
 
 
+@pytest.mark.reliability
 def test_a_worker_that_dies_ends_the_run_and_the_next_one_starts_cleanly(tmp_path: Path) -> None:
     config = write_config(tmp_path, {"lr": 1e-6, "train_iterations": 100_000}, {"num_workers": 2})
     program = start("fit", "--config", config, "--checkpoint.every", "5")
