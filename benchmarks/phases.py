@@ -12,8 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import SameBatch, leading, parser, phases, quiet
-from sign_zs3 import SIGNModule
+from benchmarks.step import fit, leading, parser, quiet
 
 TOP = 8
 
@@ -25,9 +24,6 @@ class Profile(pl.Callback):
         self.last = last
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self.profile = profile(activities=activities)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        pl_module.segmenter.known.fill_(True)  # type: ignore[operator, union-attr]
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if index == self.last:
@@ -42,16 +38,9 @@ class Profile(pl.Callback):
 
 def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
     """The operations with the most time of their own: name, share of the iteration, calls."""
-    before = leading(kind)
-    callback = Profile(options.iterations + sum(before.values()))
-    lengths: dict[str, Any] = {f"{kind}_iterations": options.iterations + 1} | before
-    model = SIGNModule(backbone=options.backbone, phases=phases(kind), lr=1e-6, **lengths)
-    trainer = pl.Trainer(
-        max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[callback],
-    )  # fmt: skip
-    trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
-    events = callback.profile.key_averages()
+    watch = Profile(options.iterations + sum(leading(kind).values()))
+    fit(kind, options, watch)
+    events = watch.profile.key_averages()
     own = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     total = sum(getattr(event, own) for event in events)
     ordered = sorted(events, key=lambda event: -getattr(event, own))

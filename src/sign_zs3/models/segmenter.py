@@ -46,6 +46,16 @@ class Segmentation(NamedTuple):
     confidence_map: Tensor | None
 
 
+class KeptFeatures(NamedTuple):
+    """F of images, computed before: in place of images for all that reads `Segmenter.mean_features`.
+
+    Attributes:
+        features: (N, D, h, w), in any float type.
+    """
+
+    features: Tensor
+
+
 class Segmenter(nn.Module, PretrainedFolder):
     """Images in, class logits out; `save_pretrained` and `from_pretrained` write and read it as a folder.
 
@@ -144,20 +154,32 @@ class Segmenter(nn.Module, PretrainedFolder):
         features: SpatialFeatures = self.spatial(x, sample, **where)
         return features
 
+    def mean_features(self, images: Tensor | Sequence[Tensor], place: Place | None = None) -> Tensor:
+        """Return F at the mean of the latent, (N, D, h, w): what C reads but where it is trained with E.
+
+        Args:
+            images: As for `features`, or their `KeptFeatures`.
+            place: See `features`.
+        """
+        if isinstance(images, KeptFeatures):
+            return images.features.to(self.image_mean.dtype)
+        return self.features(images, sample=False, place=place).features
+
     def forward(
         self, images: Tensor | Sequence[Tensor], seen_penalty: float = 0.0, place: Place | None = None
     ) -> Tensor:
         """Return logits at feature resolution.
 
         Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; any size. Or what `maps` returns for them.
+            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; any size. Or what `maps` returns for them, or their
+                `KeptFeatures`.
             seen_penalty: Calibrated stacking (Chao et al., ECCV 2016): subtracted from the seen logits.
             place: Where the images lie in a larger one; None: they are whole.
 
         Returns:
             (N, C, h, w), minus infinity for classes that C does not know yet.
         """
-        logits: Tensor = self.classifier(self.features(images, sample=False, place=place).features)
+        logits: Tensor = self.classifier(self.mean_features(images, place))
         if seen_penalty:
             penalty = torch.zeros(self.num_classes, device=logits.device, dtype=logits.dtype)
             penalty[: self.num_seen] = seen_penalty
@@ -175,7 +197,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         """Return logits, or with `flip` or several `scales` the mean of their softmax.
 
         Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 255]; or what `maps` returns for them.
+            images: See `forward`.
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
             scales: Image scales to read.
@@ -195,7 +217,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             return logits.float()
         if not isinstance(images, Tensor):
             raise UserError(
-                f"flip {flip}, scales {list(scales)}: found kept backbone maps, which hold one view of the image: "
+                f"flip {flip}, scales {list(scales)}: found kept maps, which hold one view of the image: "
                 "switch flip and scales off, or the feature cache"
             )
         total: Tensor | None = None

@@ -218,7 +218,7 @@ class GenerativeTask(SelfTrainingTask):
     def transfer_step(self, batch: Batch) -> dict[str, Tensor]:
         """Transfer Learning Step: eq. 10, C on real features of seen and synthetic ones of all classes."""
         with torch.no_grad():
-            features = self.segmenter.features(batch["image"], sample=False).features
+            features = self.segmenter.mean_features(batch["image"])
             labels = self.random_labels(features.shape[0], features.shape[-2], features.shape[-1])
             vectors = self.class_vectors[labels].permute(0, 3, 1, 2)
             latent = torch.randn(features.shape[0], self.generator.latent_dim, *features.shape[-2:], device=self.device)

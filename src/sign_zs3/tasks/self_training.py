@@ -21,7 +21,7 @@ from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_kl, within_top
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
-from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.models.segmenter import KeptFeatures, Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
@@ -43,7 +43,8 @@ class SelfTrainingTask(ZeroShotTask):
         output_stride: Of the backbone, see `build_backbone`.
         freeze_batch_norm: See `Encoder`.
         freeze_encoder: Keep the whole backbone as it is; its head still trains.
-        feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
+        feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image, or where
+            `phases` is ``[transfer]`` alone for F itself, which all that this step trains comes after; null keeps
             none. Evaluation with flip, scales or feature resolution reads images all the same.
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
@@ -114,17 +115,17 @@ class SelfTrainingTask(ZeroShotTask):
         check_range("temperature", temperature, above=0)
         check_range("top_fraction", top_fraction, above=0, most=1)
         check_not_negative(pseudo_top_p=pseudo_top_p)
-        if feature_cache is not None and not freeze_encoder:
+        self.schedule = Schedule.build(self.iterations(), phases, rounds, accumulate)
+        if feature_cache is not None and not self._fixed_features and not freeze_encoder:
             raise UserError(
                 f"feature_cache: found {feature_cache!r} with freeze_encoder off, where the maps change with each "
-                "step: set freeze_encoder to true, or feature_cache to null"
+                "step: set freeze_encoder to true, or phases to [transfer], or feature_cache to null"
             )
-        if feature_cache is not None and list(input_scales) != [1.0]:
+        if feature_cache is not None and not self._fixed_features and list(input_scales) != [1.0]:
             raise UserError(
                 f"feature_cache: found input_scales {input_scales}, expected [1.0], that of the maps that are kept: "
                 "set input_scales to [1.0], or feature_cache to null"
             )
-        self.schedule = Schedule.build(self.iterations(), phases, rounds, accumulate)
         self.teacher: Segmenter | None = None
 
     def iterations(self) -> dict[str, int]:
@@ -160,9 +161,16 @@ class SelfTrainingTask(ZeroShotTask):
         else:
             data.use_features(self._feature_cache())
 
+    @property
+    def _fixed_features(self) -> bool:
+        """Whether F, at the latent's mean, is all that the run reads of an image, and never changes."""
+        return {phase.kind for phase in self.schedule.phases} == {"transfer"}
+
     def _feature_cache(self) -> FeatureCache:
-        strides = self.segmenter.encoder.strides
-        return FeatureCache(self.hparams["feature_cache"], self._fingerprint, self._encode, strides)
+        folder, strides = self.hparams["feature_cache"], self.segmenter.encoder.strides
+        if self._fixed_features:
+            return FeatureCache(folder, self._fingerprint, self._encode, strides[:1], KeptFeatures._make)
+        return FeatureCache(folder, self._fingerprint, self._encode, strides)
 
     def _fingerprint(self) -> str:
         """Return what stands for all that decides the maps but the image; Lightning restores weights after `setup`."""
@@ -171,14 +179,22 @@ class SelfTrainingTask(ZeroShotTask):
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((hp["backbone"], hp["backbone_levels"], hp["output_stride"], encoder.strides)).encode())
         state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
+        if self._fixed_features:
+            above = self.spatial_options(), hp["head"], hp["dilations"], hp["input_scales"]
+            digest.update(repr(above).encode())
+            state.update({**encoder.head.state_dict(prefix="head."), **segmenter.spatial.state_dict(prefix="spatial.")})
         for name, value in state.items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return f"{hp['backbone'].replace('/', '-')}-{digest.hexdigest()}"
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps: tuple[Tensor, ...] = self.segmenter.maps(images.to(self.device))
-        return maps
+        segmenter, images = self.segmenter, images.to(self.device)
+        if not self._fixed_features:
+            return segmenter.maps(images)
+        for part in (segmenter.encoder, segmenter.spatial):
+            part.eval()  # as the transfer step has them
+        return (segmenter.mean_features(images),)
 
     # -- networks -----------------------------------------------------------------------------------------
 

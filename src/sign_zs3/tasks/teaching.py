@@ -50,7 +50,7 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int | 
     with torch.no_grad():
         for index in indices:
             sample = data.train_set[index]
-            features = model.segmenter.features(sample["image"].unsqueeze(0).to(model.device), sample=False).features
+            features = model.segmenter.mean_features(sample["image"].unsqueeze(0).to(model.device))
             labels = shrink_mask(sample["mask"].unsqueeze(0), map_size(features))[0]
             rows.append(features[0].permute(1, 2, 0)[labels != IGNORE_INDEX].cpu())
             classes.append(labels[labels != IGNORE_INDEX])
