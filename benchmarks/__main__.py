@@ -68,6 +68,9 @@ def main() -> None:
     figures += step.measure(step.parser().parse_args([*size, "--memory"]))
     small = ["--backbone", "resnet50", "--crop", "161", "--rounds", "2"]
     figures += step.measure(step.parser().parse_args([*small, "--kinds", "train", "channels_last", "compile"]))
+    # processors without bfloat16 instructions emulate them
+    smallest = ["--backbone", "resnet18", "--crop", "65", "--rounds", "2"]
+    figures += step.measure(step.parser().parse_args([*smallest, "--kinds", "train", "bf16"]))
     for more in (processes, loading):
         found = more(options.backbone, options.crop)
         show(found)
