@@ -116,7 +116,8 @@ def test_each_file_is_written_by_one_process(tmp_path: Path) -> None:
     assert len(report["images"]) == 4
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.reliability)])
+@pytest.mark.reliability
+@pytest.mark.parametrize("victim", [0, 1])
 def test_when_a_rank_dies_the_others_end_within_a_minute(victim: int, tmp_path: Path) -> None:
     config = write_config(tmp_path, {"lr": 1e-6, "train_iterations": 100_000}, devices=2)
     program = start("fit", "--config", config, "--checkpoint.every", "5")

@@ -57,6 +57,7 @@ def test_a_full_disk_is_noticed_before_training(small_disk: Path, tmp_path: Path
     assert "No space left on device" in last_line(err) and str(small_disk) in last_line(err)
 
 
+@pytest.mark.reliability
 def test_a_disk_that_fills_ends_the_run_with_one_line_and_the_last_checkpoint_whole(
     small_disk: Path, tmp_path: Path
 ) -> None:

@@ -396,7 +396,7 @@ def test_test_scores_are_those_of_the_predicted_maps(fit: Fit, tmp_path: Path) -
 
 
 def test_evaluation_options(fit: Fit, tmp_path: Path) -> None:
-    model = fit()
+    model = fit(encoding="conv")  # attention among the cells of 513 x 513 pixels takes half a minute
     plain = evaluated(model, tmp_path)
 
     def set_options(**options: Any) -> Callable[[SIGNModule], None]:
