@@ -506,10 +506,13 @@ def test_sigterm_leaves_a_report_of_what_is_done(checkpoint: Path, tmp_path: Pat
     assert found[: len(done)] == done and len(found) <= len(done) + 1
 
 
+# ru_maxrss would begin at the peak of the process that starts this one
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_large_image_needs_memory_for_itself_its_labels_and_a_window() -> None:
     """The peak of a process that labels 6 million pixels, against one that labels 1 million."""
     script = """
-import resource, sys, torch
+import sys, torch
+from pathlib import Path
 from sign_zs3.models import Classifier, Encoder, Segmenter, SpatialInformationModule
 torch.set_num_threads(1)
 encoder = Encoder("small", feature_dim=8, dilations=(1,))
@@ -519,14 +522,14 @@ side = int(sys.argv[1])
 image = torch.zeros(3, side, side, dtype=torch.uint8)
 image[:, ::7] = 200
 segmenter.segment(image, window=256)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
     peaks = []
     for side in (1000, 2500):
         done = subprocess.run([sys.executable, "-c", script, str(side)], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) * 1024)
     # three bytes of image and one of label; read as a whole, the scores of five classes alone take 20
-    assert peaks[1] - peaks[0] < 10 * (2500**2 - 1000**2)
+    assert 3 < (peaks[1] - peaks[0]) / (2500**2 - 1000**2) < 10
 
 
 def test_the_limit_is_max_pixels_and_not_that_of_pillow(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,8 @@ from sign_zs3.data.datasets.listed import ListedDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
+from sign_zs3.models.segmenter import KeptFeatures
+from tests.conftest import quiet_trainer, tiny_model
 from tests.data.conftest import FOLDER_TEST, FOLDER_TRAIN, FakeFolder, ToyDataset
 from tests.data.test_datamodule import Recorder, ToyDataModule, trainer
 
@@ -99,6 +102,20 @@ def test_whole_maps_are_those_of_the_ordinary_pipeline(fake_folder: FakeFolder, 
     # with both sides shown, hidden classes hidden, and a size that no stride divides
     assert len(shown) == 2 and int(mine["hidden"]) > 0
     assert [tuple(level.shape) for level in mine["image"]] == [(4, 13, 13), (4, 7, 7), (4, 4, 4)]
+
+
+def test_features_themselves_are_cropped_and_read_by_workers(fake_folder: FakeFolder, tmp_path: Path) -> None:
+    data = folder(fake_folder, num_workers=2)
+    model = tiny_model(phases=["transfer"], feature_cache=str(tmp_path / "cache"))
+    quiet_trainer(tmp_path).fit(model, data)
+    assert model.schedule.done
+    batch = next(iter(data.train_dataloader()))["image"]
+    side = 32 // model.segmenter.encoder.strides[0]
+    assert isinstance(batch, KeptFeatures) and batch.features.shape == (2, 16, side, side)
+    whole = [load_file(path)["0"] for path in (tmp_path / "cache").glob("*/*.safetensors")]
+    windows = torch.cat([w.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(0, 1) for w in whole])
+    for crop in batch.features:
+        assert (windows == crop).flatten(1).all(1).any()
 
 
 def test_a_crop_of_the_maps_lies_where_the_mask_does(fake_folder: FakeFolder, tmp_path: Path) -> None:
@@ -227,8 +244,6 @@ def test_other_weights_and_changed_images_are_computed_anew(fake_folder: FakeFol
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "noise", "one level"])
 def test_a_broken_file_is_computed_anew(fake_folder: FakeFolder, tmp_path: Path, damage: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     module, encode = folder(fake_folder), Encode()
     module.use_features(cache(tmp_path, encode))
     before = list(module.test_dataloader())

@@ -85,7 +85,7 @@ def test_killed_in_every_phase_a_run_ends_in_the_weights_of_a_straight_one(
     options: dict[str, Any] = {"data": {"num_workers": workers}, "callbacks": [beats], "enable_progress_bar": False}
     config = write_config(tmp_path, lengths | RATES, **options)
     common = ["fit", "--config", config, "--checkpoint.every", str(EVERY)]
-    runs, killed, stored = tmp_path / "runs", 0, 0
+    runs, killed, writing, stored = tmp_path / "runs", 0, 0, 0
     with serving() as server:
         straight = Run(
             server, tmp_path / "straight.log", [*common, "--trainer.default_root_dir", str(tmp_path / "one")]
@@ -100,8 +100,9 @@ def test_killed_in_every_phase_a_run_ends_in_the_weights_of_a_straight_one(
             if number % 2:
                 folder = runs / f"version_{number}" / "checkpoints"
                 deadline = time.monotonic() + 5
-                while not list(folder.glob(".*.part")) and run.poll() is None and time.monotonic() < deadline:
-                    pass
+                while not (seen := list(folder.glob(".*.part"))) and time.monotonic() < deadline:
+                    assert run.poll() is None, "the run ended before it was killed"
+                writing += bool(seen)
             else:
                 time.sleep(draw.random() * 0.05)
             os.kill(run.pid, signal.SIGKILL)
@@ -113,7 +114,7 @@ def test_killed_in_every_phase_a_run_ends_in_the_weights_of_a_straight_one(
             stored = reached
         last = Run(server, tmp_path / "last.log", [*common, "--ckpt_path", "last"])
         assert ended(last) == 0, last.log.read_text()[-2000:]
-    assert killed == share * len(lengths)
+    assert killed == share * len(lengths) and writing > 0
     ends = [tmp_path / "one" / "version_0", runs / f"version_{len(targets)}"]
     checkpoints = [end / "checkpoints" / "last.ckpt" for end in ends]
     assert same(*(weights(checkpoint) for checkpoint in checkpoints))

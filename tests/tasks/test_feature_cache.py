@@ -10,8 +10,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from sign_zs3 import UserError
+from sign_zs3 import SPNetModule, UserError
 from sign_zs3.data.features import FeatureCache
+from sign_zs3.models.segmenter import KeptFeatures
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 
 FROZEN: dict[str, Any] = {"head": "fcn", "freeze_encoder": True}
@@ -158,6 +159,27 @@ def test_features_of_other_weights_are_never_read(tmp_path: Path, changed: str) 
     assert len(folders(cache)) == 2
 
 
-def test_a_run_that_also_trains_the_encoder_keeps_nothing(tmp_path: Path) -> None:
+def test_a_run_that_also_trains_the_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"freeze_encoder off.* phases to \[transfer\]"):
         tiny_model(phases=["transfer", "self_training"], feature_cache=str(tmp_path))
+    with pytest.raises(UserError, match="set freeze_encoder to true, or feature_cache to null"):
+        SPNetModule(feature_cache=str(tmp_path))
+
+
+def test_features_have_the_size_of_the_first_scale(tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"phases": ["transfer"], "feature_cache": str(tmp_path / "cache")}
+    with pytest.raises(UserError, match=r"feature_cache: found input_scales \[0\.5, 1\.0\]"):
+        tiny_model(**alone, input_scales=[0.5, 1.0])
+    model = tiny_model(**alone, input_scales=[1.0, 0.5])
+    quiet_trainer(tmp_path).fit(model, tiny_data())
+    assert len(folders(tmp_path / "cache")) == 1
+    with pytest.raises(ValueError, match="which have no latent"):
+        model.segmenter.features(KeptFeatures(torch.zeros(1, 16, 4, 4)))
+
+
+def test_kept_features_need_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    model = tiny_model(phases=["transfer"], compile=True, feature_cache=str(tmp_path / "cache"))
+    quiet_trainer(tmp_path).fit(model, tiny_data())
+    assert model.schedule.done

@@ -6,7 +6,8 @@ in a folder of the network's own: maps of another network, size or image are nev
 for a data set and gives maps where that gives images.
 
 Images are encoded whole, and training crops the maps. So a map's border cells have seen the pixels around the crop
-as far as the network sees, where the maps of a cropped image would have seen padding.
+as far as the network sees, where the maps of a cropped image would have seen padding; and where the network is SIM
+too, attention and position are those of the whole image.
 """
 
 from __future__ import annotations

@@ -148,7 +148,12 @@ class Segmenter(nn.Module, PretrainedFolder):
             images: (N, 3, H, W), uint8 or float in [0, 255], or their `maps`.
             sample: Draw z, or take its mean; None: draw in training mode.
             place: Where the images lie in a larger one; None: they are whole.
+
+        Raises:
+            ValueError: For `KeptFeatures`, of which only `mean_features` can be had.
         """
+        if isinstance(images, KeptFeatures):
+            raise ValueError("features: found kept ones, which have no latent, expected images or their backbone maps")
         x = self.encoder(self.normalise(images) if isinstance(images, Tensor) else images)
         where = {} if place is None else place.in_cells(self.encoder.strides[0], x.shape[-2], x.shape[-1])
         features: SpatialFeatures = self.spatial(x, sample, **where)

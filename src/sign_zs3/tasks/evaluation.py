@@ -28,7 +28,7 @@ class EvaluatedTask(pl.LightningModule):
     confusion: Tensor | None
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Return logits (N, C, h, w) of images (N, 3, H, W) in [0, 255], or of their backbone's maps."""
+        """Return logits (N, C, h, w) of images (N, 3, H, W) in [0, 255], or of what was kept of them."""
         logits: Tensor = self.segmenter(images, self.hparams["seen_penalty"])
         return logits
 
@@ -41,7 +41,7 @@ class EvaluatedTask(pl.LightningModule):
         """Label images with the evaluation's options.
 
         Args:
-            images: (N, 3, H, W) in [0, 255]; or their backbone's maps, which are not warped.
+            images: (N, 3, H, W) in [0, 255]; or their backbone's maps or F, which are not warped.
             size: (height, width) of the result; None: that of the feature map.
 
         Returns:

@@ -30,6 +30,9 @@ from sign_zs3.tasks.schedule import Phase, Schedule
 
 log = logging.getLogger(__name__)
 
+FEATURES = 1
+"""To be raised when heads or spatial modules make other features of the same weights: kept ones are then not read."""
+
 
 class SelfTrainingTask(ZeroShotTask):
     """Base of the methods: trains E, a spatial module and C on seen classes, then on pseudo-labels of its own.
@@ -44,8 +47,9 @@ class SelfTrainingTask(ZeroShotTask):
         freeze_batch_norm: See `Encoder`.
         freeze_encoder: Keep the whole backbone as it is; its head still trains.
         feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image, or where
-            `phases` is ``[transfer]`` alone for F itself, which all that this step trains comes after; null keeps
-            none. Evaluation with flip, scales or feature resolution reads images all the same.
+            `phases` is ``[transfer]`` alone for F itself, which nothing in this step changes; null keeps none. Crops
+            are cut out of the maps of whole images. With flip, scales or feature resolution images are read all the
+            same.
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
         dilations: Of the ``deeplab`` head.
@@ -117,11 +121,14 @@ class SelfTrainingTask(ZeroShotTask):
         check_not_negative(pseudo_top_p=pseudo_top_p)
         self.schedule = Schedule.build(self.iterations(), phases, rounds, accumulate)
         if feature_cache is not None and not self._fixed_features and not freeze_encoder:
+            alone = ", or phases to [transfer]" if "transfer" in self.iterations() else ""
             raise UserError(
                 f"feature_cache: found {feature_cache!r} with freeze_encoder off, where the maps change with each "
-                "step: set freeze_encoder to true, or phases to [transfer], or feature_cache to null"
+                f"step: set freeze_encoder to true{alone}, or feature_cache to null"
             )
-        if feature_cache is not None and not self._fixed_features and list(input_scales) != [1.0]:
+        # F has the size that the first scale gives it
+        read = input_scales[:1] if self._fixed_features else input_scales
+        if feature_cache is not None and list(read) != [1.0]:
             raise UserError(
                 f"feature_cache: found input_scales {input_scales}, expected [1.0], that of the maps that are kept: "
                 "set input_scales to [1.0], or feature_cache to null"
@@ -140,7 +147,8 @@ class SelfTrainingTask(ZeroShotTask):
         """Set up as `ZeroShotTask.setup`; with a `feature_cache` the data module gives maps instead of images."""
         super().setup(stage)
         hp = self.hparams
-        if stage == "fit" and hp["compile"]:
+        kept = self._fixed_features and hp["feature_cache"] is not None
+        if stage == "fit" and hp["compile"] and not kept:
             _check_compiler(self.trainer.strategy.root_device)
             _compile(self.segmenter)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -180,12 +188,13 @@ class SelfTrainingTask(ZeroShotTask):
         digest.update(repr((hp["backbone"], hp["backbone_levels"], hp["output_stride"], encoder.strides)).encode())
         state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
         if self._fixed_features:
-            above = self.spatial_options(), hp["head"], hp["dilations"], hp["input_scales"]
+            above = FEATURES, self.spatial_options(), hp["head"], hp["dilations"], hp["input_scales"]
             digest.update(repr(above).encode())
             state.update({**encoder.head.state_dict(prefix="head."), **segmenter.spatial.state_dict(prefix="spatial.")})
         for name, value in state.items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            # as bytes, since NumPy has no bfloat16
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"{hp['backbone'].replace('/', '-')}-{digest.hexdigest()}"
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
