@@ -1,6 +1,6 @@
 """All figures beside their goals and the stored baseline: `make bench`.
 
-    .venv/bin/python -m benchmarks                              # an hour on two cores
+    .venv/bin/python -m benchmarks                              # three quarters of an hour on two cores
     .venv/bin/python -m benchmarks --store benchmarks/baseline.json
 
 Ratios are of medians measured in turns in this run; they hold for the machine that they were measured on.

@@ -20,10 +20,10 @@ TOP = 8
 class Profile(pl.Callback):
     """The operations of the last of a few iterations."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, shapes: bool) -> None:
         self.last = last
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        self.profile = profile(activities=activities)
+        self.profile = profile(activities=activities, record_shapes=shapes)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if index == self.last:
@@ -38,18 +38,22 @@ class Profile(pl.Callback):
 
 def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
     """The operations with the most time of their own: name, share of the iteration, calls."""
-    watch = Profile(options.iterations + sum(leading(kind).values()))
+    watch = Profile(options.iterations + sum(leading(kind).values()), options.shapes)
     fit(kind, options, watch)
-    events = watch.profile.key_averages()
+    events = watch.profile.key_averages(group_by_input_shape=options.shapes)
     own = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     total = sum(getattr(event, own) for event in events)
     ordered = sorted(events, key=lambda event: -getattr(event, own))
-    return [(event.key, getattr(event, own) / total, event.count) for event in ordered[:TOP]]
+    return [
+        (f"{event.key} {event.input_shapes}" if options.shapes else event.key, getattr(event, own) / total, event.count)
+        for event in ordered[:TOP]
+    ]
 
 
 def main() -> None:
     made: argparse.ArgumentParser = parser()
     made.description = __doc__
+    made.add_argument("--shapes", action="store_true", help="tell operations apart by the shapes of their inputs")
     options = made.parse_args()
     quiet()
     for kind in options.kinds:
