@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import fit, leading, parser, quiet
+from benchmarks.step import GOALS, fit, leading, parser, quiet
 
 TOP = 8
 
@@ -53,6 +53,7 @@ def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
 def main() -> None:
     made: argparse.ArgumentParser = parser()
     made.description = __doc__
+    made.set_defaults(kinds=[*GOALS, "generator"])
     made.add_argument("--shapes", action="store_true", help="tell operations apart by the shapes of their inputs")
     options = made.parse_args()
     quiet()

@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "channels_last": ("train", {"channels_last": True}, {}),
     "compile": ("train", {"compile": True}, {}),
     "bf16": ("train", {}, {"precision": "bf16-mixed"}),
+    "generator": ("generator", {}, {}),
     "transfer on kept F": ("transfer", {}, {}),
 }
 
