@@ -245,6 +245,12 @@ class TestClassMMD:
         for found, expected in zip(*ends, strict=True):
             torch.testing.assert_close(found, expected, rtol=0.02 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)
 
+    def test_small_classes_do_not_see_where_the_origin_lies(self) -> None:
+        real, fake, labels = features(40), features(40, seed=1), torch.arange(40) % 8
+        far = torch.tensor([1000.0, -500.0, 0.0, 250.0, 4000.0])
+        moved = class_mmd((real + far).float(), (fake + far).float(), labels)
+        torch.testing.assert_close(moved.double(), class_mmd(real, fake, labels), rtol=1e-2, atol=0)
+
     def test_small_classes_under_autocast(self) -> None:
         real, fake, labels = features(40).float(), features(40, seed=1).float(), torch.arange(40) % 8
         with torch.autocast("cpu", dtype=torch.bfloat16):
