@@ -183,3 +183,6 @@ def test_kept_features_need_no_compiler(tmp_path: Path, monkeypatch: pytest.Monk
     model = tiny_model(phases=["transfer"], compile=True, feature_cache=str(tmp_path / "cache"))
     quiet_trainer(tmp_path).fit(model, tiny_data())
     assert model.schedule.done
+    # with flip images are read, and compiled networks read them
+    with pytest.raises(UserError, match="compile: found no C"):
+        fit(tmp_path, phases=["transfer"], compile=True, feature_cache=str(tmp_path / "cache"), flip=True)

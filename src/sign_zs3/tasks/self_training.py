@@ -147,7 +147,8 @@ class SelfTrainingTask(ZeroShotTask):
         """Set up as `ZeroShotTask.setup`; with a `feature_cache` the data module gives maps instead of images."""
         super().setup(stage)
         hp = self.hparams
-        kept = self._fixed_features and hp["feature_cache"] is not None
+        other_views = hp["flip"] or list(hp["scales"]) != [1.0] or hp["resolution"] == "feature"
+        kept = self._fixed_features and hp["feature_cache"] is not None and not other_views
         if stage == "fit" and hp["compile"] and not kept:
             _check_compiler(self.trainer.strategy.root_device)
             _compile(self.segmenter)
@@ -161,7 +162,7 @@ class SelfTrainingTask(ZeroShotTask):
                 f"feature_cache: found a {type(data).__name__}, expected a ZeroShotDataModule, which can crop maps: "
                 "set feature_cache to null"
             )
-        if hp["flip"] or list(hp["scales"]) != [1.0] or hp["resolution"] == "feature":
+        if other_views:
             log.info(
                 "feature_cache: not used, since flip, scales and feature resolution read other views of the images"
             )
