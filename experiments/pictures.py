@@ -25,7 +25,7 @@ from teach import TAUGHT, UNSEEN
 from sign_zs3 import ShapesDataModule, ZeroShotTask, extend, load_task
 from sign_zs3.cli import main as program
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.plotting import choose_examples, comparison_panel, label_image
+from sign_zs3.drawing.panels import choose_examples, comparison_panel, label_image
 
 
 def scenes(unseen: list[str]) -> tuple[SegmentationDataset, list[int]]:
@@ -88,7 +88,7 @@ def draw_demo(checkpoint: Path, output: Path) -> None:
     """Take a picture of the page, a scene uploaded and two classes taught."""
     from playwright.sync_api import sync_playwright
 
-    from sign_zs3.page import build_page
+    from sign_zs3.commands.page import build_page
 
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -28,7 +28,7 @@ from sign_zs3 import GZSLMeanIoU, Protocol, ShapesDataModule, ZeroShotTask, load
 from sign_zs3.data.datasets.shapes import ShapesDataset
 from sign_zs3.files import replacing
 from sign_zs3.functional import gzsl_scores
-from sign_zs3.tasks.extension import extend, self_train
+from sign_zs3.vocabulary.extension import extend, self_train
 
 UNSEEN = ["red square", "green triangle", "blue star", "yellow circle"]
 TAUGHT = ["purple triangle", "blue square"]

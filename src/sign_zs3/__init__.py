@@ -19,11 +19,11 @@ if TYPE_CHECKING:
         VOCDataModule,
         ZeroShotDataModule,
     )
-    from sign_zs3.data.protocol import Protocol
     from sign_zs3.embeddings import ClassTable
     from sign_zs3.errors import UserError
     from sign_zs3.metrics import GZSLMeanIoU
     from sign_zs3.models import Segmenter
+    from sign_zs3.protocol import Protocol
     from sign_zs3.tasks import (
         CaGNetModule,
         SIGNModule,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         load_segmenter,
         load_task,
     )
-    from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
+    from sign_zs3.vocabulary import extend, remove, rename, save_model, self_train
 
 _HOMES = {
     "COCOStuffDataModule": "data.datamodules",
@@ -42,7 +42,7 @@ _HOMES = {
     "FolderDataModule": "data.datamodules",
     "GZSLMeanIoU": "metrics",
     "PascalContextDataModule": "data.datamodules",
-    "Protocol": "data.protocol",
+    "Protocol": "protocol",
     "SIGNModule": "tasks",
     "SPNetModule": "tasks",
     "Segmenter": "models",
@@ -52,13 +52,13 @@ _HOMES = {
     "ZS3Module": "tasks",
     "ZeroShotDataModule": "data.datamodules",
     "ZeroShotTask": "tasks",
-    "extend": "tasks.extension",
+    "extend": "vocabulary",
     "load_segmenter": "tasks",
     "load_task": "tasks",
-    "remove": "tasks.extension",
-    "rename": "tasks.extension",
-    "save_model": "tasks.extension",
-    "self_train": "tasks.extension",
+    "remove": "vocabulary",
+    "rename": "vocabulary",
+    "save_model": "vocabulary",
+    "self_train": "vocabulary",
 }
 
 __all__ = [

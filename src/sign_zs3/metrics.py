@@ -104,7 +104,7 @@ class GZSLMeanIoU(Metric):
         Returns:
             The figure and its axes.
         """
-        from sign_zs3.plotting import literal
+        from sign_zs3.drawing.panels import literal
 
         scores = self.compute() if val is None else val
         if ax is None:

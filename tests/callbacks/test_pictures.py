@@ -13,10 +13,11 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from sign_zs3 import SIGNModule, UserError, plotting
+from sign_zs3 import SIGNModule, UserError
 from sign_zs3.callbacks import PictureLogger, ScheduleCheckpoint
 from sign_zs3.callbacks.pictures import _reduced
 from sign_zs3.cli import main
+from sign_zs3.drawing import panels as plotting
 from sign_zs3.functional import confusion_matrix
 from tests.conftest import TINY, Fit, quiet_trainer, tiny_data, tiny_model
 

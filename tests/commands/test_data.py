@@ -17,12 +17,14 @@ from PIL import Image
 from tests.conftest import TINY
 from tests.data.conftest import FOLDER_CLASSES, FOLDER_TEST, FOLDER_TRAIN, FakeFolder
 
-from sign_zs3 import ClassTable, plotting
+from sign_zs3 import ClassTable
 from sign_zs3.cli import main
 from sign_zs3.data.check import as_report, check_data
 from sign_zs3.data.datamodules import FolderDataModule
-from sign_zs3.data.datasets.base import Sample, class_colours
-from sign_zs3.data.protocol import Protocol
+from sign_zs3.data.datasets.base import Sample
+from sign_zs3.drawing import panels as plotting
+from sign_zs3.drawing.colours import class_colours
+from sign_zs3.protocol import Protocol
 
 
 @pytest.fixture

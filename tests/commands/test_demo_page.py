@@ -19,9 +19,9 @@ from tests.conftest import quiet_trainer, tiny_data, tiny_model
 
 from sign_zs3 import ZeroShotTask
 from sign_zs3.cli import main
-from sign_zs3.overlay import blend
-from sign_zs3.page import Page, Visit, build_page
-from sign_zs3.tasks.extension import save_model
+from sign_zs3.commands.page import Page, Visit, build_page
+from sign_zs3.drawing.overlay import blend
+from sign_zs3.vocabulary.extension import save_model
 
 pytestmark = [
     # gradio's own use of what its web framework will drop
@@ -157,7 +157,7 @@ def test_a_model_that_cannot_learn_names_says_so(tmp_path: Path) -> None:
 
 def test_without_gradio_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "sign_zs3.page")
+    monkeypatch.delitem(sys.modules, "sign_zs3.commands.page")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     assert main(["demo", "--ckpt_path", "x.ckpt"]) == 1
     error = capsys.readouterr().err

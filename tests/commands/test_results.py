@@ -18,11 +18,11 @@ import torch
 import yaml
 from PIL import Image
 from tests.conftest import TINY
-from tests.test_results import PROTOCOL, write_run
+from tests.reports.test_results import PROTOCOL, write_run
 
 from sign_zs3.cli import main
 from sign_zs3.commands.results import _escape, _losses, as_latex
-from sign_zs3.results import collect, tabulate
+from sign_zs3.reports.results import collect, tabulate
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 
@@ -117,7 +117,8 @@ def test_tables_of_runs_and_their_pictures(fitted: Path, tmp_path: Path, capsys:
 def test_panels_show_what_the_checkpoints_predict(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sign_zs3 import ShapesDataModule, SIGNModule, plotting
+    from sign_zs3 import ShapesDataModule, SIGNModule
+    from sign_zs3.drawing import panels as plotting
 
     shown: dict[str, Any] = {}
     draw = plotting.comparison_panel
@@ -231,7 +232,7 @@ def test_markdown_marks_the_best_of_each_column_and_has_the_papers_numbers(tmp_p
 def test_the_temperature_has_a_picture_where_rows_differ_in_it(tmp_path: Path) -> None:
     from matplotlib.container import ErrorbarContainer
 
-    from sign_zs3.plotting import draw_temperature
+    from sign_zs3.drawing.panels import draw_temperature
 
     for temperature in (10, 0.5, 2):
         for seed in (0, 1):

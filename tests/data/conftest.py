@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sign_zs3.data.datasets.base import SegmentationDataset, Transform
-from sign_zs3.data.protocol import Protocol
+from sign_zs3.protocol import Protocol
 
 Mask = NDArray[np.uint8]
 

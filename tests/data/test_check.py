@@ -22,7 +22,7 @@ from sign_zs3.data.datamodules import (
     VOCDataModule,
     ZeroShotDataModule,
 )
-from sign_zs3.data.protocol import Protocol
+from sign_zs3.protocol import Protocol
 from tests.data.conftest import (
     CONTEXT_TEST,
     CONTEXT_TRAIN,

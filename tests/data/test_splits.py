@@ -13,9 +13,9 @@ from sign_zs3.data.datamodules import COCOStuffDataModule, PascalContextDataModu
 from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
 from sign_zs3.data.datasets.pascal_context import context_protocol
 from sign_zs3.data.datasets.voc import voc_protocol
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.splits import SPLITS
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 Make = Callable[..., Protocol]
 MAKERS: dict[str, Make] = {

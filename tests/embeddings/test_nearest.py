@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import ClassTable, class_vectors, draw_nearest, nearest
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 PROTOCOL = Protocol("toy", "default", ("cat", "dog", "bus", "car", "cow", "train"), (1, 2, 3, 4, 5, 6), num_seen=4)
 

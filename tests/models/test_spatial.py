@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial import ContextualModule, Encoding, PlainFeatures, Position, _in_windows, _SelfAttention
+from sign_zs3.models.spatial.sim import ContextualModule, Encoding, PlainFeatures, Position, _in_windows, _SelfAttention
 
 
 def count(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.spatial import PlainFeatures, SpatialFeatures
+from sign_zs3.models.spatial.sim import PlainFeatures, SpatialFeatures
 from sign_zs3.models.windows import Place, windows
 
 

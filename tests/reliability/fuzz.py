@@ -38,8 +38,8 @@ from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.embeddings import build_table, read_vectors
 from sign_zs3.images import read_image
-from sign_zs3.models.backbones import build_backbone
-from sign_zs3.results import collect, tabulate
+from sign_zs3.models.backbones.build import build_backbone
+from sign_zs3.reports.results import collect, tabulate
 from sign_zs3.tasks import load_task
 from tests.reliability import seeds
 from tests.reliability.mutate import (

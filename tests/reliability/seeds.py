@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from scipy.io import savemat
 
 from sign_zs3 import SIGNModule, SPNetModule
-from sign_zs3.models.backbones import build_backbone
+from sign_zs3.models.backbones.build import build_backbone
 from tests.conftest import TINY, quiet_trainer, tiny_data
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -15,13 +15,13 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3 import plotting
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Sample
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.drawing import panels as plotting
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.segmenter import resize_scores
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks import ZeroShotTask
 from sign_zs3.tasks.evaluation import map_size, shrink_mask
 from sign_zs3.tasks.schedule import Phase

@@ -12,12 +12,12 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.stream import Uncounted
-from sign_zs3.predictions import closing_line, write_prediction, write_report
+from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write ``predictions/`` into the run's folder: index maps, overlays and the report, see `sign_zs3.predictions`."""
+    """Write index maps, overlays and the report into ``predictions/`` of the run, see `sign_zs3.reports.predictions`."""
 
     def __init__(self) -> None:
         super().__init__("batch")

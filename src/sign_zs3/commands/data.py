@@ -12,9 +12,9 @@ import numpy as np
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import Part, SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Sample
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, replacing
+from sign_zs3.protocol import Protocol
 
 USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
        sign-zs3 data show  --config FILE [options of fit] [--split SPLIT] [--count N] [--output FILE]
@@ -118,7 +118,7 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
 
 
 def _show(args: list[str]) -> int:
-    from sign_zs3.plotting import contact_sheet
+    from sign_zs3.drawing.panels import contact_sheet
 
     def add(parser: Any) -> None:
         parser.add_argument("--split", type=Literal["train", "val", "test"], default="test", help="which images")

@@ -25,7 +25,7 @@ def run(args: list[str]) -> int:
     # no word to anybody about who uses the page; read when gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from sign_zs3.page import build_page
+        from sign_zs3.commands.page import build_page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

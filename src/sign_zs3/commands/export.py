@@ -13,8 +13,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, line_of, read_json
 
 if TYPE_CHECKING:
-    from sign_zs3.data.protocol import Protocol
     from sign_zs3.models import Segmenter
+    from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 

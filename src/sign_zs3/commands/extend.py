@@ -51,7 +51,7 @@ def run(args: list[str]) -> int:
         find_images(options.images)
     data = _data(rest) if rest else None
     from sign_zs3.tasks import load_task
-    from sign_zs3.tasks.extension import check_teachable, extend, self_train
+    from sign_zs3.vocabulary.extension import check_teachable, extend, self_train
 
     model = load_task(options.ckpt_path)
     check_teachable(model)

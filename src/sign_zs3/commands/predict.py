@@ -81,7 +81,7 @@ def run(args: list[str]) -> int:
     from tqdm import tqdm
 
     from sign_zs3.images import read_image
-    from sign_zs3.predictions import closing_line, write_prediction, write_report
+    from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 
     device = _device(options.device)
     segmenter, method, reading = _load(Path(options.ckpt_path))
@@ -294,7 +294,7 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> None:
     from sign_zs3.files import check_writable
-    from sign_zs3.predictions import REPORT, paths_of
+    from sign_zs3.reports.predictions import REPORT, paths_of
 
     if os.path.isfile(output):  # noqa: PTH113
         raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")

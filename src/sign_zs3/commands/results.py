@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, replacing
-from sign_zs3.results import SUMMARY, Mean, Row, Run, collect, is_development, tabulate
+from sign_zs3.reports.results import SUMMARY, Mean, Row, Run, collect, is_development, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,7 +223,7 @@ def _save(path: Path, figure: Figure) -> Path:
 
 
 def _figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
-    from sign_zs3.plotting import draw_bars, draw_curves, draw_per_class, draw_temperature
+    from sign_zs3.drawing.panels import draw_bars, draw_curves, draw_per_class, draw_temperature
 
     figures = {"bars": draw_bars(rows, title)}
     runs = [run for row in rows for run in row.runs]
@@ -269,7 +269,7 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     import torch
 
     from sign_zs3.commands.training import ConfiguredCLI
-    from sign_zs3.plotting import choose_examples, comparison_panel, label_image
+    from sign_zs3.drawing.panels import choose_examples, comparison_panel, label_image
 
     chosen: dict[str, tuple[Run, Path]] = {}
     for row in rows:

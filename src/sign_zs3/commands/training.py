@@ -32,7 +32,7 @@ from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.files import read_yaml
-from sign_zs3.results import as_results, print_table, write_results
+from sign_zs3.reports.results import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import read_checkpoint
 from sign_zs3.tasks.loading import PLACES, stored_method
@@ -284,7 +284,7 @@ class ZeroShotCLI(LightningCLI):
     def _report(self, folder: Path, scores: dict[str, Any]) -> None:
         if not scores or not self.trainer.is_global_zero:
             return
-        from sign_zs3.plotting import save_panel
+        from sign_zs3.drawing.panels import save_panel
 
         model = self.model
         ignored, unseen = (model.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets import ListedDataset, SegmentationDataset
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 Part = Literal["train", "val", "test"]
 

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 
 @dataclass(frozen=True)

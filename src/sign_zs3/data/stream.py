@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
-from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX
 
 # keep the orders and the augmentations of one seed apart
 _ORDER, _AUGMENTATION = 0, 1

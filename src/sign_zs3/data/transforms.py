@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from sign_zs3.data.datasets.base import Image, Transform, Valid
-from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, read_yaml
+from sign_zs3.protocol import IGNORE_INDEX
 
 IMAGENET_MEAN = (124, 116, 104)
 """Mean RGB colour of ImageNet, uint8."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from sign_zs3.data.protocol import Protocol
+    from sign_zs3.protocol import Protocol
 
 __all__ = ["draw_nearest", "nearest"]
 
@@ -70,7 +70,7 @@ def draw_nearest(neighbours: Neighbours, title: str = "") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from sign_zs3.plotting import literal
+    from sign_zs3.drawing.panels import literal
 
     cosines = np.array([[cosine for _, cosine in row] for row in neighbours.values()])
     rows, columns = cosines.shape

@@ -1,7 +1,9 @@
 """The paper's equations as pure functions on tensors, each with its number, shapes and errors."""
 
 from sign_zs3.functional.adversarial import discriminator_loss, generator_loss
+from sign_zs3.functional.cross_entropy import pixel_cross_entropy, weighted_cross_entropy, weighted_mean
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl, mmd
+from sign_zs3.functional.geometry import map_size, resize_map, resize_scores, shrink_labels
 from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
 from sign_zs3.functional.positional import (
     absolute_positional_encoding,
@@ -21,8 +23,15 @@ __all__ = [
     "generator_loss",
     "gzsl_scores",
     "interpolated_positional_encoding",
+    "map_size",
     "mmd",
     "per_class_iou",
+    "pixel_cross_entropy",
     "relative_positional_encoding",
+    "resize_map",
+    "resize_scores",
+    "shrink_labels",
+    "weighted_cross_entropy",
+    "weighted_mean",
     "within_top",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.models.backbones import Backbone, ChainBackbone, build_backbone
+from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
 

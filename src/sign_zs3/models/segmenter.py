@@ -19,7 +19,7 @@ from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_c
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.pretrained import PretrainedFolder
-from sign_zs3.models.spatial import SpatialFeatures, build_spatial
+from sign_zs3.models.spatial.sim import SpatialFeatures, build_spatial
 from sign_zs3.models.windows import Place, windows
 
 MAX_PIXELS = 100_000_000

@@ -18,12 +18,12 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from sign_zs3._version import __version__
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.embeddings import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.encoder import Encoder
+from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KEY,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
 from sign_zs3.models.pretrained import check_finite
+from sign_zs3.protocol import Protocol
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.functional import class_mmd, discriminator_loss, generator_loss
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
-from sign_zs3.models.spatial import SpatialFeatures
+from sign_zs3.models.spatial.sim import SpatialFeatures
+from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
 from sign_zs3.tasks.evaluation import Batch, map_size, shrink_mask
 from sign_zs3.tasks.schedule import Phase

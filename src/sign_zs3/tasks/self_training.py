@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.features import FeatureCache
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.functional import annealed_weights, confident_fraction, gaussian_kl, within_top
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.segmenter import KeptFeatures, Segmenter
-from sign_zs3.models.spatial import SpatialFeatures
+from sign_zs3.models.spatial.sim import SpatialFeatures
+from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checks import check_choice, check_not_negative, check_positive, check_range
 from sign_zs3.tasks.evaluation import Batch

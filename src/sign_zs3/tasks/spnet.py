@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.models.classifier import ProjectionClassifier
+from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.checks import check_range
 from sign_zs3.tasks.self_training import SelfTrainingTask
 

@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, Uncounted, worker_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
+from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
-from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX
 
 
 class FolderDataModule(ImageDataModule):

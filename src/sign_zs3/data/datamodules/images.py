@@ -9,9 +9,9 @@ from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.listed import ListedDataset
 from sign_zs3.data.features import View
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.transforms import evaluation_preset, training_preset
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 
 class ImageDataModule(ZeroShotDataModule):

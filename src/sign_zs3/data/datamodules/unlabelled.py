@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.base import Image, SegmentationDataset, Transform
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.images import find_images, read_image
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 LARGEST_CROP = 321
 

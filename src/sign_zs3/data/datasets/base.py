@@ -13,16 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.drawing.colours import class_colours
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-UNLABELLED = (0.15, 0.15, 0.15)
-"""RGB of what has no label in pictures."""
 
 LEGEND_ROWS = 14
 
@@ -206,7 +204,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
 
-        from sign_zs3.plotting import literal
+        from sign_zs3.drawing.panels import literal
 
         mask = sample["mask"].numpy()
         colours = class_colours(len(self.classes))
@@ -275,29 +273,6 @@ def content_hash(content: bytes) -> str:
 def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """Returns an array that torch can hold: by rows and open to writing; a copy only where it is not."""
     return np.require(array, requirements=["C", "W"])
-
-
-def class_colours(num_classes: int) -> NDArray[np.float64]:
-    """Return (256, 3) RGB in [0, 1]: a colour per class, dark grey for all that is no class."""
-    colours = np.tile(np.array(UNLABELLED), (256, 1))
-    colours[:num_classes] = _distinct()[:num_classes]
-    return colours
-
-
-@functools.cache
-def _distinct() -> NDArray[np.float64]:
-    """Chooses 255 colours, each as far from those before it, from greys and from black and white as a grid allows."""
-    steps = np.linspace(0, 1, 9)
-    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    # the eye tells greens best and blues worst apart
-    scale = np.sqrt([0.30, 0.59, 0.25])
-    greys = np.repeat(np.append(steps, UNLABELLED[0])[:, None], 3, axis=1)
-    nearest = np.linalg.norm((grid[:, None] - greys) * scale, axis=-1).min(axis=1)
-    chosen = np.empty((255, 3))
-    for index in range(len(chosen)):
-        chosen[index] = grid[nearest.argmax()]
-        nearest = np.minimum(nearest, np.linalg.norm((grid - chosen[index]) * scale, axis=-1))
-    return chosen
 
 
 def _ranges(ids: tuple[int, ...]) -> str:

@@ -11,9 +11,9 @@ from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import COCO_STUFF_CLASSES, NEVER_LABELLED
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Literal
 from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import visible_files
 from sign_zs3.images import SUFFIXES
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform, content_hash
 from sign_zs3.data.datasets.files import missing_files, read_index_mask
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image, undecodable
+from sign_zs3.protocol import Protocol
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 # names that the 459 classes spell otherwise
 _IN_459 = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}

@@ -37,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import SegmentationDataset, Transform
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple")
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")

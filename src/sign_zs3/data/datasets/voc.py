@@ -18,10 +18,10 @@ from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, names_in, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import VOC_CLASSES
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
+from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 

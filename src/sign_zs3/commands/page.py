@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.commands.checkpoints import listed
-from sign_zs3.data.datasets.base import class_colours
+from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.overlay import NOTE, blend, class_counts, legend_entry
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
 from sign_zs3.models.segmenter import MAX_PIXELS
-from sign_zs3.overlay import NOTE, blend, class_counts, legend_entry
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.tasks.extension import check_teachable, extend
+from sign_zs3.vocabulary.extension import check_teachable, extend
 
 KEPT = 3600
 """Seconds for which uploads, and what a visitor added, are kept."""

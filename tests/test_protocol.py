@@ -8,8 +8,8 @@ import pytest
 
 from sign_zs3.data.datasets.voc import voc_protocol
 from sign_zs3.data.names import VOC_CLASSES
-from sign_zs3.data.protocol import Protocol
 from sign_zs3.errors import UserError
+from sign_zs3.protocol import Protocol
 
 NAMES = {3: "cat", 5: "dog", 8: "cow", 9: "sheep", 250: "sky"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import class_colours
+from sign_zs3.drawing.colours import class_colours
 
 if TYPE_CHECKING:
     from PIL import ImageFont

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import other_format, read_json, read_yaml, replacing
-from sign_zs3.paper import ROWS, Published, published
+from sign_zs3.reports.paper import ROWS, Published, published
 
 if TYPE_CHECKING:
-    from sign_zs3.data.protocol import Protocol
+    from sign_zs3.protocol import Protocol
 
 Scores = Mapping[str, Any]
 FORMAT = 1

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.data.protocol import IGNORE_INDEX
 from sign_zs3.errors import UserError
 from sign_zs3.models.classifier import Classifier
+from sign_zs3.protocol import IGNORE_INDEX
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.evaluation import map_size, shrink_mask
 from sign_zs3.tasks.generative import GenerativeTask

@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from sign_zs3 import ClassTable, ShapesDataModule, UserError, plotting
-from sign_zs3.data.datasets.base import class_colours
+from sign_zs3 import ClassTable, ShapesDataModule, UserError
 from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
+from sign_zs3.drawing import panels as plotting
+from sign_zs3.drawing.colours import class_colours
 
 PROTOCOL = ShapesDataModule().protocol
 

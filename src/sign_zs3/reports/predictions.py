@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import class_colours
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.drawing.colours import class_colours
 from sign_zs3.files import replacing
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.segmenter import Segmentation
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +79,7 @@ def write_prediction(
     """
     from PIL import Image
 
-    from sign_zs3.overlay import draw_overlay
+    from sign_zs3.drawing.overlay import draw_overlay
 
     labels = found.labels.numpy()
     index, overlay = paths_of(name)

@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sign_zs3.data.datasets.base import UNLABELLED, Sample, SegmentationDataset, class_colours
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.data.datasets.base import Sample, SegmentationDataset
+from sign_zs3.drawing.colours import UNLABELLED, class_colours
 from sign_zs3.files import replacing
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sign_zs3.results import Row
+    from sign_zs3.reports.results import Row
     from sign_zs3.tasks import ZeroShotTask
 
 EXAMINED = 60
@@ -455,7 +456,7 @@ def draw_bars(rows: Sequence[Row], title: str = "") -> Figure:
     """Draw seen, unseen and harmonic mIoU of each row in %, with the standard deviation over seeds.
 
     Args:
-        rows: What `sign_zs3.results.tabulate` returned; those without scores are left out.
+        rows: What `sign_zs3.reports.results.tabulate` returned; those without scores are left out.
         title: Of the figure.
 
     Returns:
@@ -488,7 +489,7 @@ def draw_per_class(rows: Sequence[Row], unseen: Sequence[str] = (), title: str =
     """Draw a heat map: a line per class, a column per row of the table, IoU in % as number and colour.
 
     Args:
-        rows: What `sign_zs3.results.tabulate` returned, all of the same classes; those without scores are left out.
+        rows: What `tabulate` returned, all of the same classes; those without scores are left out.
         unseen: Names of the unseen classes, which carry a star.
         title: Of the figure.
 
@@ -528,7 +529,7 @@ def draw_temperature(rows: Sequence[Row], title: str = "") -> Figure | None:
     Rows that differ in T alone make a curve; rows of self-training without annealing are lines across.
 
     Args:
-        rows: What `sign_zs3.results.tabulate` returned.
+        rows: What `sign_zs3.reports.results.tabulate` returned.
         title: Of the figure.
 
     Returns:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from sign_zs3 import Protocol, UserError
-from sign_zs3.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
-from sign_zs3.results import Row, as_results, collect, is_development, tabulate, write_results
+from sign_zs3.reports.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
+from sign_zs3.reports.results import Row, as_results, collect, is_development, tabulate, write_results
 
 PROTOCOL = Protocol("voc", "default", ("cat", "dog", "cow", "sofa"), (1, 2, 3, 4), 2)
 OPTIONS: dict[str, Any] = {

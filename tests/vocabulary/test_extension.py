@@ -15,8 +15,8 @@ from sign_zs3.cli import main
 from sign_zs3.data.datasets.shapes import NAMES
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.tasks import METHODS
-from sign_zs3.tasks.extension import extend, remove, rename, save_model, self_train
-from sign_zs3.tasks.teaching import TAKEN, Pool, excess
+from sign_zs3.vocabulary.extension import extend, remove, rename, save_model, self_train
+from sign_zs3.vocabulary.teaching import TAKEN, Pool, excess
 from tests.conftest import TINY, quiet_trainer, tiny_data
 
 NEW = ["orange circle", "purple sea"]

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.data.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.embeddings import ClassTable
 from sign_zs3.embeddings.spelling import canonical
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class, write_checkpoint
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task, task_of
 from sign_zs3.tasks.schedule import counted_randomness
-from sign_zs3.tasks.teaching import real_features, teach_rows
+from sign_zs3.vocabulary.teaching import real_features, teach_rows
 
 log = logging.getLogger(__name__)
 

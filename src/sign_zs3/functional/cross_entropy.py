@@ -1,0 +1,55 @@
+"""Cross-entropy over pixels: of labels (eq. 3 and 9), weighed by confidence, and of the transfer step (eq. 10)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.protocol import IGNORE_INDEX
+
+__all__ = ["pixel_cross_entropy", "weighted_cross_entropy", "weighted_mean"]
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of labelled pixels at the resolution of the labels (eq. 3, 9 and 10's two terms).
+
+    Args:
+        logits: (N, C, h, w), float; resized bilinearly to the labels.
+        labels: (N, H, W) int64 class indices; pixels of 255 do not count.
+
+    Returns:
+        Scalar float32; 0 with a gradient path when no pixel is labelled.
+
+    >>> float(pixel_cross_entropy(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 255], [3, 255]]])))  # log(4)
+    1.3862943649291992
+    """
+    logits = resize_map(logits.float(), map_size(labels))
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean cross-entropy of pixels at the resolution of the labels (section 3.4), and each pixel's.
+
+    Args:
+        logits: (N, C, h, w), float; resized bilinearly to the labels.
+        labels: (N, H, W) int64 class indices; pixels of 255 have no loss, but their weight counts.
+        weights: (N, H, W) float32, at least 0: 1 for labels, those of eq. 17 for pseudo-labels.
+
+    Returns:
+        Scalar float32, 0 where all weights are; and (N, H, W) float32, the cross-entropy before weighting.
+    """
+    logits = resize_map(logits.float(), map_size(labels))
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return weighted_mean(losses, weights), losses
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of values by weights of the same shape, float32; 0 where all weights are 0.
+
+    >>> float(weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])))
+    1.5
+    """
+    return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)

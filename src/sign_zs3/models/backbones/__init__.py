@@ -1,0 +1,5 @@
+"""Backbones: networks that turn images into pyramids of feature maps."""
+
+from sign_zs3.models.backbones.build import Backbone, build_backbone
+
+__all__ = ["Backbone", "build_backbone"]
