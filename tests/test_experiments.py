@@ -15,9 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from sign_zs3 import Protocol, ZeroShotTask, paper
+from sign_zs3 import Protocol, ZeroShotTask
 from sign_zs3.cli import main
 from sign_zs3.commands.training import ZeroShotCLI
+from sign_zs3.reports import paper
 from sign_zs3.tasks import METHODS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -17,7 +17,7 @@ from sign_zs3.tasks.base import ZeroShotTask
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write index maps, overlays and the report into ``predictions/`` of the run, see `sign_zs3.reports.predictions`."""
+    """Write index maps, overlays and the report into ``predictions/`` of the run, see `reports.predictions`."""
 
     def __init__(self) -> None:
         super().__init__("batch")
