@@ -20,7 +20,6 @@ from sign_zs3.reports.results import SUMMARY, Mean, Row, Run, collect, is_develo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sign_zs3.tasks import ZeroShotTask
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +268,9 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     import torch
 
     from sign_zs3.commands.training import ConfiguredCLI
-    from sign_zs3.drawing.panels import choose_examples, comparison_panel, label_image
+    from sign_zs3.drawing.panels import choose_examples, comparison_panel
+    from sign_zs3.tasks.building import check_classes
+    from sign_zs3.tasks.loading import load_task
 
     chosen: dict[str, tuple[Run, Path]] = {}
     for row in rows:
@@ -292,21 +293,8 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictions: Mapping[str, list[Any]] = {label: [] for label in chosen}
     for label, (_, path) in chosen.items():
-        model = load(path).to(device)
-        model._check_classes(data.protocol, f"the data of {configs[0]}")
-        predictions[label].extend(label_image(model, sample["image"]) for sample in samples)
+        model = load_task(path).to(device)
+        check_classes(model.protocol, data.protocol, f"the data of {configs[0]}")
+        predictions[label].extend(model.label_image(sample["image"]) for sample in samples)
     images, truths = ([sample[part] for sample in samples] for part in ("image", "mask"))
     return comparison_panel(images, truths, predictions, data.protocol, title)
-
-
-def load(path: Path) -> ZeroShotTask:
-    """Build the task that wrote a checkpoint, which names one of the library's classes."""
-    import sign_zs3
-    from sign_zs3.tasks import ZeroShotTask, load_task
-    from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
-
-    name = str(read_checkpoint(path)[CHECKPOINT_KEY]["method"])
-    task = getattr(sign_zs3, name) if name in sign_zs3.__all__ else None
-    if not (isinstance(task, type) and issubclass(task, ZeroShotTask)):
-        raise UserError(f"{path}: found the method {name!r}, expected one of sign_zs3; leave its run out, or --panels")
-    return load_task(path)

@@ -205,7 +205,7 @@ def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, co
     figure = prediction_panel(
         [sample["image"] for sample in samples],
         [sample["mask"] for sample in samples],
-        [label_image(model, sample["image"]) for sample in samples],
+        [model.label_image(sample["image"]) for sample in samples],
         dataset.protocol,
     )
     with replacing(path) as beside:
@@ -251,24 +251,6 @@ def comparison_panel(
     if title:
         figure.suptitle(literal(title), fontsize=10)
     return figure
-
-
-@torch.no_grad()
-def label_image(model: ZeroShotTask, image: Tensor) -> Tensor:
-    """Label one image with the model's options of evaluation.
-
-    Args:
-        model: A built task.
-        image: (3, H, W) in [0, 255].
-
-    Returns:
-        (H, W) int64 class indices, on the CPU.
-    """
-    was_training = model.training
-    model.eval()
-    labels = model.label(image.unsqueeze(0).to(model.device), (image.shape[-2], image.shape[-1]))
-    model.train(was_training)
-    return labels[0].cpu()
 
 
 def render(figure: Figure) -> NDArray[np.uint8]:
