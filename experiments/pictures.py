@@ -23,9 +23,11 @@ from PIL import Image
 from teach import TAUGHT, UNSEEN
 
 from sign_zs3 import ShapesDataModule, ZeroShotTask, extend, load_task
+from sign_zs3.callbacks.pictures import label_image
 from sign_zs3.cli import main as program
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.drawing.panels import choose_examples, comparison_panel, label_image
+from sign_zs3.data.examples import choose_examples
+from sign_zs3.drawing.panels import comparison_panel
 
 
 def scenes(unseen: list[str]) -> tuple[SegmentationDataset, list[int]]:
