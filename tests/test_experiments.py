@@ -64,7 +64,7 @@ def as_main_does(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than a run here, and is tested with the program."""
-    monkeypatch.setattr("sign_zs3.drawing.panels.save_panel", lambda *_: None)
+    monkeypatch.setattr("sign_zs3.callbacks.pictures.save_panel", lambda *_: None)
 
 
 def built(name: str, *options: str) -> ZeroShotCLI:

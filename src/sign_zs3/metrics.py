@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -104,27 +104,8 @@ class GZSLMeanIoU(Metric):
         Returns:
             The figure and its axes.
         """
-        from sign_zs3.drawing.panels import literal
+        from sign_zs3.drawing.charts import draw_iou
 
         scores = self.compute() if val is None else val
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(6.0, 1.5 + 0.22 * len(self.classes)), layout="constrained")
-            ax = figure.add_subplot()
-        else:
-            figure = cast("Figure", ax.figure)
-        for ids, label, colour in ((self.seen, "seen", "tab:blue"), (self.unseen, "unseen", "tab:orange")):
-            values = [scores["per_class"][self.classes[i]] for i in ids]
-            bars = ax.barh(list(ids), [0.0 if v != v else v for v in values], color=colour, label=label)
-            ax.bar_label(bars, ["absent" if v != v else f"{v:.2f}" for v in values], padding=2, fontsize=8)
-        ax.set_yticks(range(len(self.classes)), [literal(name) for name in self.classes])
-        ax.invert_yaxis()
-        ax.set_xlim(0, 1.1)
-        ax.set_xlabel("IoU")
-        ax.set_title(
-            f"seen {scores['seen_miou']:.3f}   unseen {scores['unseen_miou']:.3f}   "
-            f"harmonic {scores['harmonic_miou']:.3f}"
-        )
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return figure, ax
+        means = (f"{name} {scores[f'{name}_miou']:.3f}" for name in ("seen", "unseen", "harmonic"))
+        return draw_iou(scores["per_class"], self.seen, self.unseen, "   ".join(means), ax)

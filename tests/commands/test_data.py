@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from tests.conftest import TINY
 from tests.data.conftest import FOLDER_CLASSES, FOLDER_TEST, FOLDER_TRAIN, FakeFolder
@@ -22,7 +22,7 @@ from sign_zs3.cli import main
 from sign_zs3.data.check import as_report, check_data
 from sign_zs3.data.datamodules import FolderDataModule
 from sign_zs3.data.datasets.base import Sample
-from sign_zs3.drawing import panels as plotting
+from sign_zs3.drawing import panels
 from sign_zs3.drawing.colours import class_colours
 from sign_zs3.protocol import Protocol
 
@@ -191,13 +191,16 @@ class Sheets:
 
 @pytest.fixture
 def sheets(monkeypatch: pytest.MonkeyPatch) -> Sheets:
-    drawn, draw = Sheets(), plotting.contact_sheet
+    drawn, draw = Sheets(), panels.contact_sheet
 
-    def record(samples: Sequence[Sample], protocol: Protocol, title: str = "") -> Any:
-        drawn.samples, drawn.protocol = list(samples), protocol
-        return draw(samples, protocol, title)
+    def record(images: Any, masks: Any, names: Any, protocol: Protocol, title: str = "") -> Any:
+        drawn.samples = [
+            {"image": image, "mask": mask, "id": name} for image, mask, name in zip(images, masks, names, strict=True)
+        ]
+        drawn.protocol = protocol
+        return draw(images, masks, names, protocol, title)
 
-    monkeypatch.setattr(plotting, "contact_sheet", record)
+    monkeypatch.setattr(panels, "contact_sheet", record)
     return drawn
 
 
@@ -245,7 +248,7 @@ def test_show_as_training_sees_them(fake: FakeFolder, tmp_path: Path, sheets: Sh
     show(fake, tmp_path / "trained.png", *plain, "--as_trained", "true")
     assert all(sample["image"].shape == (3, 24, 24) for sample in sheets.samples)
     assert not sheets.labels & unseen
-    assert sum(int(sample["hidden"]) for sample in sheets.samples) > 0
+    assert any((sample["mask"] == 255).any() for sample in sheets.samples)
 
 
 def test_show_draws_validation_images_with_unseen_classes(fake: FakeFolder, tmp_path: Path, sheets: Sheets) -> None:
@@ -312,15 +315,15 @@ def test_large_images_are_thinned_and_keep_their_labels(fake: FakeFolder, tmp_pa
 # -- the figure ----------------------------------------------------------------------------------------------------
 
 
-def sample_of(name: str, labels: Sequence[int]) -> Sample:
-    mask = torch.tensor([list(labels)])
-    return {"image": torch.zeros((3, *mask.shape), dtype=torch.uint8), "mask": mask, "id": name}
+def sheet_of(labels: dict[str, list[int]], protocol: Protocol, title: str = "") -> Figure:
+    masks = [torch.tensor([found]) for found in labels.values()]
+    images = [torch.zeros((3, *mask.shape), dtype=torch.uint8) for mask in masks]
+    return panels.contact_sheet(images, masks, list(labels), protocol, title)
 
 
 def test_the_legend_of_a_contact_sheet_marks_unseen_classes(tmp_path: Path) -> None:
     protocol = Protocol.build("toy", "default", {1: "sky", 2: "cow", 3: "grass", 4: "dog"}, ["cow", "dog"], (0, 255))
-    samples = [sample_of("first", [0, 2, 255]), sample_of("second", [0, 0, 3])]
-    figure = plotting.contact_sheet(samples, protocol, "toy, test")
+    figure = sheet_of({"first": [0, 2, 255], "second": [0, 0, 3]}, protocol, "toy, test")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     # contiguous ids: sky, grass, cow, dog; grass is in no mask
     assert texts == ["sky", "cow ★", "dog ★", "unlabelled"]
@@ -333,7 +336,7 @@ def test_the_legend_of_a_contact_sheet_marks_unseen_classes(tmp_path: Path) -> N
 @pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 2), (2, 1, 4), (3, 1, 6), (4, 2, 6), (7, 3, 6)])
 def test_a_contact_sheet_has_a_cell_per_image_and_mask(count: int, rows: int, columns: int) -> None:
     protocol = Protocol.build("toy", "default", {1: "sky", 2: "cow"}, ["cow"], (0, 255))
-    figure = plotting.contact_sheet([sample_of(str(number), [0, 1]) for number in range(count)], protocol)
+    figure = sheet_of({str(number): [0, 1] for number in range(count)}, protocol)
     assert len(figure.axes) == rows * columns
     assert sum(len(axes.images) for axes in figure.axes) == 2 * count
     colours = class_colours(2)
@@ -343,7 +346,7 @@ def test_a_contact_sheet_has_a_cell_per_image_and_mask(count: int, rows: int, co
 
 def test_a_contact_sheet_of_nothing_but_unlabelled_pixels(tmp_path: Path) -> None:
     protocol = Protocol.build("toy", "default", {1: "sky"}, [], (0, 255))
-    figure = plotting.contact_sheet([sample_of("void", [255, 255])], protocol)
+    figure = sheet_of({"void": [255, 255]}, protocol)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unlabelled"]
     figure.savefig(tmp_path / "sheet.png")
 

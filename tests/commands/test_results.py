@@ -21,7 +21,7 @@ from tests.conftest import TINY
 from tests.reports.test_results import PROTOCOL, write_run
 
 from sign_zs3.cli import main
-from sign_zs3.commands.results import _escape, _losses, as_latex
+from sign_zs3.commands.results import _escape, _figures, _losses, as_latex
 from sign_zs3.reports.results import collect, tabulate
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
@@ -118,23 +118,24 @@ def test_panels_show_what_the_checkpoints_predict(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sign_zs3 import ShapesDataModule, SIGNModule
-    from sign_zs3.drawing import panels as plotting
+    from sign_zs3.data.examples import choose_examples
+    from sign_zs3.drawing import panels
 
     shown: dict[str, Any] = {}
-    draw = plotting.comparison_panel
+    draw = panels.comparison_panel
 
     def spy(images: Any, truths: Any, predictions: Any, *rest: Any) -> Any:
         shown.update(images=images, truths=truths, predictions=predictions)
         return draw(images, truths, predictions, *rest)
 
-    monkeypatch.setattr(plotting, "comparison_panel", spy)
+    monkeypatch.setattr(panels, "comparison_panel", spy)
     runs = [str(fitted / f"version_{n}") for n in (2, 1)]
     arguments = ["--output", str(tmp_path), "--panels", "2", "--phase", "transfer"]
     assert main(["results", *runs, *arguments]) == 0
     data = ShapesDataModule(**DATA)  # type: ignore[arg-type]
     data.setup("test")
     assert data.test_set is not None
-    chosen = plotting.choose_examples(data.test_set, 2)
+    chosen = choose_examples(data.test_set, 2)
     assert list(shown["predictions"]) == ["SIGN + ST", "SIGN + AST"]
     for number, (folder, labels) in enumerate(zip(runs, shown["predictions"].values(), strict=True)):
         model = SIGNModule.load_from_checkpoint(Path(folder, "checkpoints", "transfer.ckpt")).eval()
@@ -232,8 +233,6 @@ def test_markdown_marks_the_best_of_each_column_and_has_the_papers_numbers(tmp_p
 def test_the_temperature_has_a_picture_where_rows_differ_in_it(tmp_path: Path) -> None:
     from matplotlib.container import ErrorbarContainer
 
-    from sign_zs3.drawing.panels import draw_temperature
-
     for temperature in (10, 0.5, 2):
         for seed in (0, 1):
             write_run(tmp_path / "runs" / f"{temperature}-{seed}", seed, temperature=temperature)
@@ -241,9 +240,7 @@ def test_the_temperature_has_a_picture_where_rows_differ_in_it(tmp_path: Path) -
     assert main(["results", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
     assert min(picture(tmp_path / "out" / "temperature.png")) > 300
     rows = tabulate(collect([tmp_path / "runs"]))
-    figure = draw_temperature(rows)
-    assert figure is not None
-    axes = figure.axes[0]
+    axes = _figures(rows, "")["temperature"].axes[0]
     (container,) = axes.containers
     assert isinstance(container, ErrorbarContainer)
     line = container.lines[0]
@@ -254,7 +251,7 @@ def test_the_temperature_has_a_picture_where_rows_differ_in_it(tmp_path: Path) -
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx(expected)
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in legend.get_texts()] == ["SIGN + ST", "SIGN + AST"]
-    assert draw_temperature([row for row in rows if row.told.get("temperature") != "2"][:2]) is None
+    assert "temperature" not in _figures([row for row in rows if row.told.get("temperature") != "2"][:2], "")
 
 
 def test_development_runs_are_named_so_and_have_no_picture_per_class(

@@ -14,8 +14,11 @@ from matplotlib.text import Annotation
 
 from sign_zs3 import ClassTable, ShapesDataModule, UserError
 from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
-from sign_zs3.drawing import panels as plotting
+from sign_zs3.data.examples import choose_examples
+from sign_zs3.drawing import charts, panels
 from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import render
+from sign_zs3.drawing.vectors import draw_vectors
 
 PROTOCOL = ShapesDataModule().protocol
 
@@ -50,9 +53,9 @@ def test_prediction_panel_with_confidence() -> None:
     images, truths, predictions, confidences = (
         [sample[name] for sample in samples] for name in ("image", "truth", "prediction", "confidence")
     )
-    plain = rows_of(plotting.prediction_panel(images, truths, predictions, PROTOCOL))
+    plain = rows_of(panels.prediction_panel(images, truths, predictions, PROTOCOL))
     assert list(plain) == ["image", "truth", "prediction"]
-    rows = rows_of(plotting.prediction_panel(images, truths, predictions, PROTOCOL, "title", confidences))
+    rows = rows_of(panels.prediction_panel(images, truths, predictions, PROTOCOL, "title", confidences))
     assert list(rows) == ["image", "truth", "prediction", "confidence"]
     colours = class_colours(22)
     for column, sample in enumerate(samples):
@@ -61,7 +64,7 @@ def test_prediction_panel_with_confidence() -> None:
         labelled = sample["truth"].numpy() != 255
         predicted = colours[sample["prediction"].numpy()]
         assert np.array_equal(rows["prediction"][column][labelled], predicted[labelled])
-        assert np.allclose(rows["prediction"][column][~labelled], predicted[~labelled] * plotting.DIMMED)
+        assert np.allclose(rows["prediction"][column][~labelled], predicted[~labelled] * panels.DIMMED)
         assert np.array_equal(rows["confidence"][column], sample["confidence"].numpy())
 
 
@@ -70,7 +73,7 @@ def test_pseudo_label_panel_leaves_out_what_has_none() -> None:
     labels = sample["prediction"].clamp(min=18)
     labels[3:] = 255
     weights = sample["confidence"].masked_fill(labels == 255, torch.nan)
-    figure = plotting.pseudo_label_panel([sample["image"]], [sample["truth"]], [labels], [weights], PROTOCOL)
+    figure = panels.pseudo_label_panel([sample["image"]], [sample["truth"]], [labels], [weights], PROTOCOL)
     rows = rows_of(figure)
     assert list(rows) == ["image", "labels", "pseudo-labels", "weight"]
     shown = rows["weight"][0]
@@ -85,7 +88,7 @@ def test_examples_show_seen_classes_where_unseen_ones_are_hidden() -> None:
     data = ShapesDataModule(train_size=12, val_size=30, test_size=4, scene_size=32)
     data.setup("fit")
     assert data.val_set is not None
-    chosen = plotting.choose_examples(data.val_set, 3, range(10, 30))
+    chosen = choose_examples(data.val_set, 3, range(10, 30))
     assert len(set(chosen)) == 3 and min(chosen) >= 10
 
     def shown(indices: list[int]) -> int:
@@ -100,7 +103,7 @@ def test_examples_show_seen_classes_where_unseen_ones_are_hidden() -> None:
 
 def test_confusion_shows_shares_of_the_truth() -> None:
     counts = torch.tensor([[6, 2, 0], [0, 0, 0], [1, 0, 3]])
-    figure = plotting.draw_confusion(counts, ["cat", "$dog$", "cow"], 2, "title")
+    figure = charts.draw_confusion(counts, ["cat", "$dog$", "cow"], 2, "title")
     axes = figure.axes[0]
     shares = axes.get_images()[0].get_array()
     assert shares is not None
@@ -118,8 +121,8 @@ def test_confusion_shows_shares_of_the_truth() -> None:
 def test_names_beside_a_confusion_matrix_do_not_meet(count: int) -> None:
     classes = coco_stuff_protocol().classes[:count]
     counts = torch.eye(count, dtype=torch.long)
-    figure = plotting.draw_confusion(counts, classes, count)
-    plotting.render(figure)
+    figure = charts.draw_confusion(counts, classes, count)
+    render(figure)
     axes = figure.axes[0]
     assert not axes.get_lines()
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -131,8 +134,8 @@ def test_names_beside_a_confusion_matrix_do_not_meet(count: int) -> None:
 
 
 def test_rendered_figures_are_arrays() -> None:
-    figure = plotting.draw_confusion(torch.eye(3), ["a", "b", "c"], 2)
-    pixels = plotting.render(figure)
+    figure = charts.draw_confusion(torch.eye(3), ["a", "b", "c"], 2)
+    pixels = render(figure)
     width, height = (round(side) for side in figure.get_size_inches() * figure.dpi)
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
     assert pixels.std() > 0
@@ -150,7 +153,7 @@ def test_vectors_in_a_plane_keep_their_distances() -> None:
     flat = torch.randn(7, 2, generator=draw, dtype=torch.float64)
     turned, _ = torch.linalg.qr(torch.randn(5, 5, generator=draw, dtype=torch.float64))
     vectors = flat @ turned[:2] + 3
-    figure, axes = plotting.draw_vectors(vectors, list("abcdefg"), "g")
+    figure, axes = draw_vectors(vectors, list("abcdefg"), "g")
     points = torch.as_tensor(points_of(figure))
     torch.testing.assert_close(torch.cdist(points, points), torch.cdist(flat, flat))
     # the first axis holds most
@@ -158,13 +161,13 @@ def test_vectors_in_a_plane_keep_their_distances() -> None:
     share = 100 * points[:, 0].var() / points.var(dim=0).sum()
     assert f"({share:.0f} % of" in axes.get_xlabel()
     # an equal table gives an equal picture
-    again = torch.as_tensor(points_of(plotting.draw_vectors(vectors.clone(), list("abcdefg"), "g")[0]))
+    again = torch.as_tensor(points_of(draw_vectors(vectors.clone(), list("abcdefg"), "g")[0]))
     assert torch.equal(again, points)
 
 
 @pytest.mark.parametrize("vectors", [torch.ones(1, 4), torch.ones(3, 4), torch.tensor([[0.0], [1.0]])])
 def test_vectors_without_two_directions(vectors: torch.Tensor) -> None:
-    figure, _ = plotting.draw_vectors(vectors, ["a", "b", "c"][: len(vectors)])
+    figure, _ = draw_vectors(vectors, ["a", "b", "c"][: len(vectors)])
     assert np.isfinite(points_of(figure)).all()
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.data.datasets.base import Sample
-from sign_zs3.drawing import panels as plotting
+from sign_zs3.data.datasets.base import Sample, SegmentationDataset
+from sign_zs3.data.examples import choose_examples
+from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError
-from sign_zs3.files import replacing
 from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.models.scores import Scores, label_scores
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
@@ -116,9 +116,9 @@ class PictureLogger(pl.Callback):
         finished = schedule.just_finished()
         phase = (finished or schedule.phase).name
         title = f"{protocol.dataset}, {'after' if finished else 'in'} {phase}"
-        matrix = plotting.draw_confusion(confusion, protocol.classes, protocol.num_seen, title)
+        matrix = charts.draw_confusion(confusion, protocol.classes, protocol.num_seen, title)
         bars, _ = pl_module.metric.plot(pl_module.scores)
-        bars.suptitle(plotting.literal(title), fontsize=10)
+        bars.suptitle(figures.literal(title), fontsize=10)
         self._put(trainer, "test/confusion", matrix, schedule.batches, f"confusion-{phase}")
         self._put(trainer, "test/iou", bars, schedule.batches, f"iou-{phase}")
 
@@ -138,7 +138,7 @@ class PictureLogger(pl.Callback):
             assert confidence is not None
             labels.append(label[0].cpu())
             confidences.append(confidence[0].cpu())
-        panel = plotting.prediction_panel(pictures, truths, labels, protocol, title, confidences)
+        panel = panels.prediction_panel(pictures, truths, labels, protocol, title, confidences)
         self._put(trainer, "pictures/panel", panel, schedule.batches, f"panel-{number}")
         masks = {"truth": truths, "prediction": labels}
         if phase.kind == "self_training":
@@ -146,7 +146,7 @@ class PictureLogger(pl.Callback):
             masks["pseudo-labels"] = pseudo_labels
             hp = model.hparams
             rule = f"T = {hp['temperature']:g}" if hp["self_training"] == "annealed" else f"top {hp['top_fraction']:g}"
-            panel = plotting.pseudo_label_panel(
+            panel = panels.pseudo_label_panel(
                 pictures, truths, pseudo_labels, weights, protocol, f"{title}, {hp['self_training']}, {rule}"
             )
             self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
@@ -174,15 +174,29 @@ class PictureLogger(pl.Callback):
         """Give a figure to the loggers that take pictures, or else to a file."""
         takers = [logger for logger in trainer.loggers if _takes_pictures(logger)]
         if not takers:
-            with replacing(self._folder / f"{name}.png") as beside:
-                figure.savefig(beside, format="png")
+            figures.save_figure(figure, self._folder / f"{name}.png")
             return
-        pixels = plotting.render(figure)
+        pixels = figures.render(figure)
         for logger in takers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key, [pixels], step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(key, pixels, step, dataformats="HWC")
+
+
+def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, count: int = 6) -> None:
+    """Label a few test images and write their panel as PNG.
+
+    Args:
+        path: The file.
+        model: A built task.
+        dataset: Test set.
+        count: How many images.
+    """
+    samples = [dataset[index] for index in choose_examples(dataset, count)]
+    images, truths = ([sample[key] for sample in samples] for key in ("image", "mask"))
+    labels = [model.label_image(image) for image in images]
+    figures.save_figure(panels.prediction_panel(images, truths, labels, dataset.protocol), path)
 
 
 def _takes_pictures(logger: Logger) -> bool:
@@ -198,7 +212,7 @@ def _examples(data: ZeroShotDataModule, count: int) -> list[Sample]:
         # `development` it shows what training may not see.
         if data.development:
             dataset = data.train_set
-    return [dataset[index] for index in plotting.choose_examples(dataset, count, indices)]
+    return [dataset[index] for index in choose_examples(dataset, count, indices)]
 
 
 def _reduced(sample: Sample) -> _Shown:
@@ -235,7 +249,7 @@ def _as_array(picture: Tensor) -> Any:
 
 
 def _wandb_masks(masks: dict[str, list[Tensor]], index: int, protocol: Protocol) -> dict[str, Any]:
-    labels = dict(enumerate(plotting.starred(protocol.classes, protocol.num_seen))) | {IGNORE_INDEX: "unlabelled"}
+    labels = dict(enumerate(figures.starred(protocol.classes, protocol.num_seen))) | {IGNORE_INDEX: "unlabelled"}
     return {
         name: {"mask_data": maps[index].to(torch.uint8).numpy(), "class_labels": labels} for name, maps in masks.items()
     }

@@ -118,6 +118,7 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
 
 
 def _show(args: list[str]) -> int:
+    from sign_zs3.drawing.figures import save_figure
     from sign_zs3.drawing.panels import contact_sheet
 
     def add(parser: Any) -> None:
@@ -146,12 +147,11 @@ def _show(args: list[str]) -> int:
     if not pool:
         raise UserError(f"--split: found no image in {part}, expected some; choose another split")
     chosen = sorted({pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)})
-    figure = contact_sheet(
-        [_thinned(dataset[index]) for index in chosen], dataset.protocol, f"{dataset.protocol.dataset}, {part}"
-    )
+    samples = [_thinned(dataset[index]) for index in chosen]
+    images, masks, names = ([sample[key] for sample in samples] for key in ("image", "mask", "id"))
+    title = f"{dataset.protocol.dataset}, {part}"
     path = Path(config["output"])
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    save_figure(contact_sheet(images, masks, names, dataset.protocol, title), path)
     print(f"contact sheet of {len(chosen)} of {len(pool)} images: {path}")
     return 0
 

@@ -20,7 +20,6 @@ from sign_zs3.embeddings import (
     WordVectors,
     build_table,
     class_vectors,
-    draw_nearest,
     nearest,
     read_vectors,
     resolve,
@@ -283,9 +282,11 @@ def _show(args: list[str]) -> int:
         f"{Path(model['vectors']).name} vectors{', centred' if model['center_vectors'] else ''}, "
         f"{protocol.num_seen} seen classes"
     )
+    from sign_zs3.drawing.figures import save_figure
+    from sign_zs3.drawing.vectors import draw_nearest
+
     _print_neighbours(neighbours, title)
-    with replacing(picture) as beside:
-        draw_nearest(neighbours, title).savefig(beside, format="png")
+    save_figure(draw_nearest(neighbours, title), picture)
     print(f"picture:  {picture}")
     if path := options["json"]:
         content = {

@@ -84,11 +84,16 @@ def run(args: list[str]) -> int:
     _print_table(rows, title)
     print(f"tables:   {output / f'table{suffix}.md'}, .csv, .tex; {output / f'runs{suffix}.csv'}")
 
-    pictures = []
-    for name, figure in _figures(rows, title).items():
-        pictures.append(_save(output / f"{name}{suffix}.png", figure))
+    from sign_zs3.drawing.figures import save_figure
+
+    figures = _figures(rows, title)
+    pictures = {output / f"{name}{suffix}.png": figure for name, figure in figures.items()}
+    for path, figure in pictures.items():
+        save_figure(figure, path)
     if options.panels:
-        pictures.append(_save(output / f"panels{suffix}.png", _panels(rows, phase, options.panels, title)))
+        path = output / f"panels{suffix}.png"
+        pictures[path] = _panels(rows, phase, options.panels, title)
+        save_figure(pictures[path], path)
     print(f"pictures: {', '.join(map(str, pictures))}")
     return 0
 
@@ -215,27 +220,37 @@ def _print_table(rows: Sequence[Row], title: str) -> None:
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
-def _save(path: Path, figure: Figure) -> Path:
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
-    return path
-
-
 def _figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
-    from sign_zs3.drawing.panels import draw_bars, draw_curves, draw_per_class, draw_temperature
+    from sign_zs3.drawing.charts import draw_bars, draw_curves, draw_per_class, draw_temperature
 
-    figures = {"bars": draw_bars(rows, title)}
+    scored = [row for row in rows if row.runs]
+    labels = [row.label for row in scored]
+    figures = {"bars": draw_bars(labels, {name: [row.scores[name] for row in scored] for name in SUMMARY}, title)}
     runs = [run for row in rows for run in row.runs]
     # under development each seed has other classes
     if len({run.classes for run in runs}) == 1:
         unseen = next((found for run in runs if (found := (run.results or {}).get("unseen")) is not None), ())
-        figures["per_class"] = draw_per_class(rows, unseen, title)
-    if (figure := draw_temperature(rows, title)) is not None:
-        figures["temperature"] = figure
-    curves = {row.label: _losses(row.runs[0]) for row in rows if row.runs}
+        per_class = {name: [row.per_class[name] for row in scored] for name in scored[0].per_class}
+        figures["per_class"] = draw_per_class(labels, per_class, unseen, title)
+    if curves_of_temperature := temperature_curves(rows):
+        lines = {row.label: mean.mean for row in rows if row.base.endswith("+ ST") and (mean := row.scores["harmonic"])}
+        figures["temperature"] = draw_temperature(curves_of_temperature, lines, title)
+    curves = {row.label: _losses(row.runs[0]) for row in scored}
     if any(curves.values()):
         figures["curves"] = draw_curves({label: found for label, found in curves.items() if found}, title)
     return figures
+
+
+def temperature_curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, float, float | None]]]:
+    """Return the curves of rows that differ in T alone: label -> (T, mean, standard deviation) of the harmonic mIoU."""
+    curves: dict[str, list[tuple[float, float, float | None]]] = {}
+    for row in rows:
+        mean = row.scores["harmonic"]
+        if mean is not None and "temperature" in row.told:
+            temperature = row.told["temperature"]
+            label = row.label.replace(f", T = {temperature}", "")
+            curves.setdefault(label, []).append((float(temperature), *mean))
+    return {label: sorted(points) for label, points in curves.items() if len(points) > 1}
 
 
 def _losses(run: Run) -> dict[str, list[tuple[float, float]]]:
@@ -268,7 +283,8 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     import torch
 
     from sign_zs3.commands.training import ConfiguredCLI
-    from sign_zs3.drawing.panels import choose_examples, comparison_panel
+    from sign_zs3.data.examples import choose_examples
+    from sign_zs3.drawing.panels import comparison_panel
     from sign_zs3.tasks.building import check_classes
     from sign_zs3.tasks.loading import load_task
 

@@ -331,7 +331,7 @@ class ZeroShotCLI(LightningCLI):
     def _report(self, folder: Path, scores: dict[str, Any]) -> None:
         if not scores or not self.trainer.is_global_zero:
             return
-        from sign_zs3.drawing.panels import save_panel
+        from sign_zs3.callbacks.pictures import save_panel
 
         model = self.model
         ignored, unseen = (model.progress.counts.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))

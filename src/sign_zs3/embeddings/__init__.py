@@ -1,7 +1,7 @@
 """Class vectors: the semantic word embeddings of class names, from tables on disk or the bundled one."""
 
 from sign_zs3.embeddings.build import Resolution, build_table, resolve
-from sign_zs3.embeddings.nearest import draw_nearest, nearest
+from sign_zs3.embeddings.nearest import nearest
 from sign_zs3.embeddings.readers import WordVectors, read_vectors
 from sign_zs3.embeddings.spelling import canonical, words_of
 from sign_zs3.embeddings.table import ClassTable, class_vectors
@@ -14,7 +14,6 @@ __all__ = [
     "build_table",
     "canonical",
     "class_vectors",
-    "draw_nearest",
     "nearest",
     "read_text_vectors",
     "read_vectors",

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sign_zs3.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from sign_zs3.protocol import Protocol
 
-__all__ = ["draw_nearest", "nearest"]
-
-Neighbours = Mapping[str, Sequence[tuple[str, float]]]
-"""Unseen class -> (seen class, cosine), the nearest first."""
+__all__ = ["nearest"]
 
 
 def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, list[tuple[str, float]]]:
@@ -54,52 +49,3 @@ def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, li
         ]
         for row in range(len(protocol.unseen))
     }
-
-
-def draw_nearest(neighbours: Neighbours, title: str = "") -> Figure:
-    """Draw a row per unseen class: its nearest seen classes from left to right, coloured by cosine.
-
-    Args:
-        neighbours: What `nearest` returns.
-        title: Of the figure.
-
-    Returns:
-        A Matplotlib figure that belongs to no global state.
-    """
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from sign_zs3.drawing.panels import literal
-
-    cosines = np.array([[cosine for _, cosine in row] for row in neighbours.values()])
-    rows, columns = cosines.shape
-    longest = max(len(name) for row in neighbours.values() for name, _ in row)
-    column_width = max(1.0, 0.085 * longest + 0.2)
-    label_width = 0.1 * max(map(len, neighbours)) + 0.3
-    # wide enough for the title over a single column
-    size = (max(6.5, label_width + column_width * columns + 1.0), 1.5 + 0.44 * rows)
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    # from 0, so that the colour means the same in every picture
-    image = axes.imshow(cosines, cmap="viridis", vmin=min(0.0, cosines.min()), vmax=1.0, aspect="auto")
-    for row, seen in enumerate(neighbours.values()):
-        for column, (name, cosine) in enumerate(seen):
-            colour = "black" if cosine > 0.6 else "white"
-            axes.text(column, row, f"{literal(name)}\n{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(columns), [f"{rank + 1}" for rank in range(columns)])
-    axes.set_yticks(range(rows), [f"{literal(name)} ★" for name in neighbours])
-    axes.set_xlabel("seen classes, the nearest first")
-    axes.set_ylabel("★ unseen class")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    # white lines between the cells
-    axes.set_xticks(np.arange(columns - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(rows - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2)
-    axes.tick_params(which="minor", length=0)
-    figure.colorbar(image, ax=axes, label="cosine", shrink=min(1.0, 3 / (0.44 * rows)))
-    if title:
-        figure.suptitle(literal(title), fontsize=10)
-    return figure

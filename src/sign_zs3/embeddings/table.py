@@ -261,7 +261,7 @@ class ClassTable:
             raise UserError(
                 f"unseen: found {_listed(unknown)}, expected names that are among the {len(class_names)} drawn"
             )
-        from sign_zs3.drawing.panels import draw_vectors
+        from sign_zs3.drawing.vectors import draw_vectors
 
         return draw_vectors(self.vectors(class_names, sources, center), class_names, unseen, ax)
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from sign_zs3.drawing.colours import class_colours
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-LEGEND_ROWS = 14
 
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
@@ -201,32 +198,9 @@ class SegmentationDataset(Dataset[Sample], ABC):
         Returns:
             A figure that belongs to no window; save it with ``figure.savefig``.
         """
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
+        from sign_zs3.drawing.panels import sample_panel
 
-        from sign_zs3.drawing.panels import literal
-
-        mask = sample["mask"].numpy()
-        colours = class_colours(len(self.classes))
-        present = [i for i in np.unique(mask).tolist() if i != IGNORE_INDEX]
-        names = [literal(self.classes[i]) + (" (unseen)" if i in self.protocol.unseen else "") for i in present]
-        patches = [Patch(color=colours[i], label=name) for i, name in zip(present, names, strict=True)]
-        patches.append(Patch(color=colours[IGNORE_INDEX], label="ignored"))
-        legend_columns = -(-len(patches) // LEGEND_ROWS)
-        figure = Figure(figsize=(7 + 2.2 * legend_columns, 4))
-        # the layout may put a legend beside its axes a few pixels too far out
-        figure.set_layout_engine("constrained", rect=(0, 0, 0.99, 1))
-        left, right = figure.subplots(1, 2)
-        left.imshow(sample["image"].permute(1, 2, 0).numpy())
-        left.set_title(literal(sample["id"]))
-        # as labels are: without it, thin parts of a large mask mix with what is around them
-        right.imshow(colours[mask], interpolation="nearest")
-        right.legend(
-            handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small", ncols=legend_columns
-        )
-        for axes in (left, right):
-            axes.set_axis_off()
-        return figure
+        return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol)
 
     def refuse_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
         """Raises the error for an image and a mask of two sizes.

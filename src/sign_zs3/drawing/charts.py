@@ -1,0 +1,208 @@
+"""Charts of scores: the confusion matrix, IoU per class, and rows of tables over many runs.
+
+Each function returns a Matplotlib figure; names of unseen classes carry a star.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from torch import Tensor
+
+from sign_zs3.drawing.figures import literal, new_figure, starred, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, title: str = "") -> Figure:
+    """Draw a confusion matrix: a row per true class, as shares of its pixels, and a column per predicted class.
+
+    Args:
+        confusion: (C, C) counts, rows = truth.
+        classes: C class names, seen ones first.
+        num_seen: S; a line parts seen from unseen classes.
+        title: Of the figure.
+
+    Returns:
+        A figure in which a class without a pixel has an empty row.
+    """
+    from matplotlib.colors import PowerNorm
+
+    count = len(classes)
+    with np.errstate(invalid="ignore"):
+        shares = confusion.double().numpy() / confusion.sum(dim=1, keepdim=True).numpy()
+    # small type from where numbers no longer fit
+    numbered = count <= 40
+    cell, size = (0.3, 7) if numbered else (0.15, 6)
+    margin = 0.075 * max(map(len, classes)) + 0.6
+    figure = new_figure((max(5.0, cell * count + margin + 1.0), max(4.0, cell * count + margin)), title)
+    axes = figure.subplots()
+    # the root, since what a class is confused with is a few per cent each
+    picture = axes.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
+    axes.set_facecolor("lightgrey")
+    if numbered:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "black" if share > 0.4 else "white"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=6)
+    names = [literal(name) for name in starred(classes, num_seen)]
+    axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), names, fontsize=size)
+    if 0 < num_seen < count:
+        axes.axhline(num_seen - 0.5, color="tab:red", linewidth=1.5)
+        axes.axvline(num_seen - 0.5, color="tab:red", linewidth=1.5)
+    axes.set_xlabel("predicted" + ("   (★ unseen in training)" if num_seen < count else ""))
+    axes.set_ylabel("truth")
+    figure.colorbar(picture, ax=axes, label="share of the true class's pixels", shrink=min(1.0, 4 / (cell * count)))
+    return figure
+
+
+def draw_iou(
+    per_class: Mapping[str, float], seen: Sequence[int], unseen: Sequence[int], title: str, ax: Axes | None = None
+) -> tuple[Figure, Axes]:
+    """Draw the IoU of each class as a bar, seen and unseen ones in two colours.
+
+    Args:
+        per_class: Class -> IoU in [0, 1], by contiguous id; NaN where the class is absent.
+        seen: Ids of the seen classes.
+        unseen: Ids of the unseen classes.
+        title: Of the axes.
+        ax: Where to draw; None: a new figure.
+
+    Returns:
+        The figure and its axes.
+    """
+    names, values = list(per_class), list(per_class.values())
+    ax = ax or new_figure((6.0, 1.5 + 0.22 * len(names)), dpi=100).add_subplot()
+    for ids, label, colour in ((seen, "seen", "tab:blue"), (unseen, "unseen", "tab:orange")):
+        found = [values[i] for i in ids]
+        bars = ax.barh(list(ids), np.nan_to_num(found), color=colour, label=label)
+        ax.bar_label(bars, ["absent" if math.isnan(v) else f"{v:.2f}" for v in found], padding=2, fontsize=8)
+    ax.set_yticks(range(len(names)), [literal(name) for name in names])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.1)
+    ax.set_xlabel("IoU")
+    ax.set_title(title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return cast("Figure", ax.figure), ax
+
+
+# -- many runs ---------------------------------------------------------------------------------------------------------
+
+
+def draw_bars(
+    labels: Sequence[str], scores: Mapping[str, Sequence[tuple[float, float | None] | None]], title: str = ""
+) -> Figure:
+    """Draw scores of each row of a table in %, with the standard deviation over seeds.
+
+    Args:
+        labels: Of the rows.
+        scores: Such as ``seen`` -> mean and standard deviation of each row, fractions; None where there is none.
+        title: Of the figure.
+    """
+    figure = new_figure((max(5.0, 1.5 + 1.1 * len(labels)), 4.2), title)
+    axes = figure.subplots()
+    for number, (name, found) in enumerate(scores.items()):
+        means, deviations = np.array([score or (0.0, None) for score in found], float).T
+        places = np.arange(len(labels)) + 0.27 * (number - 1)
+        axes.bar(places, 100 * means, 0.25, yerr=100 * np.nan_to_num(deviations), capsize=3, label=name)
+    axes.set_xticks(range(len(labels)), [wrapped(label, 16) for label in labels], fontsize=8)
+    axes.set_ylabel("mIoU, %")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def draw_per_class(
+    labels: Sequence[str],
+    per_class: Mapping[str, Sequence[float | None]],
+    unseen: Sequence[str] = (),
+    title: str = "",
+) -> Figure:
+    """Draw a heat map: a line per class, a column per row of a table, IoU in % as number and colour.
+
+    Args:
+        labels: Of the table's rows.
+        per_class: Class -> its IoU in each row, fractions; None where there is none.
+        unseen: Names of the unseen classes.
+        title: Of the figure.
+    """
+    values = 100 * np.array(list(per_class.values()), float)
+    width = 1.6 + 0.09 * max(map(len, per_class)) + 0.85 * len(labels)
+    figure = new_figure((max(5.0, width), 1.8 + 0.19 * len(per_class)), title)
+    axes = figure.subplots()
+    picture = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for (line, column), value in np.ndenumerate(values):
+        text, colour = ("-", "black") if math.isnan(value) else (f"{value:.1f}", "black" if value > 60 else "white")
+        axes.text(column, line, text, ha="center", va="center", color=colour, fontsize=7)
+    names = [literal(name) + (" ★" if name in unseen else "") for name in per_class]
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    for tick, name in zip(axes.get_yticklabels(), per_class, strict=True):
+        tick.set_fontweight("bold" if name in unseen else "normal")
+    axes.set_xticks(range(len(labels)), [wrapped(label, 14) for label in labels], fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_xlabel("★ unseen class" if unseen else "")
+    figure.colorbar(picture, ax=axes, label="IoU, %", shrink=min(1.0, 4 / (0.19 * len(names))))
+    return figure
+
+
+def draw_temperature(
+    curves: Mapping[str, Sequence[tuple[float, float, float | None]]], lines: Mapping[str, float], title: str = ""
+) -> Figure:
+    """Draw the harmonic mIoU over the temperature T, with the standard deviation over seeds.
+
+    Args:
+        curves: Label -> (T, mean, standard deviation or None) in order of T, fractions.
+        lines: Label -> mean of self-training without annealing, fraction: a line across.
+        title: Of the figure.
+    """
+    figure = new_figure((7.5, 4.2), title)
+    axes = figure.subplots()
+    for label, points in curves.items():
+        temperatures, means, deviations = np.array(points, float).T
+        deviations = 100 * np.nan_to_num(deviations)
+        axes.errorbar(temperatures, 100 * means, yerr=deviations, marker="o", capsize=3, label=literal(label))
+    for number, (label, level) in enumerate(lines.items(), len(curves)):
+        axes.axhline(100 * level, color=f"C{number}", linestyle="--", label=literal(label))
+    axes.set_xscale("log")
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("temperature T")
+    axes.set_ylabel("harmonic mIoU, %")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+    return figure
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str = "") -> Figure:
+    """Draw training losses over iterations, a frame per loss and a line per run.
+
+    Args:
+        curves: Label of the run -> name of the loss -> (iteration, value) in order, NaN where the line breaks; one
+            loss at least.
+        title: Of the figure.
+    """
+    losses = list(dict.fromkeys(name for run in curves.values() for name in run))
+    columns = min(3, len(losses))
+    lines = -(-len(losses) // columns)
+    figure = new_figure((3.4 * columns + 0.6, 2.6 * lines + 0.6 + 0.2 * len(curves)), title)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    handles: dict[str, Any] = {}
+    for cell, loss in zip(axes.flat, losses, strict=False):
+        for number, (label, run) in enumerate(curves.items()):
+            points = run.get(loss, ())
+            if points:
+                line = cell.plot(*zip(*points, strict=True), color=f"C{number}", marker=".", markersize=2, linewidth=1)
+                handles.setdefault(literal(label), line[0])
+        cell.set_title(literal(loss), fontsize=9)
+        cell.tick_params(labelsize=7)
+        cell.set_xlabel("iteration", fontsize=8)
+    for cell in axes.flat[len(losses) :]:
+        cell.set_axis_off()
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=8)
+    return figure

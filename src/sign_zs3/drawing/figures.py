@@ -1,0 +1,68 @@
+"""What all figures share: they belong to no window and no global state, and are written whole or not at all."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(size: tuple[float, float], title: str = "", dpi: int = 110) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        size: Width and height in inches.
+        title: Written above everything.
+        dpi: Pixels per inch.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(literal(title), fontsize=10)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, beside its place first.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure into an array, uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def literal(text: str) -> str:
+    """Return a name for Matplotlib, which would take what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
+def starred(classes: Sequence[str], num_seen: int) -> list[str]:
+    """Return the class names, those of unseen classes with a star."""
+    return [name + (" ★" if label >= num_seen else "") for label, name in enumerate(classes)]
+
+
+def wrapped(label: str, width: int) -> str:
+    """Break a label into lines, but not within ``T = 2``."""
+    return "\n".join(textwrap.wrap(literal(label).replace(" = ", "\u00a0=\u00a0"), width))
