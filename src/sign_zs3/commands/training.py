@@ -32,7 +32,7 @@ from sign_zs3.commands import VERBS
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.files import read_yaml
-from sign_zs3.reports.results import as_results, print_table, write_results
+from sign_zs3.reports.run import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import read_checkpoint
 from sign_zs3.tasks.loading import PLACES, stored_method
