@@ -19,13 +19,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from sign_zs3.tasks.self_training import pixel_cross_entropy
 from torch.nn import functional as F
 
 from benchmarks.figures import Figure, PeakMemory, in_a_process, show
 from sign_zs3 import SIGNModule, VOCDataModule
 from sign_zs3.models import Classifier, Encoder
 from sign_zs3.models.segmenter import KeptFeatures
-from sign_zs3.tasks.self_training import pixel_cross_entropy
 
 GOALS_AT = ("resnet101", 321)
 GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40, "transfer on kept F": 0.05}

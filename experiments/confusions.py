@@ -27,8 +27,7 @@ def confusion(run: Path) -> tuple[torch.Tensor, tuple[str, ...], int]:
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     for index in range(len(data.test_set)):
         sample = data.test_set[index]
-        mask = sample["mask"][None]
-        total += confusion_matrix(model.label(sample["image"][None], mask.shape[-2:]), mask, len(names))
+        total += confusion_matrix(model.label_image(sample["image"])[None], sample["mask"][None], len(names))
     return total, names, data.protocol.num_seen
 
 

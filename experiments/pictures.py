@@ -23,7 +23,6 @@ from PIL import Image
 from teach import TAUGHT, UNSEEN
 
 from sign_zs3 import ShapesDataModule, ZeroShotTask, extend, load_task
-from sign_zs3.callbacks.pictures import label_image
 from sign_zs3.cli import main as program
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.examples import choose_examples
@@ -74,7 +73,7 @@ def draw_extend(checkpoint: Path, output: Path) -> None:
     def labelled(model: ZeroShotTask) -> list[torch.Tensor]:
         assert model.protocol is not None
         to_truth = torch.tensor([truth.classes.index(name) for name in model.protocol.classes])
-        return [to_truth[label_image(model, sample["image"])] for sample in samples]
+        return [to_truth[model.label_image(sample["image"])] for sample in samples]
 
     figure = comparison_panel(
         [sample["image"] for sample in samples],

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sign_zs3.errors import UserError
 
@@ -351,11 +351,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def check_archive(path: Path, limit: int | None = None) -> None:
+def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
     """Look at the parts of a zip archive before anything is unpacked.
 
     Args:
-        path: The archive.
+        file: The archive.
         limit: Bytes that its parts may unpack to; None: they must be stored as they are, which takes no more than the
             file does.
 
@@ -364,12 +364,13 @@ def check_archive(path: Path, limit: int | None = None) -> None:
         OSError: The file cannot be read.
         zipfile.BadZipFile: It is no zip archive.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
+    size = file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)
     allowed = (zipfile.ZIP_STORED,) if limit is None else (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if odd := [part.filename for part in parts if part.compress_type not in allowed]:
         raise ValueError(f"found {odd[0]!r:.100} packed in a way that this library never writes")
-    most, total = path.stat().st_size if limit is None else limit, sum(part.file_size for part in parts)
+    most, total = size if limit is None else limit, sum(part.file_size for part in parts)
     if total > most:
         raise ValueError(f"found parts of {total:,} bytes, expected at most {most:,}")
 

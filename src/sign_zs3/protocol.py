@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,10 +119,39 @@ class Protocol:
             ignored_ids=tuple(sorted(ignored_ids)),
         )
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain types, as hyperparameters and JSON hold it."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Protocol:
+        """Return the protocol that `as_dict` wrote.
+
+        Raises:
+            UserError: A field is missing, unknown, of another type or out of range.
+        """
+        kinds = {"dataset": str, "split": str, "classes": str, "ids": int, "num_seen": int, "ignored_ids": int}
+        lists = ("classes", "ids", "ignored_ids")
+        if odd := sorted(kinds.keys() ^ {*fields, "ignored_ids"}):
+            raise UserError(
+                f"protocol: found {', '.join(map(str, fields)):.200}, expected {', '.join(kinds)} ({odd[0]})"
+            )
+        for name, value in fields.items():
+            items = value if name in lists else [value]
+            if not isinstance(items, (list, tuple)) or not all(type(item) is kinds[name] for item in items):
+                what = f"a list of {kinds[name].__name__}" if name in lists else f"one {kinds[name].__name__}"
+                raise UserError(f"protocol: {name}: found {value!r:.100}, expected {what}")
+        return cls(**fields)
+
     @property
     def num_classes(self) -> int:
         """C, the number of classes, seen and unseen."""
         return len(self.classes)
+
+    @property
+    def unseen_classes(self) -> tuple[str, ...]:
+        """Names of the unseen classes."""
+        return self.classes[self.num_seen :]
 
     @property
     def seen(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sign_zs3 import SIGNModule, UserError
 from sign_zs3.callbacks import PictureLogger, ScheduleCheckpoint
-from sign_zs3.callbacks.pictures import _reduced, label_image
+from sign_zs3.callbacks.pictures import _reduced
 from sign_zs3.cli import main
 from sign_zs3.drawing import panels
 from sign_zs3.functional import confusion_matrix
@@ -133,7 +133,7 @@ def test_panels_show_what_the_model_says(fit: Fit, drawn: Drawn) -> None:
             assert not ((truth >= 18) & (truth != 255)).any()
     last = drawn.panels[-1]
     for image, label, confidence in zip(last["images"], last["predictions"], last["confidences"], strict=True):
-        assert torch.equal(label, label_image(model, image))
+        assert torch.equal(label, model.label_image(image))
         assert label.shape == confidence.shape == image.shape[1:]
         assert confidence.min() >= 1 / 22 and confidence.max() <= 1
 
@@ -212,7 +212,7 @@ def test_a_feature_cache_leaves_the_images(tmp_path: Path, drawn: Drawn) -> None
     assert len(drawn.panels) == 11
     for image, label in zip(drawn.panels[-1]["images"], drawn.panels[-1]["predictions"], strict=True):
         assert image.shape == (3, 32, 32) and image.dtype == torch.uint8
-        assert torch.equal(label, label_image(model, image))
+        assert torch.equal(label, model.label_image(image))
 
 
 def test_large_images_are_shown_small() -> None:
@@ -255,7 +255,7 @@ def test_files_and_the_plots_of_a_test(tmp_path: Path) -> None:
     expected = torch.zeros(22, 22, dtype=torch.long)
     for index in range(len(data.test_set)):
         sample = data.test_set[index]
-        expected += confusion_matrix(label_image(model, sample["image"])[None], sample["mask"][None], 22)
+        expected += confusion_matrix(model.label_image(sample["image"])[None], sample["mask"][None], 22)
     assert model.confusion is not None
     assert torch.equal(model.confusion, expected) and expected.sum() > 0
 

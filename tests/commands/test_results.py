@@ -145,8 +145,7 @@ def test_panels_show_what_the_checkpoints_predict(
             sample = data.test_set[index]
             assert torch.equal(image, sample["image"])
             assert torch.equal(truth, sample["mask"])
-            with torch.no_grad():
-                assert torch.equal(predicted, model.label(sample["image"][None], (32, 32))[0]), number
+            assert torch.equal(predicted, model.segmenter.predict(sample["image"], **model.evaluation)), number
     assert (tmp_path / "panels-transfer.png").is_file()
 
 
@@ -176,7 +175,7 @@ def test_a_checkpoint_that_names_something_else_builds_nothing(
     checkpoint["sign_zs3"]["method"] = "VOCDataModule"
     torch.save(checkpoint, run / "checkpoints" / "self_training.ckpt")
     line = refused(capsys, str(run), "--output", str(tmp_path / "out"), "--panels", "1")
-    assert "method: the checkpoint was trained with VOCDataModule, expected one of SPNet" in line
+    assert "self_training.ckpt: found the method VOCData, expected one of SPNet" in line
 
 
 def test_losses_are_read_without_what_lightning_repeats(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sign_zs3.callbacks.stopping import StopSignals, end_with_parent, note_for_job
 from sign_zs3.files import replacing
-from sign_zs3.tasks import ZeroShotTask
-from sign_zs3.tasks.checkpoint import read_checkpoint, write_checkpoint
+from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.tasks.checkpoint import CheckpointFiles
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class ScheduleCheckpoint(Checkpoint):
         """Write files without Lightning's detour; look out for signals; end with the process that started this one."""
         self.signals.prepare(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = _WholeFiles()
+            trainer.strategy.checkpoint_io = CheckpointFiles()
         end_with_parent()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -150,15 +150,3 @@ class ScheduleCheckpoint(Checkpoint):
             path = self.save(trainer, "last")
             if trainer.is_global_zero:
                 note_for_job(Path(trainer.default_root_dir), path)
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Read nothing that runs; write to the path itself, without a copy in memory and one in the temporary folder."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write one file, down to the disk."""
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read plain types and tensors alone, whatever this version of Lightning does."""
-        return read_checkpoint(Path(path))

@@ -20,12 +20,11 @@ from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError
-from sign_zs3.models.segmenter import resize_scores
+from sign_zs3.functional.geometry import map_size, shrink_labels
+from sign_zs3.models.scores import Scores, label_scores
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
-from sign_zs3.tasks import ZeroShotTask
-from sign_zs3.tasks.evaluation import map_size, shrink_mask
+from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.schedule import Phase
-from sign_zs3.tasks.self_training import SelfTrainingTask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +110,7 @@ class PictureLogger(pl.Callback):
         """Draw the confusion matrix and the IoU per class."""
         assert isinstance(pl_module, ZeroShotTask)
         protocol, confusion = pl_module.protocol, pl_module.confusion
-        if not trainer.is_global_zero or protocol is None or confusion is None:
+        if not trainer.is_global_zero or confusion is None:
             return
         schedule = pl_module.schedule
         finished = schedule.just_finished()
@@ -128,21 +127,21 @@ class PictureLogger(pl.Callback):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _draw(self, trainer: pl.Trainer, model: ZeroShotTask, phase: Phase, done: int) -> None:
-        assert model.protocol is not None
         protocol, schedule = model.protocol, model.schedule
         title = f"{phase.name}, iteration {done} of {phase.iterations}"
         number = f"{schedule.iteration:0{len(str(schedule.total))}d}"
         pictures, truths = [shown.picture for shown in self._shown], [shown.truth for shown in self._shown]
         labels, confidences = [], []
         for shown in self._shown:
-            scores = resize_scores(model(shown.image[None].to(model.device)).float(), map_size(shown.truth))
-            confidence, label = scores.softmax(dim=1)[0].cpu().max(dim=0)
-            labels.append(label)
-            confidences.append(confidence)
+            scores = Scores(model(shown.image[None].to(model.device)).float(), are_logits=True)
+            label, confidence = label_scores(scores, map_size(shown.truth))
+            assert confidence is not None
+            labels.append(label[0].cpu())
+            confidences.append(confidence[0].cpu())
         panel = panels.prediction_panel(pictures, truths, labels, protocol, title, confidences)
         self._put(trainer, "pictures/panel", panel, schedule.batches, f"panel-{number}")
         masks = {"truth": truths, "prediction": labels}
-        if isinstance(model, SelfTrainingTask) and phase.kind == "self_training":
+        if phase.kind == "self_training":
             pseudo_labels, weights = self._pseudo_labels(model)
             masks["pseudo-labels"] = pseudo_labels
             hp = model.hparams
@@ -161,17 +160,14 @@ class PictureLogger(pl.Callback):
                     masks=[_wandb_masks(masks, index, protocol) for index in range(len(pictures))],
                 )
 
-    def _pseudo_labels(self, model: SelfTrainingTask) -> tuple[list[Tensor], list[Tensor]]:
+    def _pseudo_labels(self, model: ZeroShotTask) -> tuple[list[Tensor], list[Tensor]]:
         """Return the pseudo-labels, 255 where there is none, and their weights, NaN there."""
         labels, weights = [], []
         for shown in self._shown:
             batch = {"image": shown.image, "mask": shown.truth, "valid": shown.valid}
-            label, confidence, pseudo = model.pseudo_labels(
-                {name: value[None].to(model.device) for name, value in batch.items()}
-            )
-            weight = model.pseudo_weights(confidence, pseudo)
-            labels.append(label.masked_fill(~pseudo, IGNORE_INDEX)[0].cpu())
-            weights.append(weight.masked_fill(~pseudo, torch.nan)[0].cpu())
+            pseudo = model.pseudo_labels({name: value[None].to(model.device) for name, value in batch.items()})
+            labels.append(pseudo.labels.masked_fill(~pseudo.counts, IGNORE_INDEX)[0].cpu())
+            weights.append(model.pseudo_weights(pseudo).masked_fill(~pseudo.counts, torch.nan)[0].cpu())
         return labels, weights
 
     def _put(self, trainer: pl.Trainer, key: str, figure: Figure, step: int, name: str) -> None:
@@ -199,26 +195,8 @@ def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, co
     """
     samples = [dataset[index] for index in choose_examples(dataset, count)]
     images, truths = ([sample[key] for sample in samples] for key in ("image", "mask"))
-    labels = [label_image(model, image) for image in images]
+    labels = [model.label_image(image) for image in images]
     figures.save_figure(panels.prediction_panel(images, truths, labels, dataset.protocol), path)
-
-
-@torch.no_grad()
-def label_image(model: ZeroShotTask, image: Tensor) -> Tensor:
-    """Label one image with the model's options of evaluation.
-
-    Args:
-        model: A built task.
-        image: (3, H, W) in [0, 255].
-
-    Returns:
-        (H, W) int64 class indices, on the CPU.
-    """
-    was_training = model.training
-    model.eval()
-    labels = model.label(image.unsqueeze(0).to(model.device), (image.shape[-2], image.shape[-1]))
-    model.train(was_training)
-    return labels[0].cpu()
 
 
 def _takes_pictures(logger: Logger) -> bool:
@@ -249,8 +227,8 @@ def _reduced(sample: Sample) -> _Shown:
         sample["id"],
         image,
         picture.round().clamp(0, 255).byte(),
-        shrink_mask(mask[None], size)[0],
-        shrink_mask(valid[None], size)[0].bool(),
+        shrink_labels(mask[None], size)[0],
+        shrink_labels(valid[None], size)[0].bool(),
     )
 
 

@@ -44,7 +44,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the files of one batch."""
-        assert isinstance(pl_module, ZeroShotTask) and pl_module.protocol is not None
+        assert isinstance(pl_module, ZeroShotTask)
         for name, found in prediction:
             if name not in self._indices:
                 continue  # see `Uncounted`
@@ -55,21 +55,20 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, of the images of all ranks, and say where everything is."""
-        assert isinstance(pl_module, ZeroShotTask) and pl_module.protocol is not None
+        assert isinstance(pl_module, ZeroShotTask)
         shares = [self._images] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(shares, self._images)
         if not trainer.is_global_zero:
             return
         images = {index: entry for share in shares for index, entry in share.items()}
-        hp = pl_module.hparams
         write_report(
             self._folder,
             pl_module.protocol,
             [images[index] for index in sorted(images)],
             checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             method=type(pl_module).__name__.removesuffix("Module"),
-            options={name: hp[name] for name in ("flip", "scales", "seen_penalty")},
+            options=pl_module.evaluation,
         )
         print(closing_line(self._folder, len(images)))
 

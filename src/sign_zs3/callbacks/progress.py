@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
-from sign_zs3.tasks import ZeroShotTask
+from sign_zs3.tasks.base import ZeroShotTask
 
 SHOWN_EVERY = 10
 
@@ -56,8 +56,9 @@ class ScheduleProgressBar(ProgressBar):
         if done % SHOWN_EVERY == 0:
             phase = schedule.phases[index]
             self._bar.set_description(f"{phase.name} {done}/{phase.iterations}", refresh=False)
-            losses = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in pl_module.losses.items()}
-            self._bar.set_postfix(losses, refresh=False)
+            losses = pl_module.training_run.losses.items()
+            shown = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in losses}
+            self._bar.set_postfix(shown, refresh=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""

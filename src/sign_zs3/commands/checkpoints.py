@@ -48,7 +48,6 @@ def save(model: ZeroShotTask, output: Path) -> None:
     from sign_zs3.vocabulary.extension import save_model
 
     save_model(model, output)
-    assert model.protocol is not None
     if not model.schedule.done:
         log.info("the training is not complete, and cannot go on from this file: start from it with --model.init_from")
     print(f"seen:     {', '.join(model.protocol.classes[: model.protocol.num_seen])}")

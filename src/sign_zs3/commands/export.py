@@ -130,7 +130,6 @@ def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
     if source.is_dir():
         return load_segmenter(source), read_card(source)
     task = load_task(source)
-    assert task.protocol is not None
     method = type(task).__name__.removesuffix("Module")
     return task.segmenter, {"method": method, **_scores(source, task.protocol)}
 
@@ -160,4 +159,4 @@ def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:
 def _unknown(segmenter: Segmenter) -> list[str]:
     assert segmenter.config is not None
     known = segmenter.known.tolist()
-    return [name for name, is_known in zip(segmenter.config.classes, known, strict=True) if not is_known]
+    return [name for name, is_known in zip(segmenter.config.protocol.classes, known, strict=True) if not is_known]

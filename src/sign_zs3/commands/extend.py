@@ -102,7 +102,7 @@ def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> C
     from sign_zs3.commands.embed import read_sources
     from sign_zs3.embeddings.build import build_table
 
-    wanted = list(dict.fromkeys([*model.looked_up, *model.centered_on, *names]))
+    wanted = list(dict.fromkeys([*model.progress.looked_up, *model.progress.centered_on, *names]))
     try:
         return build_table(read_sources(files, wanted), wanted)
     except UserError as error:

@@ -16,7 +16,7 @@ from sign_zs3.drawing.colours import class_colours
 from sign_zs3.drawing.overlay import NOTE, blend, class_counts, legend_entry
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
-from sign_zs3.models.segmenter import MAX_PIXELS
+from sign_zs3.models.inference import MAX_PIXELS
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.vocabulary.extension import check_teachable, extend
 
@@ -59,13 +59,11 @@ class Page:
     def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
         self.model = model
         self.max_pixels = max_pixels
-        self.options = model.reading | options
+        self.options = model.evaluation | options
 
     def classes(self, visit: Visit) -> tuple[tuple[str, ...], int]:
         """Return the C class names of a visitor, seen ones first, and how many are seen."""
         protocol = (visit.model or self.model).protocol
-        if protocol is None:
-            raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
         return protocol.classes, protocol.num_seen
 
     def open(self, visit: Visit, path: str | Path | None) -> tuple[Visit, str]:

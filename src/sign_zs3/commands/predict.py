@@ -100,7 +100,9 @@ def run(args: list[str]) -> int:
                     try:
                         image, _ = read_image(path, max_pixels=options.max_pixels)
                         found = segmenter.segment(image, **reading, **windows)
-                        labelled.append(write_prediction(output, name, str(path), image, found, segmenter.config))
+                        labelled.append(
+                            write_prediction(output, name, str(path), image, found, segmenter.config.protocol)
+                        )
                     except UserError as error:
                         fail(path, error)
                         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
@@ -114,7 +116,7 @@ def run(args: list[str]) -> int:
             for failure in failed:
                 print(f"failed: {failure['error']}", file=sys.stderr)
             facts = {"checkpoint": options.ckpt_path, "method": method, "options": reading | windows}
-            write_report(output, segmenter.config, labelled, failed, complete, **facts)
+            write_report(output, segmenter.config.protocol, labelled, failed, complete, **facts)
     print(closing_line(output, len(labelled)))
     if failed:
         total = len(labelled) + len(failed)
@@ -326,7 +328,7 @@ def _load(path: Path) -> tuple[Segmenter, str | None, dict[str, Any]]:
         assert config is not None
         return segmenter, None, {name: config.as_dict()[name] for name in ("flip", "scales", "seen_penalty")}
     task = load_task(path)
-    return task.segmenter, type(task).__name__.removesuffix("Module"), task.reading
+    return task.segmenter, type(task).__name__.removesuffix("Module"), task.evaluation
 
 
 def _device(name: str) -> torch.device:

@@ -101,10 +101,10 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     """Label the same test images with a model per row."""
     import torch
 
-    from sign_zs3.callbacks.pictures import label_image
     from sign_zs3.commands.training import ConfiguredCLI
     from sign_zs3.data.examples import choose_examples
     from sign_zs3.drawing.panels import comparison_panel
+    from sign_zs3.tasks.building import check_classes
     from sign_zs3.tasks.loading import load_task
 
     chosen: dict[str, tuple[Run, Path]] = {}
@@ -130,6 +130,6 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     predictions = {}
     for label, (_, path) in chosen.items():
         model = load_task(path).to(device)
-        model._check_classes(data.protocol, f"the data of {configs[0]}")
-        predictions[label] = [label_image(model, image) for image in images]
+        check_classes(model.protocol, data.protocol, f"the data of {configs[0]}")
+        predictions[label] = [model.label_image(image) for image in images]
     return comparison_panel(images, truths, predictions, data.protocol, title)

@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,13 +28,14 @@ from pytorch_lightning.loggers import CSVLogger
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import VERBS
+from sign_zs3.commands.configuration import given_options, last_option, with_includes
+from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
-from sign_zs3.files import read_yaml
 from sign_zs3.reports.run import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
-from sign_zs3.tasks.checkpoint import read_checkpoint
-from sign_zs3.tasks.loading import PLACES, stored_method
+from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
+from sign_zs3.tasks.loading import stored_method
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,18 @@ class ZeroShotCLI(LightningCLI):
     Attributes:
         arguments: The command line with the files that configurations include.
         method: Key of `METHODS`.
+        stored: The checkpoint that ``--ckpt_path`` names, once it is read.
+        files: Hands it to the trainer, so that its file is opened once.
 
     Raises:
         UserError: An included file or the method cannot be used, or the method is not the checkpoint's.
     """
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
-        self.arguments, settings = _with_includes(args)
-        self.method = _chosen_method(self.arguments, settings)
+        self.arguments, settings = with_includes(args)
+        self.files = CheckpointFiles()
+        self.stored: dict[str, Any] | None = None
+        self.method = self._chosen_method(settings)
         super().__init__(
             METHODS[self.method],
             ZeroShotDataModule,
@@ -88,18 +92,54 @@ class ZeroShotCLI(LightningCLI):
             run=run,
         )
 
+    def _chosen_method(self, settings: Mapping[str, Any]) -> str:
+        """Return the method of the command line, else of the files, else of the checkpoint, else SIGN."""
+        method = last_option(self.arguments, "--method") or settings.get("method")
+        if method is None:
+            path = last_option(self.arguments, "--ckpt_path") or settings.get("ckpt_path")
+            if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
+                return "SIGN"
+            return stored_method(self._read(Path(path)))
+        if not isinstance(method, str) or method not in METHODS:
+            raise UserError(f"method: found {method!r:.100}, expected one of {', '.join(METHODS)}")
+        return method
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint once, and keep it for the trainer."""
+        if self.stored is None:
+            self.stored = read_checkpoint(path)
+            self.files.hold(path, self.stored)
+        return self.stored
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given to `main`, which may come from the process or from a caller."""
         self.config = parser.parse_args(self.arguments)
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else self.config
-        if config["method"] != self.method and _last_option(self.arguments, "--method") is None:
+        if config["method"] != self.method and last_option(self.arguments, "--method") is None:
             raise UserError(
                 f"method: found {config['method']} where it comes too late to choose the options: give it as --method, "
                 "or at the top of a file given with --config after the verb"
             )
         config["method"] = self.method
         del config["include"]
+        self._take_retired(config["model"])
+
+    def _take_retired(self, options: Namespace) -> None:
+        """Take out of a configuration of an earlier version what this one has no option for.
+
+        Raises:
+            UserError: A value is another one than this version always has.
+        """
+        given = {name: options.pop(name) for name in RETIRED}
+        current = current_options({name: value for name, value in given.items() if value is not None})
+        if current.pop("adversarial", None) is not None:
+            options["adversarial"] = "none"
+        for name, value in current.items():
+            raise UserError(
+                f"model.{name}: found {value!r:.50}, an option that this version has not (it is always "
+                f"{RETIRED[name]!r}): take the line out"
+            )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the method, and the files' ``include``, which has been followed by then."""
@@ -115,6 +155,9 @@ class ZeroShotCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint options, and one seed for model and data."""
         parser.add_lightning_class_args(ScheduleCheckpoint, "checkpoint")
+        for name in RETIRED:
+            parser.add_argument(f"--model.{name}", type=Any, help=argparse.SUPPRESS)
+        parser.link_arguments("data", "model.protocol", compute_fn=_protocol_of, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -143,18 +186,18 @@ class ZeroShotCLI(LightningCLI):
             return
         if path == "last":
             path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
-        checkpoint = read_checkpoint(Path(path))
+        checkpoint = self._read(Path(path))
         if (stored := stored_method(checkpoint)) != self.method:
             raise UserError(
                 f"method: found {self.method}, but the checkpoint {path} was trained with {stored}: give --method "
                 f"{stored} with its own configuration, or the checkpoint of a {self.method} run"
             )
-        given = _given_model_options(self.arguments)
+        given = given_options(self.arguments, "--model.")
         defaults = METHODS[self.method].defaults()
         # a checkpoint older than an option was trained as the option's default says
-        hparams = defaults | checkpoint["hyper_parameters"]
+        hparams = defaults | stored_options(checkpoint)
         for name, stored in hparams.items():
-            if name not in config["model"] or name in PLACES:
+            if name not in config["model"]:
                 continue
             found = config["model"][name]
             if name in INFERENCE_OPTIONS and name in given and subcommand != "fit":
@@ -170,7 +213,10 @@ class ZeroShotCLI(LightningCLI):
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
-            if "seed_everything" in _given(self.arguments, "--") and config["seed_everything"] != hparams["seed"]:
+            if (
+                "seed_everything" in given_options(self.arguments, "--")
+                and config["seed_everything"] != hparams["seed"]
+            ):
                 raise UserError(
                     f"--seed_everything: found {config['seed_everything']}, but the checkpoint {path} was trained with "
                     f"{hparams['seed']}: leave the option out"
@@ -214,7 +260,7 @@ class ZeroShotCLI(LightningCLI):
         """Build the model from its checkpoint: neither the vectors' file nor pretrained weights are needed then."""
         config = self.config[self.subcommand] if self.subcommand else {}
         if path := config.get("ckpt_path"):
-            self.model.on_load_checkpoint(read_checkpoint(Path(path)))
+            self.model.on_load_checkpoint(self._read(Path(path)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the progress bar and the prediction writer; log to a CSV file unless told otherwise."""
@@ -222,6 +268,7 @@ class ZeroShotCLI(LightningCLI):
         if config.get("logger") is None and "logger" not in kwargs:
             kwargs["logger"] = CSVLogger(config.get("default_root_dir") or "runs", name="")
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = self.files
         if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
             root = config.get("default_root_dir") or "runs"
@@ -287,104 +334,14 @@ class ZeroShotCLI(LightningCLI):
         from sign_zs3.callbacks.pictures import save_panel
 
         model = self.model
-        ignored, unseen = (model.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))
+        ignored, unseen = (model.progress.counts.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))
         share = unseen / ignored if ignored else None
-        options = {name: model.hparams[name] for name in METHODS[self.method].defaults()}
+        options = {name: model.hparams[name] for name in model.defaults() if name != "protocol"}
         results = as_results(model.protocol, self.method, model.hparams["seed"], scores, share, options)
         write_results(folder / "results.json", results)
         save_panel(folder / "panel.png", model, self.datamodule.test_set)
         print_table(model.protocol, scores, share)
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
-
-
-# -- what is read before the parser is built -------------------------------------------------------------------------
-
-
-def _with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Put a ``--config`` before each one of the command line for every file that it includes.
-
-    Returns:
-        The longer command line, and the top-level settings of all its files; the last file that has one holds.
-
-    Raises:
-        UserError: An included file is not there, includes itself, or ``include`` is no path.
-    """
-    expanded: list[str] = []
-    settings: dict[str, Any] = {}
-    rest = list(args)
-    while rest:
-        arg = rest.pop(0)
-        joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
-        if arg.partition("=")[0] == "--include":
-            raise UserError("--include: found on the command line, expected in a file: give --config more than once")
-        if joined or (arg in ("--config", "-c") and rest):
-            given = joined.group(1) if joined else rest.pop(0)
-            files: dict[Path, dict[str, Any]] = {}
-            _follow(Path(given), (), files)
-            for path, content in files.items():
-                # as it was typed, since it may be YAML itself
-                expanded += ["--config", given if path == Path(given) else str(path)]
-                settings |= {key: value for key, value in content.items() if value is not None}
-        else:
-            expanded.append(arg)
-    return expanded, settings
-
-
-def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
-    """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
-    content: Any = None
-    # what is no file may be YAML itself, or is the parser's to refuse
-    if os.path.exists(path):  # noqa: PTH110
-        content = read_yaml(path, "a configuration as YAML")
-    content = content if isinstance(content, dict) else {}
-    named = content.get("include") or []
-    if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
-        raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
-    includers = (*includers, path)
-    for name in [named] if isinstance(named, str) else named:
-        # normalised by its letters: a link's own folder counts, as for every other path in a file
-        included = Path(os.path.normpath(path.parent / name))
-        if not os.path.isfile(included):  # noqa: PTH113
-            raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
-        if any(included.samefile(includer) for includer in includers):
-            chain = " -> ".join(str(step) for step in (*includers, included))
-            raise UserError(f"{path}: include: found a circle, {chain}: take one of these lines out")
-        if included not in files:
-            _follow(included, includers, files)
-    files[path] = content
-
-
-def _chosen_method(args: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """Return the method of the command line, else of the files, else of the checkpoint, else SIGN."""
-    method = _last_option(args, "--method") or settings.get("method")
-    if method is None:
-        path = _last_option(args, "--ckpt_path") or settings.get("ckpt_path")
-        if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
-            return "SIGN"
-        return stored_method(read_checkpoint(Path(path)))
-    if not isinstance(method, str) or method not in METHODS:
-        raise UserError(f"method: found {method!r:.100}, expected one of {', '.join(METHODS)}")
-    return str(method)
-
-
-def _last_option(args: Sequence[str], option: str) -> str | None:
-    found = None
-    for arg, following in zip(args, [*args[1:], None], strict=False):
-        name, equals, value = arg.partition("=")
-        if name == option:
-            found = value if equals else following
-    return found
-
-
-# -- what the command line holds -------------------------------------------------------------------------------------
-
-
-def _given_model_options(args: list[str]) -> set[str]:
-    return _given(args, "--model.")
-
-
-def _given(args: list[str], prefix: str) -> set[str]:
-    return {arg[len(prefix) :].split("=", 1)[0] for arg in args if arg.startswith(prefix)}
 
 
 def _last_checkpoint(root: Path) -> str:
@@ -396,6 +353,10 @@ def _last_checkpoint(root: Path) -> str:
         )
     log.info("resuming from %s", files[-1])
     return str(files[-1])
+
+
+def _protocol_of(data: ZeroShotDataModule) -> dict[str, Any]:
+    return data.protocol.as_dict()
 
 
 class ConfiguredCLI(ZeroShotCLI):

@@ -18,7 +18,7 @@ import math
 import random
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ class FeatureCache:
         encode: From one image, uint8 (1, 3, H, W) on the CPU, to its maps, one per stride, float (1, C_l,
             ceil(H / stride_l), ceil(W / stride_l)) on any device; called without gradients.
         strides: Pixels per cell of each level, fine to coarse; each divides the last.
-        kind: Makes of the list of an image's maps what a sample holds in place of the image.
 
     Raises:
         ValueError: A stride does not divide the coarsest one, or there is none.
@@ -68,7 +67,6 @@ class FeatureCache:
         key: str | Callable[[], str],
         encode: Callable[[Tensor], Sequence[Tensor]],
         strides: Sequence[int],
-        kind: Callable[[Iterable[Tensor]], tuple[Tensor, ...]] = tuple,
     ) -> None:
         if (
             not strides
@@ -79,7 +77,6 @@ class FeatureCache:
         self._root = Path(folder)
         self._key = key
         self.strides = tuple(strides)
-        self.kind = kind
         self._encode: Callable[[Tensor], Sequence[Tensor]] | None = encode
 
     def __getstate__(self) -> dict[str, Any]:
@@ -289,7 +286,7 @@ class FeatureDataset(SegmentationDataset):
             compact: Leave the mask at uint8.
 
         Returns:
-            As `SegmentationDataset.sample`, but ``image`` is a tuple, of the cache's kind, of float16 (C_l, ceil(h /
+            As `SegmentationDataset.sample`, but ``maps``, a tuple of float16 (C_l, ceil(h /
             stride_l), ceil(w / stride_l)), fine to coarse, where the mask is (h, w).
 
         Raises:
@@ -314,7 +311,7 @@ class FeatureDataset(SegmentationDataset):
             self._names[index] = self._name(index)
         maps = self.cache.read(self._file(index, mirrored), size, window)
         labels = self.labels(mask, np.ones(mask.shape, np.bool_), compact)
-        return {"image": self.cache.kind(maps), **labels, "size": torch.tensor(full), "id": self.name(index)}
+        return {"maps": maps, **labels, "size": torch.tensor(full), "id": self.name(index)}
 
     def _name(self, index: int) -> str:
         """Returns the stem of the files of an image; its content decides its native size."""

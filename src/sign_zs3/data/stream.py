@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -18,11 +19,29 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
+from sign_zs3.data.features import FeatureCache
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX
 
 # keep the orders and the augmentations of one seed apart
 _ORDER, _AUGMENTATION = 0, 1
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """What a task tells the loaders of its run.
+
+    Attributes:
+        batches: Batches of the whole schedule: one pass, so that no epoch ends within it; None: a pass over the images.
+        position: Batches done: where a resumed run goes on.
+        unlabelled_from: Number of the batch from which images without usable labels join (self-training); None: never.
+        maps: Cache of the feature maps that samples hold instead of images; None: images.
+    """
+
+    batches: int | None = None
+    position: int = 0
+    unlabelled_from: int | None = None
+    maps: FeatureCache | None = None
 
 
 class Stream(Dataset[Sample]):

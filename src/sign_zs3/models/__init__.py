@@ -1,13 +1,14 @@
 """Plain `nn.Module`s: the networks of SIGN with no training code in them."""
 
-from sign_zs3.models.backbones.build import Backbone, build_backbone
+from sign_zs3.models.backbones import Backbone, build_backbone
 from sign_zs3.models.classifier import Classifier, build_classifier
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.generator import Generator
-from sign_zs3.models.segmenter import Segmentation, Segmenter
-from sign_zs3.models.spatial.sim import SpatialFeatures, SpatialInformationModule, build_spatial
+from sign_zs3.models.scores import Labels, Scores, Segmentation, label_scores
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule, build_spatial
 
 __all__ = [
     "Backbone",
@@ -15,6 +16,8 @@ __all__ = [
     "Discriminator",
     "Encoder",
     "Generator",
+    "Labels",
+    "Scores",
     "Segmentation",
     "Segmenter",
     "SegmenterConfig",
@@ -23,4 +26,5 @@ __all__ = [
     "build_backbone",
     "build_classifier",
     "build_spatial",
+    "label_scores",
 ]

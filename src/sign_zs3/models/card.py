@@ -11,6 +11,7 @@ from typing import Any
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.protocol import Protocol
 
 _SCORES = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
 _SPATIAL = {
@@ -62,7 +63,7 @@ from sign_zs3 import Segmenter
 
 segmenter = Segmenter.from_pretrained("FOLDER")
 labels = segmenter.predict("photo.jpg")  # (H, W) class indices, at the image's own size
-segmenter.config.classes  # their names
+segmenter.config.protocol.classes  # their names
 ```
 
 `FOLDER` is the one that holds this file. It is read without any network, and holds no pickle.
@@ -110,24 +111,24 @@ def card_text(
     Raises:
         UserError: The scores are no fractions.
     """
-    encoder, penalty = config.encoder, config.seen_penalty
-    kinds = ["seen" if index < config.num_seen else "**unseen**" for index in range(len(config.classes))]
-    rows = zip(range(len(kinds)), config.ids, map(_cell, config.classes), kinds, strict=True)
-    taught_not = [_cell(name) for name, is_known in zip(config.classes, known, strict=True) if not is_known]
+    protocol, encoder, penalty = config.protocol, config.encoder, config.seen_penalty
+    kinds = ["seen" if index < protocol.num_seen else "**unseen**" for index in range(len(protocol.classes))]
+    rows = zip(range(len(kinds)), protocol.ids, map(_cell, protocol.classes), kinds, strict=True)
+    taught_not = [_cell(name) for name, is_known in zip(protocol.classes, known, strict=True) if not is_known]
     return _TEMPLATE.format(
-        count=len(config.classes),
-        num_seen=config.num_seen,
-        num_unseen=len(config.unseen),
+        count=len(protocol.classes),
+        num_seen=protocol.num_seen,
+        num_unseen=len(protocol.unseen),
         version=__version__,
         method=_cell(method or "not stored"),
-        dataset=_cell(config.dataset) or "not stored",
-        split=_cell(config.split) or "not stored",
+        dataset=_cell(protocol.dataset) or "not stored",
+        split=_cell(protocol.split) or "not stored",
         encoder=f"{encoder.get('backbone', 'resnet101')}, head {encoder.get('head', 'deeplab')}",
         spatial=_SPATIAL.get(config.spatial["name"], config.spatial["name"]),
         classifier=_CLASSIFIER.get(config.classifier["name"], config.classifier["name"]),
         classes="\n".join(f"| {index} | {own} | {name} | {kind} |" for index, own, name, kind in rows),
         unknown=f"\nNot taught yet, so never predicted: {', '.join(taught_not)}.\n" if taught_not else "",
-        scores=_scores(config, scores, phase),
+        scores=_scores(protocol, scores, phase),
         mean=", ".join(f"{value:g}" for value in config.image_mean),
         std=", ".join(f"{value:g}" for value in config.image_std),
         views=_views(config),
@@ -135,22 +136,22 @@ def card_text(
     )
 
 
-def _scores(config: SegmenterConfig, scores: Mapping[str, Any] | None, phase: str | None) -> str:
+def _scores(protocol: Protocol, scores: Mapping[str, Any] | None, phase: str | None) -> str:
     scores = plain_scores(scores)
     if scores is None:
         return "None are stored with this model."
     # a development split keeps the truly unseen classes, and with them the test images, out of sight
-    images = "validation" if "development" in config.split else "test"
+    images = "validation" if "development" in protocol.split else "test"
     after = f", after phase {_cell(phase)}" if phase else ""
     lines = [
-        f"mIoU on the {images} images of {_cell(config.dataset) or 'the data set'}{after}, in %:",
+        f"mIoU on the {images} images of {_cell(protocol.dataset) or 'the data set'}{after}, in %:",
         "",
         f"| {' | '.join(_SCORES)} |",
         "|---:|---:|---:|",
         f"| {' | '.join(_percent(scores.get(key)) for key in _SCORES.values())} |",
     ]
     if per_class := scores.get("per_class"):
-        found = ", ".join(f"{_cell(name)} {_percent(per_class.get(name))}" for name in config.classes)
+        found = ", ".join(f"{_cell(name)} {_percent(per_class.get(name))}" for name in protocol.classes)
         lines += ["", f"IoU per class: {found}."]
     return "\n".join(lines)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import MAX_NAME, is_name, not_plain
+from sign_zs3.files import not_plain
+from sign_zs3.protocol import Protocol
 
 MAX_SCALE = 4.0
 """Of a scale at which a model says that images be read: attention costs its fourth power."""
@@ -27,11 +28,7 @@ class SegmenterConfig:
     """Classes, networks and preprocessing of a segmenter; JSON and back gives an equal one.
 
     Args:
-        classes: C class names, seen ones first.
-        num_seen: S, how many of them are seen.
-        ids: The data set's own ids (0..254) of `classes`; none: 0..C-1.
-        dataset: Name of the data set.
-        split: Name of the class split.
+        protocol: The classes.
         encoder: Arguments of `Encoder`, `weights` left out.
         spatial: Arguments of `build_spatial`, `feature_dim` left out.
         classifier: Arguments of `build_classifier`, `feature_dim` and `num_classes` left out.
@@ -42,14 +39,10 @@ class SegmenterConfig:
         scales: Image scales that predictions read unless told otherwise.
 
     Raises:
-        UserError: Not as many ids as classes, no class is seen, or a value is of another type or out of range.
+        UserError: A value is of another type or out of range.
     """
 
-    classes: Sequence[str]
-    num_seen: int
-    ids: Sequence[int] = ()
-    dataset: str = ""
-    split: str = ""
+    protocol: Protocol
     encoder: Mapping[str, Any] = field(default_factory=dict)
     spatial: Mapping[str, Any] = field(default_factory=lambda: {"name": "sim"})
     classifier: Mapping[str, Any] = field(default_factory=lambda: {"name": "linear"})
@@ -60,32 +53,16 @@ class SegmenterConfig:
     scales: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
-        ids = self.ids or range(len(self.classes))
-        for name, values in {"classes": self.classes, "ids": ids, "image_mean": self.image_mean,
-                             "image_std": self.image_std, "scales": self.scales}.items():  # fmt: skip
-            # a text is no list of letters
-            object.__setattr__(self, name, (values,) if isinstance(values, str) else tuple(values))
+        for name in ("image_mean", "image_std", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("encoder", "spatial", "classifier"):
             options = {key: list(v) if isinstance(v, tuple) else v for key, v in getattr(self, name).items()}
             object.__setattr__(self, name, options)
-        self._check()
 
-    def _check(self) -> None:
         def numbers(values: Sequence[Any], above: float = -math.inf) -> bool:
             return all(_is_number(value) and above < value < math.inf for value in values)
 
-        named = all(is_name(name) and name.strip() for name in self.classes)
-        own = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 255 for i in self.ids)
         for name, fits, expected in (
-            (
-                "classes",
-                named and len(set(self.classes)) == len(self.classes),
-                f"names, each once, of at most {MAX_NAME} letters",
-            ),
-            ("ids", own and len(set(self.ids)) == len(self.ids), "whole numbers of 0 to 254, each once"),
-            ("num_seen", type(self.num_seen) is int, "a whole number"),
-            ("dataset", is_name(self.dataset), "a name"),
-            ("split", is_name(self.split), "a name"),
             ("encoder", not_plain(self.encoder) is None, "options by name"),
             ("spatial", not_plain(self.spatial) is None, "options by name"),
             ("classifier", not_plain(self.classifier) is None, "options by name"),
@@ -99,20 +76,27 @@ class SegmenterConfig:
                 raise UserError(
                     f"config: {name}: found {getattr(self, name)!r:.100}, expected {expected}: export the model again"
                 )
-        if len(self.ids) != len(self.classes) or not 1 <= self.num_seen <= len(self.classes):
-            raise UserError(
-                f"config: found {len(self.classes)} classes, {len(self.ids)} ids and {self.num_seen} seen classes, "
-                "expected an id per class and 1 to C seen classes: export the model again"
-            )
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Names of the unseen classes."""
-        return tuple(self.classes[self.num_seen :])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Return it as JSON holds it: the protocol's fields stand beside the others, as in folders of any version."""
+        own = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items() if key != "protocol"}
+        return {**self.protocol.as_dict(), **own}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SegmenterConfig:
+        """Return the config that `as_dict` wrote.
+
+        Raises:
+            UserError: A value is of another type or out of range.
+            TypeError: An option is unknown.
+        """
+        names = {field.name for field in fields(Protocol)}
+        protocol = {key: value for key, value in content.items() if key in names}
+        try:
+            made = Protocol.from_dict(protocol)
+        except UserError as error:
+            raise UserError(f"config: {error}: export the model again") from error
+        return cls(made, **{key: value for key, value in content.items() if key not in names})
 
 
 def are_scales(values: Any) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
+from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
@@ -79,6 +79,13 @@ class Encoder(nn.Module):
     def _batch_norms(self) -> list[nn.Module]:
         return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that may be trained: not those of a frozen backbone or of batch norms kept frozen."""
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        kept = [*(norms if self.freeze_batch_norm else []), *([self.backbone] if self.freeze else [])]
+        frozen = {id(parameter) for module in kept for parameter in module.parameters()}
+        return [p for p in self.parameters() if id(p) not in frozen]
+
     def train(self, mode: bool = True) -> Encoder:
         """Switch to training or evaluation; a frozen backbone or frozen batch norm stays in evaluation."""
         super().train(mode)
@@ -131,10 +138,7 @@ class Encoder(nn.Module):
             return self._encode(images)
         encoded: list[Tensor] = []
         for scale in self.input_scales:
-            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-            scaled = F.interpolate(images, size, mode="bilinear", align_corners=False)
-            x = self._encode(images if scale == 1.0 else scaled)
-            if encoded:
-                x = F.interpolate(x, encoded[0].shape[-2:], mode="bilinear", align_corners=False)
-            encoded.append(x)
+            height, width = (max(1, round(side * scale)) for side in map_size(images))
+            x = self._encode(resize_map(images, (height, width)))
+            encoded.append(resize_map(x, map_size(encoded[0] if encoded else x)))
         return torch.stack(encoded).amax(dim=0)

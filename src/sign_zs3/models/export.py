@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, replacing
+from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.models.segmenter import Segmenter, resize_scores
+from sign_zs3.models.scores import Scores, label_scores
+from sign_zs3.models.segmenter import Segmenter
 
 METADATA = "sign_zs3"
 """Name of the metadata: a property of an ONNX file, and with ``.json`` an extra file of a torch.export archive."""
@@ -54,10 +56,10 @@ class Labeller(nn.Module):
         Returns:
             (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
         """
-        logits = self.segmenter(images, self.seen_penalty)
-        scores = resize_scores(logits, (images.shape[-2], images.shape[-1]))
-        best, labels = scores.max(dim=1)
-        return labels.to(torch.uint8), (best - scores.logsumexp(dim=1)).exp()
+        scores = Scores(self.segmenter(images, self.seen_penalty), are_logits=True)
+        label, confidence = label_scores(scores, map_size(images))
+        assert confidence is not None
+        return label.to(torch.uint8), confidence
 
 
 class _MirroredConv(nn.Module):
@@ -86,16 +88,17 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         UserError: The segmenter was not made from a config.
     """
     config = _config(segmenter)
+    protocol = config.protocol
     mean, std = list(config.image_mean), list(config.image_std)
     return {
         "format": FORMAT,
         "version": __version__,
-        "classes": list(config.classes),
-        "ids": list(config.ids),
-        "unseen": list(config.unseen),
+        "classes": list(protocol.classes),
+        "ids": list(protocol.ids),
+        "unseen": list(protocol.unseen_classes),
         "known": segmenter.known.tolist(),
-        "dataset": config.dataset,
-        "split": config.split,
+        "dataset": protocol.dataset,
+        "split": protocol.split,
         "seen_penalty": config.seen_penalty,
         "left_out": {"flip": config.flip, "scales": list(config.scales)},
         "stride": segmenter.encoder.strides[0],

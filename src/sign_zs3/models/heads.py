@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
+from sign_zs3.functional.geometry import map_size, resize_map
 
 MAX_DILATION = 1024
 """Cells; a dilation beyond the map reads nothing but padding, which takes memory all the same."""
@@ -85,7 +85,7 @@ class FCNHead(nn.Module):
         total: Tensor | None = None
         for norm, projection, level in zip(self.norms, self.projections, maps, strict=True):
             x: Tensor = projection(norm(level))
-            total = x if total is None else total + _resize(x, total)
+            total = x if total is None else total + resize_map(x, map_size(total))
         assert total is not None
         return total
 
@@ -135,7 +135,7 @@ class UNetHead(nn.Module):
         """Map the levels (N, channels, h_i, w_i), fine to coarse, to E(x) (N, D, h_0, w_0)."""
         x = maps[-1]
         for step, finer in zip(self.steps, reversed(maps[:-1]), strict=True):
-            x = step(torch.cat([_resize(x, finer), finer], dim=1))
+            x = step(torch.cat([resize_map(x, map_size(finer)), finer], dim=1))
         features: Tensor = self.projection(x)
         return features
 
@@ -169,8 +169,3 @@ def build_head(
     if name == "unet":
         return UNetHead(channels, feature_dim)
     raise UserError(f"head: found {name!r}, expected one of {', '.join(HEADS)}")
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    size = like.shape[-2:]
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)

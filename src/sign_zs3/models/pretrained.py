@@ -19,14 +19,16 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, make_folder, other_format, read_json, replacing
 from sign_zs3.models.card import card_text, plain_scores
 from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.models.weights import check_finite, difference, kinds_of, on_meta
+from sign_zs3.protocol import Protocol
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 FORMAT = 1
 """Raised where an earlier version would misread a folder."""
-LATER_OPTIONS = frozenset({"flip", "scales"})
-"""Options that the first folders lack; these were read as the defaults say."""
+LATER_OPTIONS = frozenset({"protocol", "ignored_ids", "flip", "scales"})
+"""What folders may lack: these are read as the defaults say."""
 
 _EXPECTED = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE} that `sign-zs3 export` or save_pretrained wrote"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -188,10 +190,7 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
             )
     config = read_config(config_path.parent)
     try:
-        # without memory first: sizes may be beyond all bounds
-        with torch.device("meta"), torch.no_grad():
-            twin = cls.build(config).eval()
-            twin(torch.zeros(1, 3, 64, 64))
+        twin = on_meta(lambda: cls.build(config), lambda made: made)
     except UserError as error:
         raise UserError(f"{config_path}: {line_of(error)}") from error
     except Exception as error:  # whatever a network makes of an option that it was not made for
@@ -217,38 +216,17 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
 
 
 def _check_weights(path: Path, wanted: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and kinds of the weights in a file with those of a network, before they are read."""
+    """Compare the weights in a file with those of a network before they are read."""
     from safetensors import safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            parts = {name: file.get_slice(name) for name in names}
-            found = {name: (list(part.get_shape()), "F" in part.get_dtype()) for name, part in parts.items()}
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            found = {name: (tuple(part.get_shape()), "F" in part.get_dtype()) for name, part in parts.items()}
     except Exception as error:  # safetensors' own class for a damaged file
         raise _other_weights(path, line_of(error)) from error
-    expected = {name: (list(value.shape), value.is_floating_point()) for name, value in wanted.items()}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise _other_weights(path, f"{name}: {found.get(name, 'none')}, not {expected.get(name, 'there')}")
-
-
-def check_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that are no finite numbers, which would make every prediction none; `what` names the file.
-
-    Raises:
-        UserError: One is not.
-    """
-    for name, value in state.items():
-        if value.is_floating_point() or value.is_complex():
-            # types of eight bits have no such test
-            wide = value.float() if value.element_size() < 2 else value
-            if not bool(torch.isfinite(wide).all()):
-                name = " ".join(name.split())[:100]
-                raise UserError(
-                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one of before the "
-                    "training diverged"
-                )
+    if fault := difference(found, kinds_of(wanted)):
+        raise _other_weights(path, fault)
 
 
 def _other_weights(path: Path, reason: str) -> UserError:
@@ -280,10 +258,11 @@ def read_config(folder: Path) -> SegmenterConfig:
     version = content.pop("version", None)
     if (found := content.pop("format")) != FORMAT:
         raise UserError(f"{path}: {other_format(found, FORMAT, 'export the model again', version)}")
-    if missing := sorted({field.name for field in fields(SegmenterConfig)} - LATER_OPTIONS - content.keys()):
+    needed = {field.name for kind in (SegmenterConfig, Protocol) for field in fields(kind)}
+    if missing := sorted(needed - LATER_OPTIONS - content.keys()):
         raise UserError(f"{path}: found no {', '.join(missing)}, expected all options; export the model again")
     try:
-        return SegmenterConfig(**content)
+        return SegmenterConfig.from_dict(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (TypeError, AttributeError) as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def draw_figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
-    """Return the figures of a table by name: ``bars``, and ``per_class``, ``temperature`` and ``curves`` where they can be.
+    """Return the figures of a table by name: ``bars``, and where possible ``per_class``, ``temperature``, ``curves``.
 
     Args:
         rows: What `tabulate` returned; those without scores are left out.

@@ -7,22 +7,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.drawing.colours import class_colours
 from sign_zs3.files import replacing
-from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.models.segmenter import Segmentation
+from sign_zs3.models.scores import Segmentation
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Classes: TypeAlias = Protocol | SegmenterConfig
-"""Either says a model's classes, the data set's own ids, and how many classes are seen."""
 
 REPORT = "predictions.json"
 REPORT_FORMAT = 1
@@ -40,26 +36,26 @@ def paths_of(name: str) -> tuple[str, str]:
     return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
 
 
-def index_map(labels: NDArray[np.uint8], classes: Classes) -> Image.Image:
+def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
     """Return labels as a palette image of the data set's own ids, in the colours of the classes.
 
     Args:
         labels: (H, W) class indices.
-        classes: Of the model.
+        protocol: Classes of the model.
     """
     from PIL import Image
 
     ids = np.full(256, IGNORE_INDEX, np.uint8)
-    ids[: len(classes.ids)] = classes.ids
+    ids[: len(protocol.ids)] = protocol.ids
     palette = np.tile(class_colours(0)[:1], (256, 1))
-    palette[list(classes.ids)] = class_colours(len(classes.ids))[: len(classes.ids)]
+    palette[list(protocol.ids)] = class_colours(len(protocol.ids))[: len(protocol.ids)]
     image = Image.fromarray(ids[labels])
     image.putpalette((palette * 255).round().astype(np.uint8).tobytes())
     return image
 
 
 def write_prediction(
-    folder: Path, name: str, file: str, image: NDArray[np.uint8], found: Segmentation, classes: Classes
+    folder: Path, name: str, file: str, image: NDArray[np.uint8], found: Segmentation, protocol: Protocol
 ) -> dict[str, Any]:
     """Write the index map and the overlay of an image.
 
@@ -69,7 +65,7 @@ def write_prediction(
         file: What the report calls the image.
         image: (h, w, 3) RGB.
         found: Its labels (H, W).
-        classes: Of the model.
+        protocol: Classes of the model.
 
     Returns:
         The image's entry in the report.
@@ -83,19 +79,19 @@ def write_prediction(
 
     labels = found.labels.numpy()
     index, overlay = paths_of(name)
-    picture = Image.fromarray(draw_overlay(image, labels, classes.classes, classes.num_seen))
+    picture = Image.fromarray(draw_overlay(image, labels, protocol.classes, protocol.num_seen))
     with replacing(folder / index) as beside:
-        index_map(labels, classes).save(beside, format="PNG")
+        index_map(labels, protocol).save(beside, format="PNG")
     content = io.BytesIO()
     # without the usual halving of colour, which would smear outlines and letters
     picture.save(content, format="JPEG", quality=90, subsampling=0)
     with replacing(folder / overlay) as beside:
         # Pillow's own writing of a JPEG does not see when the disk is full
         beside.write_bytes(content.getvalue())
-    pixels = dict(zip(classes.classes, found.pixels.tolist(), strict=True))
+    pixels = dict(zip(protocol.classes, found.pixels.tolist(), strict=True))
     confidence = {
         name: _number(value)
-        for name, value in zip(classes.classes, found.confidence.tolist(), strict=True)
+        for name, value in zip(protocol.classes, found.confidence.tolist(), strict=True)
         if pixels[name]
     }
     mean = math.fsum(pixels[name] * (math.nan if value is None else value) for name, value in confidence.items())
@@ -113,7 +109,7 @@ def write_prediction(
 
 def write_report(
     folder: Path,
-    classes: Classes,
+    protocol: Protocol,
     images: Sequence[Mapping[str, Any]],
     failed: Sequence[Mapping[str, str]] = (),
     complete: bool = True,
@@ -123,7 +119,7 @@ def write_report(
 
     Args:
         folder: Of the predictions.
-        classes: Of the model.
+        protocol: Classes of the model.
         images: What `write_prediction` returned.
         failed: ``file`` and ``error`` of images that could not be labelled.
         complete: False where the run was stopped before its end.
@@ -136,11 +132,11 @@ def write_report(
     report = {
         "format": REPORT_FORMAT,
         **facts,
-        "dataset": classes.dataset,
-        "split": classes.split,
+        "dataset": protocol.dataset,
+        "split": protocol.split,
         "classes": [
-            {"name": name, "id": own_id, "seen": index < classes.num_seen}
-            for index, (name, own_id) in enumerate(zip(classes.classes, classes.ids, strict=True))
+            {"name": name, "id": own_id, "seen": index < protocol.num_seen}
+            for index, (name, own_id) in enumerate(zip(protocol.classes, protocol.ids, strict=True))
         ],
         "complete": complete,
         "images": list(images),

@@ -5,7 +5,6 @@ from sign_zs3.tasks.cagnet import CaGNetModule
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import METHODS, load_segmenter, load_task
 from sign_zs3.tasks.schedule import Phase, Schedule
-from sign_zs3.tasks.self_training import SelfTrainingTask
 from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
@@ -18,7 +17,6 @@ __all__ = [
     "SIGNModule",
     "SPNetModule",
     "Schedule",
-    "SelfTrainingTask",
     "ZS3Module",
     "ZeroShotTask",
     "load_segmenter",

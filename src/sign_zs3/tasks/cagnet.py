@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_zs3.tasks.checks import check_not_negative
+from sign_zs3.checks import check_not_negative
 from sign_zs3.tasks.generative import GenerativeTask
 
 
@@ -23,6 +23,11 @@ class CaGNetModule(GenerativeTask):
     def __init__(self, spatial_width: int | None = None, alpha: float = 100.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha)
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the KL loss that draws the contextual latent to N(0, 1)."""
+        return float(self.hparams["alpha"])
 
     def spatial_options(self) -> dict[str, Any]:
         """Give the contextual module."""

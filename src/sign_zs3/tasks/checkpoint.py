@@ -1,21 +1,27 @@
-"""What this library adds to a Lightning checkpoint, and how it is read back: plain types and tensors only."""
+"""What this library adds to a Lightning checkpoint, and how it is read back: plain types and tensors only.
+
+The library's own part lies under `CHECKPOINT_KEY`: format, version, method, protocol, schedule, counts, the parts that
+were trained, where class vectors came from, and the gradient of an iteration that is not complete.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
-from sign_zs3.models.pretrained import check_finite
+from sign_zs3.models.weights import check_finite, difference, kinds_of
 from sign_zs3.protocol import Protocol
 
 CHECKPOINT_KEY = "sign_zs3"
@@ -26,7 +32,7 @@ MAX_PICKLE = 1 << 23
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this library, never running code in it.
+    """Read a checkpoint of this library, opening its file once and never running code in it.
 
     Memory: at most three times what the file has, since nothing in it is packed and no tensor is larger than it.
 
@@ -40,24 +46,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"checkpoint: {path} is not there: give the path of a .ckpt file that `fit` wrote")
-    # what else torch.load takes are bare pickles
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"checkpoint: {path} is damaged or no checkpoint (found {path.stat().st_size} bytes, expected a zip "
-            "archive): give a .ckpt file that `fit` wrote"
-        )
     try:
-        check_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in archive.infolist()):
-                raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
-            # torch does not compare a part with its checksum
-            if (part := archive.testzip()) is not None:
+        with path.open("rb") as file:
+            # whatever else torch.load takes is a bare pickle
+            if not zipfile.is_zipfile(file):
                 raise UserError(
-                    f"checkpoint: {path} is damaged (found another checksum than its own in {part}): give a .ckpt file "
-                    "that `fit` wrote"
+                    f"checkpoint: {path} is damaged or no checkpoint (found {path.stat().st_size} bytes, expected a "
+                    "zip archive): give a .ckpt file that `fit` wrote"
                 )
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            check_archive(file)
+            with zipfile.ZipFile(file) as archive:
+                if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in archive.infolist()):
+                    raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
+                # torch does not compare a part with its checksum
+                if (part := archive.testzip()) is not None:
+                    raise UserError(
+                        f"checkpoint: {path} is damaged (found another checksum than its own in {part}): give a .ckpt "
+                        "file that `fit` wrote"
+                    )
+            file.seek(0)
+            checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -66,10 +74,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint: {path} holds more than tensors and plain values, and code in files is never run: give a "
             ".ckpt file that `fit` wrote"
         ) from error
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint: {path} cannot be read ({reason}): give a .ckpt file that `fit` wrote") from error
-    stored_part(checkpoint, f"checkpoint: {path}", path.stat().st_size)
+    except Exception as error:  # a broken file makes readers raise almost anything
+        raise UserError(
+            f"checkpoint: {path} cannot be read ({line_of(error)}): give a .ckpt file that `fit` wrote"
+        ) from error
+    check_checkpoint(checkpoint, f"checkpoint: {path}", path.stat().st_size)
     return checkpoint
 
 
@@ -90,7 +99,31 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def stored_part(checkpoint: Any, what: str, size: int | None = None) -> dict[str, Any]:
+class CheckpointFiles(TorchCheckpointIO):
+    """How a trainer writes and reads checkpoints: whole files, without a copy in memory, running nothing in them.
+
+    What a command has read already is handed over once instead of being read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: tuple[Path, dict[str, Any]] | None = None
+
+    def hold(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        """Keep a checkpoint for the one time that the trainer asks for it."""
+        self._read = path, checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write one file, down to the disk."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a checkpoint, plain types and tensors alone."""
+        held, self._read = self._read, None
+        return held[1] if held is not None and held[0] == Path(path) else read_checkpoint(Path(path))
+
+
+def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> dict[str, Any]:
     """Return the library's own part of a checkpoint, once all of the checkpoint that this library reads is checked.
 
     Args:
@@ -168,31 +201,78 @@ def _check_tensors(tensors: Mapping[Any, Any], size: int | None = None) -> None:
             raise UserError(f"{name:.100}: found a tensor of {tuple(value.shape)}, larger than what is stored")
 
 
-def stored_protocol(checkpoint: dict[str, Any]) -> Protocol:
+def stored_protocol(checkpoint: Mapping[str, Any]) -> Protocol:
     """Return the classes and split of a checkpoint."""
-    fields: Any = checkpoint[CHECKPOINT_KEY]["protocol"]
-    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Protocol(**plain)
+    return Protocol.from_dict(checkpoint[CHECKPOINT_KEY]["protocol"])
 
 
-def as_plain(protocol: Protocol) -> dict[str, Any]:
-    """Return a protocol as plain types, for `stored_protocol`."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+def stored_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters of a checkpoint as this version has them, see `compat`.
+
+    Classes are apart, and options of each run alone are left out: a folder that a file from elsewhere names is not
+    written to.
+    """
+    options = current_options(checkpoint["hyper_parameters"])
+    return {name: value for name, value in options.items() if name not in ("protocol", "feature_cache")}
 
 
-def misfit(state: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str | None:
-    """Say what a checkpoint's state holds in place of what a model expects; None: it is of such a model."""
-    for key in sorted(state.keys() | wanted.keys()):
-        found, expected = (
-            tuple(s[key].shape) if isinstance(s.get(key), Tensor) else "nothing" for s in (state, wanted)
+@contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Turn whatever a network makes of values that `fit` did not write into one line that names the checkpoint."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {line_of(error)}") from error
+    except Exception as error:
+        raise UserError(
+            f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"
+        ) from error
+
+
+def has_teacher(state: Mapping[str, Any]) -> bool:
+    """Tell whether a state was stored during self-training, with the teacher beside the student."""
+    return any(key.startswith("teacher.") for key in state)
+
+
+def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint whose state is not that of a model.
+
+    Raises:
+        UserError: A name or a shape differs.
+    """
+    if fault := difference(kinds_of(checkpoint["state_dict"]), kinds_of(wanted)):
+        version = checkpoint[CHECKPOINT_KEY].get("version")
+        writer = f" ({version:.40})" if isinstance(version, str) else ""
+        raise UserError(
+            f"the checkpoint does not fit this model ({fault}): use the options and version of sign-zs3{writer} that "
+            "it was trained with"
         )
-        if found != expected:
-            return f"{found} for {key}, this model expects {expected}"
-    return None
+
+
+def check_resumable(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that this version cannot continue.
+
+    Raises:
+        UserError: The checkpoint has no state of a training, or was trained with an option that is gone.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise UserError(
+            "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
+            "start from it with --model.init_from instead"
+        )
+    for name, value in stored_options(checkpoint).items():
+        if name in RETIRED:
+            raise UserError(
+                f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
+                "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
+            )
+
+
+# -- classes in another order ----------------------------------------------------------------------------------------
 
 
 def is_by_class(key: str) -> bool:
-    """Say whether an entry of a task's state has a row per class."""
+    """Tell whether an entry of a task's state has a row per class."""
     return key == "class_vectors" or key.endswith(".known") or ".classifier." in key
 
 
@@ -220,4 +300,4 @@ def reorder(checkpoint: dict[str, Any], protocol: Protocol) -> None:
     checkpoint["state_dict"] = in_order(checkpoint["state_dict"], rows)
     if "looked_up" in own:
         own["looked_up"] = [own["looked_up"][row] for row in rows]
-    own["protocol"] = as_plain(protocol)
+    own["protocol"] = protocol.as_dict()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
@@ -14,9 +13,6 @@ from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
-
-PLACES = ("feature_cache",)
-"""Options that are each run's own affair: folders to write to, of which a file from elsewhere may not tell."""
 
 METHODS: dict[str, type[ZeroShotTask]] = {
     "SPNet": SPNetModule,
@@ -26,15 +22,15 @@ METHODS: dict[str, type[ZeroShotTask]] = {
 }
 
 
-def stored_method(checkpoint: dict[str, Any]) -> str:
-    """Return the method of a checkpoint, a key of `METHODS`.
+def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
+    """Return the method of a checkpoint, a key of `METHODS`; `what` names the checkpoint in errors.
 
     Raises:
         UserError: This version does not know it.
     """
     stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
     if stored not in METHODS:
-        raise UserError(f"method: the checkpoint was trained with {stored}, expected one of {', '.join(METHODS)}")
+        raise UserError(f"{what}: found the method {stored}, expected one of {', '.join(METHODS)}")
     return stored
 
 
@@ -42,7 +38,7 @@ def load_task(path: str | Path) -> ZeroShotTask:
     """Load the whole model of a checkpoint: segmenter, class vectors and, where there is one, the generator.
 
     Args:
-        path: A ``.ckpt`` file that `fit` or `extend` wrote.
+        path: A ``.ckpt`` file that `fit` or `extend` wrote; it is opened once.
 
     Returns:
         The model on the CPU, in evaluation mode.
@@ -55,19 +51,7 @@ def load_task(path: str | Path) -> ZeroShotTask:
 
 def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
     """Build the model that a checkpoint in memory holds; `what` names it in errors."""
-    method = METHODS[stored_method(checkpoint)]
-    options = method.defaults().keys() - set(PLACES)
-    try:
-        model = method(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in options})
-        model.on_load_checkpoint(checkpoint)
-    except UserError as error:
-        raise UserError(f"{what}: {line_of(error)}") from error
-    except Exception as error:  # whatever the networks make of a value that `fit` did not write
-        raise UserError(
-            f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"
-        ) from error
-    model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
-    return model.eval()
+    return METHODS[stored_method(checkpoint, what)].from_checkpoint(checkpoint, what)
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
@@ -82,6 +66,4 @@ def load_segmenter(path: str | Path) -> Segmenter:
     Raises:
         UserError: As `load_task`.
     """
-    if Path(path).is_dir():
-        return Segmenter.from_pretrained(Path(path))
-    return load_task(path).segmenter
+    return Segmenter.from_pretrained(Path(path)) if Path(path).is_dir() else load_task(path).segmenter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sign_zs3.tasks.checks import check_not_negative
+from sign_zs3.checks import check_not_negative
 from sign_zs3.tasks.generative import GenerativeTask
 
 
@@ -32,6 +32,7 @@ class SIGNModule(GenerativeTask):
 
     def __init__(
         self,
+        # spatial module
         encoding: Literal["multihead", "self_attention", "attention", "conv", "none"] = "multihead",
         position: Literal["relative", "absolute", "interpolated", "none"] = "relative",
         train_size: list[int] | None = None,
@@ -43,6 +44,11 @@ class SIGNModule(GenerativeTask):
     ) -> None:
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha)
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the KL loss (eq. 4)."""
+        return float(self.hparams["alpha"])
 
     def spatial_options(self) -> dict[str, Any]:
         """Give SIM, or nothing in its place."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sign_zs3.checks import check_range
 from sign_zs3.models.classifier import ProjectionClassifier
-from sign_zs3.protocol import Protocol
-from sign_zs3.tasks.checks import check_range
-from sign_zs3.tasks.self_training import SelfTrainingTask
+from sign_zs3.tasks.base import ZeroShotTask
 
 
-class SPNetModule(SelfTrainingTask):
+class SPNetModule(ZeroShotTask):
     """SPNet in SIGN's frame: E learns to map a pixel onto its class's vector; nothing else is learnt.
 
     D is the class vectors' length W, and F = E(x). The logit of a class is its vector's inner product with F, so unseen
@@ -19,18 +18,14 @@ class SPNetModule(SelfTrainingTask):
 
     Args:
         logit_scale: What the inner products are multiplied with.
-        **kwargs: Further options of `SelfTrainingTask`.
+        **kwargs: Further options of `ZeroShotTask`.
     """
 
-    architecture = (*SelfTrainingTask.architecture, "logit_scale")
+    architecture = (*ZeroShotTask.architecture, "logit_scale")
 
     def __init__(self, logit_scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_range("logit_scale", logit_scale, above=0)
-
-    def feature_dim(self, word_dim: int) -> int:
-        """Return W: F lies in the space of class vectors."""
-        return word_dim
 
     def spatial_options(self) -> dict[str, Any]:
         """Pass E's features on, unbounded as class vectors are."""
@@ -40,9 +35,9 @@ class SPNetModule(SelfTrainingTask):
         """Let C be the inner product with the class vectors."""
         return {"name": "projection", "scale": self.hparams["logit_scale"]}
 
-    def build_networks(self, protocol: Protocol, word_dim: int, pretrained: bool) -> None:
+    def build_networks(self, word_dim: int, weights: str | None) -> None:
         """Make E and C, which knows all classes."""
-        super().build_networks(protocol, word_dim, pretrained)
+        super().build_networks(word_dim, weights)
         assert isinstance(self.segmenter.classifier, ProjectionClassifier)
         self.segmenter.classifier.vectors.copy_(self.class_vectors)
         self.segmenter.known.fill_(True)

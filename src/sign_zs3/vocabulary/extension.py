@@ -23,7 +23,7 @@ from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, as_plain, is_by_class, write_checkpoint
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, is_by_class, write_checkpoint
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task, task_of
 from sign_zs3.tasks.schedule import counted_randomness
@@ -79,7 +79,7 @@ def extend(
     check_teachable(old)
     added = _added_vectors(old, names, vectors)
     protocol = _extended_protocol(old, names, data)
-    kept = {name: row for row, name in enumerate(_protocol(old).classes)}
+    kept = {name: row for row, name in enumerate(old.protocol.classes)}
     new_rows = dict(zip(names, added, strict=True))
     model = rebuild(old, protocol, [kept.get(name) for name in protocol.classes], new_rows)
     if isinstance(model, GenerativeTask):
@@ -100,7 +100,7 @@ def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
     Raises:
         UserError: A class is not there, or two would have one name.
     """
-    protocol = _protocol(model)
+    protocol = model.protocol
     for name in names:
         _check_known(protocol, name)
     given = {old: " ".join(new.split()) for old, new in names.items()}
@@ -123,7 +123,7 @@ def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
     Raises:
         UserError: A class is not there, or no seen class is left.
     """
-    protocol = _protocol(model)
+    protocol = model.protocol
     for name in classes:
         _check_known(protocol, name)
     kept = [row for row, name in enumerate(protocol.classes) if name not in classes]
@@ -178,7 +178,7 @@ def check_teachable(model: ZeroShotTask) -> None:
     can = "it can predict, be exported, and have classes renamed or removed"
     if not isinstance(model, GenerativeTask):
         raise UserError(f"extend: found a {type(model).__name__} without a generator: {can}")
-    if "generator" not in model.trained_parts:
+    if "generator" not in model.progress.trained_parts:
         raise UserError(
             f"extend: found a generator that was never trained: {can}; take a checkpoint of the generator phase or a "
             "later one"
@@ -215,18 +215,12 @@ def rebuild(
         state[key] = after
     if "segmenter.classifier.vectors" in state:
         state["segmenter.known"].fill_(True)
-    checkpoint[CHECKPOINT_KEY]["protocol"] = as_plain(protocol)
-    looked_up = old.looked_up
+    checkpoint[CHECKPOINT_KEY]["protocol"] = protocol.as_dict()
+    looked_up = old.progress.looked_up
     checkpoint[CHECKPOINT_KEY]["looked_up"] = [
         protocol.classes[row] if number is None else looked_up[number] for row, number in enumerate(rows)
     ]
     return task_of(checkpoint, "the model")
-
-
-def _protocol(model: ZeroShotTask) -> Protocol:
-    if model.protocol is None:
-        raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
-    return model.protocol
 
 
 def _check_known(protocol: Protocol, name: str) -> None:
@@ -242,7 +236,7 @@ def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:
         what = f"the text {classes!r:.100}" if isinstance(classes, str) else "an empty name"
         raise UserError(f"classes: found {what}, expected a list of names of new classes, such as zebra and giraffe")
     for number, name in enumerate(names):
-        _check_new(name, _protocol(model).classes)
+        _check_new(name, model.protocol.classes)
         _check_new(name, names[:number], "which is given twice")
     return names
 
@@ -268,7 +262,7 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
     else:
         table = ClassTable.bundled() if source == "bundled" else ClassTable.load(source)
     # classes that were added from elsewhere since need not be in it
-    compared = {name: before for name, before in zip(model.looked_up, model.class_vectors.cpu(), strict=True)
+    compared = {name: before for name, before in zip(model.progress.looked_up, model.class_vectors.cpu(), strict=True)
                 if table.has(name)}  # fmt: skip
     if not compared:
         raise UserError(
@@ -277,7 +271,7 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
         )
     try:
         found = table.vectors(
-            [*compared, *names], center=bool(model.hparams["center_vectors"]), center_on=model.centered_on
+            [*compared, *names], center=bool(model.hparams["center_vectors"]), center_on=model.progress.centered_on
         )
     except UserError as error:
         if vectors is not None:
@@ -300,7 +294,7 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
 
 def _extended_protocol(model: ZeroShotTask, names: Sequence[str], data: ZeroShotDataModule | None) -> Protocol:
     """Number the new classes as the data do, or on from the highest id."""
-    old = _protocol(model)
+    old = model.protocol
     known = {} if data is None else dict(zip(data.protocol.classes, data.protocol.ids, strict=True))
     if data is not None and data.protocol.classes[: data.protocol.num_seen] != old.classes[: old.num_seen]:
         raise UserError(
@@ -372,7 +366,7 @@ def self_train(
     if not bool(model.segmenter.known.all()):
         raise UserError("self_train: found classes that C was never taught: transfer or extend the model first")
     data = UnlabelledDataModule(
-        _protocol(model), images, crop_size=crop_size, batch_size=batch_size, seed=int(model.hparams["seed"])
+        model.protocol, images, crop_size=crop_size, batch_size=batch_size, seed=int(model.hparams["seed"])
     )
     options = dict(model.hparams) | {
         "phases": ["self_training"], "self_training_iterations": iterations, "pseudo_classes": "all", "rounds": 1,

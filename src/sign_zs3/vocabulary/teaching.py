@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
+from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import IGNORE_INDEX
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.tasks.evaluation import map_size, shrink_mask
 from sign_zs3.tasks.generative import GenerativeTask
+from sign_zs3.tasks.updates import MOMENTUM, POLY_POWER, WEIGHT_DECAY
 
 PER_CLASS = 2_000
 LEAST = 200
@@ -50,8 +51,8 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, count: int | 
     with torch.no_grad():
         for index in indices:
             sample = data.train_set[index]
-            features = model.segmenter.mean_features(sample["image"].unsqueeze(0).to(model.device))
-            labels = shrink_mask(sample["mask"].unsqueeze(0), map_size(features))[0]
+            features = model.segmenter.features(sample["image"].unsqueeze(0).to(model.device), sample=False).features
+            labels = shrink_labels(sample["mask"].unsqueeze(0), map_size(features))[0]
             rows.append(features[0].permute(1, 2, 0)[labels != IGNORE_INDEX].cpu())
             classes.append(labels[labels != IGNORE_INDEX])
     real, label = torch.cat(rows), torch.cat(classes)
@@ -94,11 +95,11 @@ def teach_rows(
     index = torch.as_tensor(rows)
     rate, iterations = float(hp["lr_transfer"]), max(1 if real else ITERATIONS, int(hp["transfer_iterations"]))
     groups: list[dict[str, Any]] = [{"params": [new_weight]}, {"params": [new_bias], "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=hp["momentum"], weight_decay=hp["weight_decay"])
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     synthetic_pool = Pool.of(features, labels, weight, bias, index)
     real_pool = None if real is None else Pool.of(*real, weight, bias, index)
     for iteration in range(iterations):
-        factor = (1 - iteration / iterations) ** float(hp["lr_power"])
+        factor = (1 - iteration / iterations) ** POLY_POWER
         for group, multiplier in zip(optimizer.param_groups, (10, 20), strict=True):
             group["lr"] = rate * multiplier * factor
         gradients = [synthetic_pool.gradient(torch.multinomial(chance, BATCH, replacement=True), new_weight, new_bias)]

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
-from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, Uncounted, worker_options
+from sign_zs3.data.stream import Loader, LoaderPlan, ShardSampler, Stream, StreamLoader, Uncounted, worker_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
@@ -47,6 +47,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     Attributes:
         protocol: The class split; under `development` the one that takes its place.
+        plan: What the task has told of its run, see `follow`.
 
     Raises:
         UserError: An option is out of range or names no class.
@@ -90,7 +91,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.train_indices: tuple[int, ...] = ()
         self.dropped_indices: tuple[int, ...] = ()
         self.val_indices: tuple[int, ...] = ()
-        self._cache: FeatureCache | None = None
+        self.plan = LoaderPlan()
         self._with_features: dict[int, FeatureDataset] = {}
 
     @abstractmethod
@@ -143,23 +144,27 @@ class ZeroShotDataModule(LightningDataModule, ABC):
                 "unseen_pixels=ignore: unseen pixels of training images are hidden; train/hidden_pixels counts them"
             )
 
-    def use_features(self, cache: FeatureCache | None) -> None:
-        """Has the loaders that are asked for from now on give maps of a frozen network instead of images.
+    def follow(self, plan: LoaderPlan) -> None:
+        """Give loaders that are asked for from now on as a run needs them.
 
-        Before a loader is returned, the maps that it needs and that are not in the cache are computed in this
-        process; with several processes each computes its share.
+        Before a loader of feature maps is returned, the maps that it needs and that are not in the cache are computed
+        in this process; with several processes each computes its share.
 
         Args:
-            cache: The network's maps; None gives images again.
+            plan: Of the run.
 
         Raises:
             UserError: After `setup` for training: maps cannot be augmented as the options say.
         """
-        self._cache = cache
+        self.plan = plan
         self._with_features = {}
-        if cache is not None and self.train_set is not None:
+        if plan.maps is not None and self.train_set is not None:
             # better now than after the maps of the validation images
-            self.feature_view(self.train_set, True, cache.strides[-1])
+            self.feature_view(self.train_set, True, plan.maps.strides[-1])
+
+    def teardown(self, stage: str) -> None:
+        """Forget the run's plan: what comes next is not known to be the same model."""
+        self.follow(LoaderPlan())
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
         """Returns how images are encoded and maps are cropped, instead of the data set's transform.
@@ -187,19 +192,14 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return View(flip=0.5 if augment else 0.0)
 
     def train_dataloader(self) -> StreamLoader:
-        """Returns the training loader, which carries its position in a ``state_dict``.
-
-        A task that counts its own batches is asked for three numbers: ``total_batches`` (one pass is the whole
-        schedule, so that no epoch ends within it), ``batches_done`` (where a resumed run goes on) and
-        ``unlabelled_from`` (the batch at which dropped images join).
-        """
+        """Return the training loader, which carries its position in a ``state_dict``; see `follow`."""
         rank, world_size = self._place()
-        module = getattr(self.trainer, "lightning_module", None)
-        batch = getattr(module, "unlabelled_from", None)
+        plan = self.plan
+        batch = plan.unlabelled_from
         dataset = _ready(self.train_set)
-        if self._cache is not None:
+        if plan.maps is not None:
             needed = self.train_indices + (() if batch is None else self.dropped_indices)
-            features = self._features(dataset, augment=True)
+            features = self._features(dataset, plan.maps, augment=True)
             self._in_shares(lambda rank, count: features.fill(needed[rank::count], progress=rank == 0))
             if torch.distributed.is_initialized():
                 # the names of all, and what a machine with a disk of its own has not got from the others
@@ -219,9 +219,9 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             rank,
             world_size,
             num_workers=self.num_workers,
-            batches_per_epoch=getattr(module, "total_batches", None),
+            batches_per_epoch=plan.batches,
         )
-        loader.load_state_dict({"position": getattr(module, "batches_done", 0)})
+        loader.load_state_dict({"position": plan.position})
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -248,8 +248,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
         rank, world_size = self._place()
         sampler = ShardSampler(indices, rank, world_size)
-        if self._cache is not None:
-            dataset = features = self._features(dataset, augment=False)
+        if self.plan.maps is not None:
+            dataset = features = self._features(dataset, self.plan.maps, augment=False)
             self._in_shares(lambda *_: features.fill(sampler.shard, progress=rank == 0))
         return Loader(
             dataset if sampler.counts else Uncounted(dataset),
@@ -259,12 +259,11 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             **worker_options(self.num_workers),
         )
 
-    def _features(self, dataset: SegmentationDataset, augment: bool) -> FeatureDataset:
+    def _features(self, dataset: SegmentationDataset, maps: FeatureCache, augment: bool) -> FeatureDataset:
         """Returns a data set with maps for images, the same one each time: it remembers masks."""
-        assert self._cache is not None
         if id(dataset) not in self._with_features:
-            view = self.feature_view(dataset, augment, self._cache.strides[-1])
-            self._with_features[id(dataset)] = FeatureDataset(dataset, self._cache, view)
+            view = self.feature_view(dataset, augment, maps.strides[-1])
+            self._with_features[id(dataset)] = FeatureDataset(dataset, maps, view)
         return self._with_features[id(dataset)]
 
     def _place(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of
+from sign_zs3.models.weights import difference, kinds_of
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONES = (*RESNETS, "small")
@@ -356,22 +357,12 @@ def _load_local(network: nn.Module, path: Path, name: str) -> None:
         raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
     wanted = network.state_dict()
     state = _rename(state, list(wanted))
-    # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     modules = {key.partition(".")[0] for key in wanted}
-    unexpected = [key for key in state if key not in wanted and key.partition(".")[0] in modules]
-    misfit = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or unexpected or misfit:
-        faults = [f"{len(missing)} entries missing" + (f", the first {missing[0]!r}" if missing else "")]
-        if unexpected:
-            faults.append(f"{len(unexpected)} unexpected, the first {unexpected[0]!r}")
-        if misfit:
-            key = misfit[0]
-            shapes = f"{tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
-            faults.append(f"{len(misfit)} of another shape, the first {key!r}: {shapes}")
-        raise UserError(
-            f"weights: {path} does not fit the backbone {name}: {'; '.join(faults)}: give a state dict of this network"
-        )
+    # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
+    needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
+    read = {key: value for key, value in state.items() if key in needed or key.partition(".")[0] in modules}
+    if fault := difference(kinds_of(read), kinds_of(needed)):
+        raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
     try:
         network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     except RuntimeError as error:  # numbers of another kind, such as sparse ones

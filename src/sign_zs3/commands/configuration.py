@@ -1,0 +1,81 @@
+"""What is read of a command line and its files before the parser is built: includes, and which options are given."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sign_zs3.errors import UserError
+from sign_zs3.files import read_yaml
+
+
+def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Put a ``--config`` before each one of the command line for every file that it includes.
+
+    Returns:
+        The longer command line, and the top-level settings of all its files; the last file that has one holds.
+
+    Raises:
+        UserError: An included file is not there, includes itself, or ``include`` is no path.
+    """
+    expanded: list[str] = []
+    settings: dict[str, Any] = {}
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
+        if arg.partition("=")[0] == "--include":
+            raise UserError("--include: found on the command line, expected in a file: give --config more than once")
+        if joined or (arg in ("--config", "-c") and rest):
+            given = joined.group(1) if joined else rest.pop(0)
+            files: dict[Path, dict[str, Any]] = {}
+            _follow(Path(given), (), files)
+            for path, content in files.items():
+                # as it was typed, since it may be YAML itself
+                expanded += ["--config", given if path == Path(given) else str(path)]
+                settings |= {key: value for key, value in content.items() if value is not None}
+        else:
+            expanded.append(arg)
+    return expanded, settings
+
+
+def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
+    """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
+    content: Any = None
+    # what is no file may be YAML itself, or is the parser's to refuse
+    if os.path.exists(path):  # noqa: PTH110
+        content = read_yaml(path, "a configuration as YAML")
+    content = content if isinstance(content, dict) else {}
+    named = content.get("include") or []
+    if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
+    includers = (*includers, path)
+    for name in [named] if isinstance(named, str) else named:
+        # normalised by its letters: a link's own folder counts, as for every other path in a file
+        included = Path(os.path.normpath(path.parent / name))
+        if not os.path.isfile(included):  # noqa: PTH113
+            raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
+        if any(included.samefile(includer) for includer in includers):
+            chain = " -> ".join(str(step) for step in (*includers, included))
+            raise UserError(f"{path}: include: found a circle, {chain}: take one of these lines out")
+        if included not in files:
+            _follow(included, includers, files)
+    files[path] = content
+
+
+def last_option(args: Sequence[str], option: str) -> str | None:
+    """Return the value that an option has where it stands last on a command line."""
+    found = None
+    for arg, following in zip(args, [*args[1:], None], strict=False):
+        name, equals, value = arg.partition("=")
+        if name == option:
+            found = value if equals else following
+    return found
+
+
+def given_options(args: Sequence[str], prefix: str) -> set[str]:
+    """Return the names behind a prefix of the options on a command line."""
+    return {arg[len(prefix) :].split("=", 1)[0] for arg in args if arg.startswith(prefix)}

@@ -1,0 +1,97 @@
+"""How a segmenter labels one image of any size: read, cut into windows that overlap, put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sign_zs3.errors import UserError
+from sign_zs3.images import as_rgb, check_pixels, read_image
+from sign_zs3.models.scores import Scores, Segmentation, label_scores
+from sign_zs3.models.windows import Place, windows
+
+MAX_PIXELS = 100_000_000
+"""Of an image, unless told otherwise."""
+
+
+def check_windows(window: int, overlap: int) -> None:
+    """Refuse windows that cannot cover an image.
+
+    Raises:
+        UserError: A negative side, or an overlap of half of it or more.
+    """
+    if window < 0:
+        raise UserError(f"window: found {window}, expected a number of pixels, or 0 to read images whole")
+    if window and not 0 <= 2 * overlap < window:
+        raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
+
+
+def label_by_windows(
+    pixels: Tensor | NDArray[np.uint8], score: Callable[[Tensor, Place | None], Scores], num_classes: int, window: int,
+    overlap: int, stride: int, confidence_map: bool,
+) -> Segmentation:  # fmt: skip
+    """Label an image by windows, each of whose cores counts; memory holds the scores of one window.
+
+    Args:
+        pixels: (3, H, W), of `read_pixels`.
+        score: From a window (1, 3, h, w), on the CPU, and its place to its scores.
+        num_classes: C.
+        window: Side of the windows in pixels; 0: one that is the image.
+        overlap: Pixels that neighbours share at least.
+        stride: Windows begin at multiples of it; 0: no positions are known, so there is one window.
+        confidence_map: Also keep each pixel's confidence.
+    """
+    height, width = pixels.shape[-2:]
+    size = window if window and stride else max(height, width)
+    labels = torch.empty((height, width), dtype=torch.uint8)
+    confidences = torch.empty((height, width)) if confidence_map else None
+    sums = torch.zeros(num_classes, dtype=torch.float64)
+    for part in windows(height, width, size, overlap, max(stride, 1)):
+        # a copy of the window alone: an array may be read-only
+        read = pixels[:, part.rows, part.columns]
+        read = read if isinstance(read, Tensor) else torch.tensor(read)
+        place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
+        found = label_scores(score(read.unsqueeze(0), place), (read.shape[-2], read.shape[-1]))
+        assert found.confidence is not None
+        label, confidence = (x[0][part.core].cpu() for x in (found.label, found.confidence))
+        labels[part.target] = label.to(torch.uint8)
+        sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
+        if confidences is not None:
+            confidences[part.target] = confidence
+    return Segmentation.of(labels, sums, confidences)
+
+
+def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
+    """Return an image as (3, H, W), uint8 unless it is a tensor of another type, without copying what has pixels."""
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise UserError(
+                f"image: found a tensor of shape {tuple(image.shape)}, expected (3, H, W) in [0, 255]; permute it"
+            )
+        check_pixels("image", image.shape[1], image.shape[2], max_pixels)
+        return image
+    if isinstance(image, (str, Path)):
+        image = read_image(Path(image), max_pixels=max_pixels)[0]
+    elif isinstance(image, Image.Image):
+        check_pixels("image", image.height, image.width, max_pixels)
+        try:
+            image = as_rgb(ImageOps.exif_transpose(image))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"image: cannot be decoded ({error}), expected an 8- or 16-bit image; convert it"
+            ) from error
+    array: NDArray[np.uint8] = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise UserError(
+            f"image: found an array of shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8; convert it"
+        )
+    check_pixels("image", array.shape[0], array.shape[1], max_pixels)
+    return array.transpose(2, 0, 1)

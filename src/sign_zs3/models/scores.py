@@ -1,0 +1,108 @@
+"""Scores of classes on a feature map, and the one way in which a pixel gets its label from them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sign_zs3.functional.geometry import resize_scores
+
+SLICE = 1 << 22
+"""Numbers that `label_scores` resizes at once."""
+
+
+class Scores(NamedTuple):
+    """What a segmenter says of each cell of a feature map.
+
+    Attributes:
+        values: (N, C, h, w) float32; minus infinity for classes that C does not know yet.
+        are_logits: Whether they are logits; otherwise probabilities, the mean of several views' softmax.
+    """
+
+    values: Tensor
+    are_logits: bool
+
+
+class Labels(NamedTuple):
+    """What a segmenter says of each pixel.
+
+    Attributes:
+        label: (N, H, W) int64, the best class.
+        confidence: (N, H, W) float32 in [0, 1], its probability; None where it was not asked for.
+    """
+
+    label: Tensor
+    confidence: Tensor | None
+
+
+class Segmentation(NamedTuple):
+    """What was found in one image.
+
+    Attributes:
+        labels: (H, W) uint8 class indices, seen classes first, on the CPU.
+        pixels: (C,) int64, pixels of each class.
+        confidence: (C,) float64 in [0, 1], mean softmax at the class over its pixels; NaN where it has none.
+        confidence_map: (H, W) float32 in [0, 1], softmax at each pixel's class, where it was asked for.
+    """
+
+    labels: Tensor
+    pixels: Tensor
+    confidence: Tensor
+    confidence_map: Tensor | None
+
+    @classmethod
+    def of(cls, labels: Tensor, sums: Tensor, confidence_map: Tensor | None = None) -> Segmentation:
+        """Count the labels (H, W) uint8 of an image, given the sums (C,) of each class's confidence."""
+        pixels = torch.bincount(labels.flatten(), minlength=len(sums))
+        return cls(labels, pixels, sums / pixels, confidence_map)
+
+
+def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool = True) -> Labels:
+    """Resize scores bilinearly, a few classes at a time, and keep the best class of each pixel.
+
+    So memory does not grow with the number of classes times that of pixels.
+
+    Args:
+        scores: Classes at minus infinity are never the best.
+        size: (height, width) of the result; None: that of the scores.
+        confidence: Also return the best class's probability.
+    """
+    values = scores.values
+    if size is None or torch.compiler.is_exporting():
+        # in a graph that is exported, sizes are not known
+        resized = values if size is None else resize_scores(values, size)
+        best, label = resized.max(dim=1)  # argmax over a strided dimension takes six times as long
+        total = resized.logsumexp(dim=1) if confidence and scores.are_logits else None
+    else:
+        step = max(1, SLICE // (len(values) * size[0] * size[1]))
+        best, label, total = _best_of(values[:, :step], size, confidence and scores.are_logits)
+        for first in range(step, values.shape[1], step):
+            part = values[:, first : first + step]
+            value, index, part_total = _best_of(part, size, confidence and scores.are_logits)
+            higher = value > best
+            best, label = torch.where(higher, value, best), torch.where(higher, index + first, label)
+            if total is not None and part_total is not None:
+                total = torch.logaddexp(total, part_total)
+    if not confidence:
+        return Labels(label, None)
+    return Labels(label, best if total is None else (best - total).exp())
+
+
+def _best_of(values: Tensor, size: tuple[int, int], with_total: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    resized = resize_scores(values, size)
+    best, label = resized.max(dim=1)
+    return best, label, resized.logsumexp(dim=1) if with_total else None
+
+
+def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmentation]:
+    """Return what each image of a batch shows, at a size (height, width) of its own."""
+    found = []
+    for values, size in zip(scores.values, sizes, strict=True):
+        labels, confidence = label_scores(Scores(values[None], scores.are_logits), size)
+        assert confidence is not None
+        label, sure = labels[0].cpu(), confidence[0].cpu()
+        sums = torch.zeros(len(values), dtype=torch.float64).scatter_add_(0, label.flatten(), sure.flatten().double())
+        found.append(Segmentation.of(label.to(torch.uint8), sums))
+    return found

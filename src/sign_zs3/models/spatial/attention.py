@@ -1,0 +1,77 @@
+"""SIM's encodings by self-attention (Table 2: ``multihead`` and ``self_attention``)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention among all pixels of one image (never across the images of a batch)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project_in = nn.Linear(width, 3 * width)
+        self.project_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        n, tokens, width = x.shape
+        # (N, L, 3 * width) -> three of (N, heads, L, width / heads)
+        q, k, v = self.project_in(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=inside)
+        out: Tensor = self.project_out(mixed.transpose(1, 2).reshape(n, tokens, width))
+        return out
+
+
+class AttentionEncoding(nn.Module):
+    """1x1 down to `width`; three residual blocks of self-attention and a 1x1; 1x1 up to D.
+
+    Layer normalisation carries no parameters: Table 2's counts leave no room for any.
+    """
+
+    def __init__(
+        self, dim_in: int, feature_dim: int, width: int, heads: int, projections: int, window: int | None
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim_in, width, bias=False)
+        self.attentions = nn.ModuleList(SelfAttention(width, heads) for _ in range(3))
+        self.projections = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(projections))
+        self.last = nn.Linear(width, feature_dim, bias=False)
+        self.width = width
+        self.window = window
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        tokens = self.reduce(x.flatten(2).transpose(1, 2))  # (N, h * w, width)
+        for index, attention in enumerate(self.attentions):
+            if self.window is None or max(height, width) <= self.window:
+                tokens = tokens + attention(self._norm(tokens))
+            else:
+                shift = self.window // 2 if index % 2 else 0
+                grid = self._norm(tokens).view(n, height, width, self.width)
+                tokens = tokens + attend_in_windows(attention, grid, self.window, shift).flatten(1, 2)
+            if index < len(self.projections):
+                tokens = tokens + F.relu(self.projections[index](self._norm(tokens)))
+        out: Tensor = self.last(self._norm(tokens))
+        return out.transpose(1, 2).reshape(n, -1, height, width)
+
+
+def attend_in_windows(attention: nn.Module, grid: Tensor, side: int, shift: int) -> Tensor:
+    """Apply attention to (N, h, w, width) within windows of side x side cells, the first one cut short by `shift`."""
+    n, height, width, channels = grid.shape
+    below, right = -(height + shift) % side, -(width + shift) % side
+    padding = (0, 0, shift, right, shift, below)
+    padded = F.pad(grid, padding)
+    rows, columns = padded.shape[1] // side, padded.shape[2] // side
+
+    def cut(x: Tensor) -> Tensor:  # (n, rows * side, columns * side, c) -> (n * rows * columns, side * side, c)
+        return x.view(-1, rows, side, columns, side, x.shape[-1]).transpose(2, 3).reshape(-1, side * side, x.shape[-1])
+
+    inside = cut(F.pad(grid.new_ones(1, height, width, 1), padding)) > 0
+    mixed: Tensor = attention(cut(padded), inside.view(-1, 1, 1, side * side).repeat(n, 1, 1, 1))
+    mixed = mixed.view(n, rows, columns, side, side, channels).transpose(2, 3).reshape(padded.shape)
+    return mixed[:, shift : shift + height, shift : shift + width]

@@ -1,0 +1,52 @@
+"""CaGNet's contextual module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sign_zs3.models.spatial.convolution import GatedScales
+from sign_zs3.models.spatial.features import SpatialFeatures, draw_latent, scaled_width, start_at_zero
+
+
+class ContextualModule(nn.Module):
+    """CaGNet's contextual module (Gu et al., ACM MM 2020): a latent of each pixel's surroundings, and no position.
+
+    3x3 convolutions of dilations 1, 2 and 5, each weighed by its own attention map, give a context of D channels;
+    3x3 convolutions on it give mu and logvar; z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent
+    gates the feature, F = sigmoid(E + E * sigmoid(z)).
+
+    Args:
+        feature_dim: D.
+        width: Channels of each scale; None scales the published 256 by D / 600.
+    """
+
+    def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:
+        super().__init__()
+        self.context = GatedScales(feature_dim, width or scaled_width(256, feature_dim))
+        self.mu = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        self.logvar = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        start_at_zero(self.mu, self.logvar)
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> SpatialFeatures:
+        """Add context to a feature map.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z, or take its mean; None: draw in training mode.
+            origin: Not read: the module knows no position.
+            full_size: Not read.
+
+        Returns:
+            F, z, mu and logvar.
+        """
+        context = self.context(x)
+        mu, logvar = self.mu(context), self.logvar(context)
+        latent = draw_latent(mu, logvar, self.training if sample is None else sample)
+        return SpatialFeatures(torch.sigmoid(x + x * torch.sigmoid(latent)), latent, mu, logvar)

@@ -1,0 +1,81 @@
+"""Weights from files: whether they fit a network, and whether they are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sign_zs3.errors import UserError
+
+Kinds: TypeAlias = Mapping[str, tuple[tuple[int, ...], bool]]
+"""Name -> shape of a tensor, and whether it holds real numbers: what is known of weights before they are read."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def kinds_of(state: Mapping[str, Any]) -> Kinds:
+    """Return the shapes and kinds of a state dictionary's tensors; other entries are left out."""
+    return {k: (tuple(v.shape), v.is_floating_point()) for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def difference(found: Kinds, wanted: Kinds) -> str | None:
+    """Say in what stored weights differ from those of a network, by names, shapes and kinds.
+
+    Args:
+        found: Of a file.
+        wanted: Of the network.
+
+    Returns:
+        Such as ``1 entries missing, the first 'head.bias'``; None: in nothing.
+
+    >>> difference({"bias": ((3,), True)}, {"bias": ((4,), True), "weight": ((4, 2), True)})
+    "1 entries missing, the first 'weight'; 1 of another shape, the first 'bias': (3,) instead of (4,)"
+    """
+    missing = [key for key in wanted if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    other = [key for key in wanted if key in found and found[key] != wanted[key]]
+    faults = [
+        f"{len(keys)} {what}, the first {keys[0]!r:.200}"
+        for what, keys in (("entries missing", missing), ("unexpected", unexpected), ("of another shape", other))
+        if keys
+    ]
+    if other:
+        (shape, real), (expected, _) = found[other[0]], wanted[other[0]]
+        faults[-1] += f": {shape} instead of {expected}"
+        if shape == expected:
+            faults[-1] += ", real numbers instead of whole ones" if real else ", whole numbers instead of real ones"
+    return "; ".join(faults) or None
+
+
+def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Module]) -> _Module:
+    """Make a model without memory for its weights, since stated sizes may be beyond all bounds, and try it.
+
+    Args:
+        make: Makes the model.
+        segmenter: From the model to the network that is run on a small image.
+    """
+    with torch.device("meta"), torch.no_grad():
+        model = make()
+        segmenter(model).eval()(torch.zeros(1, 3, 64, 64))
+    return model
+
+
+def check_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are no finite numbers, which would make every prediction none; `what` names the file.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() or value.is_complex():
+            # types of eight bits have no such test
+            wide = value.float() if value.element_size() < 2 else value
+            if not bool(torch.isfinite(wide).all()):
+                name = " ".join(name.split())[:100]
+                raise UserError(
+                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one of before the "
+                    "training diverged"
+                )

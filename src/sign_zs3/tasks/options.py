@@ -1,0 +1,140 @@
+"""The options that all methods share, with their defaults and checks."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from sign_zs3.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.errors import UserError
+from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_scales
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options that all methods share.
+
+    Args:
+        vectors: Class vectors: ``bundled``, or a ``.npz`` or ``.safetensors`` table.
+        center_vectors: Subtract the mean over the classes, per source, before normalising.
+        backbone: See `build_backbone`.
+        weights: Backbone weights, see `build_backbone`; with some, its batch norm is frozen, as in DeepLab-v2.
+        backbone_levels: Modules of a ``timm/`` backbone that are its levels, see `build_backbone`.
+        output_stride: Of the backbone, see `build_backbone`.
+        freeze_encoder: Keep the whole backbone as it is; its head still trains.
+        feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
+            none. Crops are cut out of the maps of whole images. With flip, scales or feature resolution images are read
+            all the same.
+        head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
+        dilations: Of the ``deeplab`` head.
+        input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
+        image_mean: RGB mean of images in [0, 1].
+        image_std: RGB standard deviation of images in [0, 1].
+        phases: Kinds of phase to run; null runs all that have iterations.
+        init_from: Checkpoint whose weights to start from, for runs of later phases alone.
+        train_iterations: Length of the training step.
+        self_training_iterations: Length of a round of self-training.
+        rounds: Rounds of self-training, the teacher renewed before each.
+        accumulate: Batches per iteration.
+        lr: SGD rate of the encoder's backbone in the training step (spatial module 5x, heads 10x, biases 20x).
+        lr_self_training: The same in self-training.
+        clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
+        max_nonfinite: Steps that may be left out, over the whole run, because their loss or gradient was NaN or
+            infinite; the next one stops the run.
+        self_training: ``annealed`` (eq. 17), ``top_fraction`` (the most confident pseudo-labels, weight 1) or ``none``.
+        temperature: T of eq. 17.
+        top_fraction: Fraction of pseudo-labels kept by ``top_fraction``, per image.
+        pseudo_classes: ``unseen`` gives an ignored pixel its best unseen class; ``all`` its best class.
+        pseudo_top_p: A pseudo-label counts only where it ranks within the top p of all logits (CaGNet's rule); 0
+            counts all.
+        seen_penalty: Calibrated stacking: subtracted from seen logits in evaluation.
+        resolution: Score at the ``label``'s own size, or at ``feature`` size after a warp to 513 x 513.
+        flip: Test-time augmentation: average with the mirror image.
+        scales: Test-time augmentation: image scales that are averaged.
+        seed: Random seed of initial weights, noise and dropout.
+        channels_last: Keep the encoder's weights and maps as (N, H, W, C) in memory, which suits tensor cores.
+        compile: Train with `torch.compile` of the encoder and the spatial module; the first iterations take minutes.
+
+    Raises:
+        UserError: An option is out of range; it is named.
+    """
+
+    # classes and their vectors
+    vectors: str = "bundled"
+    center_vectors: bool = False
+    # encoder
+    backbone: str = "resnet101"
+    weights: str | None = None
+    backbone_levels: list[str] | None = None
+    output_stride: int = 8
+    freeze_encoder: bool = False
+    feature_cache: str | None = None
+    head: Literal["deeplab", "fcn", "fcn16", "unet"] = "deeplab"
+    dilations: list[int] = field(default_factory=lambda: [6, 12, 18, 24])
+    input_scales: list[float] = field(default_factory=lambda: [1.0])
+    image_mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    image_std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    # schedule
+    phases: list[str] | None = None
+    init_from: str | None = None
+    train_iterations: int = 20_000
+    self_training_iterations: int = 6_000
+    rounds: int = 1
+    accumulate: int = 1
+    # rates and steps
+    lr: float = 2.5e-4
+    lr_self_training: float = 2.5e-4
+    clip_norm: float = 0.0
+    max_nonfinite: int = 0
+    # self-training
+    self_training: Literal["annealed", "top_fraction", "none"] = "annealed"
+    temperature: float = 2.0
+    top_fraction: float = 0.75
+    pseudo_classes: Literal["unseen", "all"] = "unseen"
+    pseudo_top_p: int = 0
+    # evaluation
+    seen_penalty: float = 0.0
+    resolution: Literal["label", "feature"] = "label"
+    flip: bool = False
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    # machine
+    seed: int = 0
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("self_training", self.self_training, "annealed", "top_fraction", "none")
+        check_choice("pseudo_classes", self.pseudo_classes, "unseen", "all")
+        check_choice("resolution", self.resolution, "label", "feature")
+        check_positive(dilations=self.dilations, input_scales=self.input_scales)
+        check_range("temperature", self.temperature, above=0)
+        check_range("top_fraction", self.top_fraction, above=0, most=1)
+        check_not_negative(clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
+        if not are_scales(self.scales):
+            raise UserError(f"scales: found {self.scales!r:.100}, expected {SCALES}")
+        if (folder := self.feature_cache) is None:
+            return
+        if not self.freeze_encoder:
+            raise UserError(
+                f"feature_cache: found {folder!r} with freeze_encoder off, where the maps change with each step: set "
+                "freeze_encoder to true, or feature_cache to null"
+            )
+        if list(self.input_scales) != [1.0]:
+            raise UserError(
+                f"feature_cache: found input_scales {self.input_scales}, expected [1.0], that of the maps that are "
+                "kept: set input_scales to [1.0], or feature_cache to null"
+            )
+
+
+def defaults_of(task: type, base: type) -> dict[str, Any]:
+    """Return every option of a class: of its constructor, of its parents' down to `base`, and of `TaskOptions`."""
+    own = {
+        parameter.name: copy.deepcopy(parameter.default)
+        for ancestor in reversed(task.__mro__)
+        if issubclass(ancestor, base) and "__init__" in vars(ancestor)
+        for parameter in inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return asdict(TaskOptions()) | own

@@ -1,0 +1,143 @@
+"""What a task asks of the trainer and of the data module before a run, and what it tells the loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.data.features import FeatureCache
+from sign_zs3.errors import UserError
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.protocol import Protocol
+from sign_zs3.tasks.evaluation import FEATURE_RESOLUTION_SIZE
+from sign_zs3.tasks.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+
+def protocol_of(trainer: pl.Trainer) -> Protocol:
+    """Return the class protocol of a trainer's data module.
+
+    Raises:
+        UserError: There is no such data module.
+    """
+    protocol = getattr(getattr(trainer, "datamodule", None), "protocol", None)
+    if not isinstance(protocol, Protocol):
+        raise UserError(
+            "data: found no data module with a class protocol: pass one, as in Trainer().fit(model, VOCDataModule(...))"
+        )
+    return protocol
+
+
+def check_data(data: object, hparams: Mapping[str, Any]) -> None:
+    """Refuse a data module that does not go with a model's options.
+
+    Raises:
+        UserError: Images would be resized twice, or the data module cannot crop cached maps.
+    """
+    eval_size = getattr(data, "eval_size", None)
+    if hparams["resolution"] == "feature" and eval_size not in (None, FEATURE_RESOLUTION_SIZE[0]):
+        raise UserError(
+            f"eval_size: found {eval_size} with resolution 'feature', which warps to {FEATURE_RESOLUTION_SIZE[0]} "
+            "itself, so that images would be resized twice; leave eval_size out"
+        )
+    if hparams["feature_cache"] is not None and not isinstance(data, ZeroShotDataModule):
+        raise UserError(
+            f"feature_cache: found a {type(data).__name__}, expected a ZeroShotDataModule, which can crop maps: "
+            "set feature_cache to null"
+        )
+
+
+def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
+    """Refuse a trainer that cannot train with three optimisers, and tell DDP what to expect.
+
+    Args:
+        trainer: Of the run.
+        compiles: Whether networks are to be compiled.
+
+    Raises:
+        UserError: Its precision or an option does not serve, or a compiler is missing.
+    """
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise UserError(
+            f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: one loss scale cannot serve three "
+            "optimisers"
+        )
+    strategy = trainer.strategy
+    if isinstance(strategy, pl.strategies.DDPStrategy):
+        if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
+            raise UserError(
+                "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics are "
+                "averaged over the processes either way"
+            )
+        # Each phase leaves other parameters without gradients, which DDP must be told.
+        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if compiles and strategy.root_device.type == "cpu" and not any(shutil.which(name) for name in compilers if name):
+        raise UserError(
+            "compile: found no C++ compiler, which torch.compile needs on the CPU, expected g++, clang++ or $CXX: "
+            "install one, or leave compile out"
+        )
+
+
+def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:
+    """Refuse phases that the classes give nothing to do.
+
+    Raises:
+        UserError: There is no unseen class to learn, or more classes are asked for than there are.
+    """
+    if not protocol.unseen and {"transfer", "self_training"} & {phase.kind for phase in schedule.phases}:
+        raise UserError(
+            "unseen: found no unseen class, which transfer and self_training are for: name some, or set phases to "
+            "[train]"
+        )
+    if pseudo_top_p > protocol.num_classes:
+        raise UserError(
+            f"pseudo_top_p: found {pseudo_top_p}, expected at most the {protocol.num_classes} classes of the data (0 "
+            "counts all pseudo-labels)"
+        )
+
+
+def compile_networks(segmenter: Segmenter) -> None:
+    """Compile the encoder and the spatial module in place; random numbers stay as without compilation."""
+    for part in (segmenter.encoder, segmenter.spatial):
+        part.compile(options={"fallback_random": True})
+
+
+def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCache | None:
+    """Return the cache of a frozen backbone's maps, or None where the options ask for none or for other views."""
+    if hparams["feature_cache"] is None:
+        return None
+    if hparams["flip"] or list(hparams["scales"]) != [1.0] or hparams["resolution"] == "feature":
+        log.info("feature_cache: not used, since flip, scales and feature resolution read other views of the images")
+        return None
+
+    def encode(images: Tensor) -> tuple[Tensor, ...]:
+        return segmenter.maps(images.to(segmenter.image_mean.device))
+
+    def key() -> str:  # asked for at the first use, when the weights of a checkpoint are there
+        return _fingerprint(segmenter, hparams)
+
+    return FeatureCache(hparams["feature_cache"], key, encode, segmenter.encoder.strides)
+
+
+def _fingerprint(segmenter: Segmenter, hparams: Mapping[str, Any]) -> str:
+    """Return what stands for all that decides the maps but the image."""
+    encoder, name = segmenter.encoder, hparams["backbone"]
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((name, hparams["backbone_levels"], hparams["output_stride"], encoder.strides)).encode())
+    state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
+    for entry, value in state.items():
+        digest.update(entry.encode())
+        # as bytes, since NumPy has no bfloat16
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{name.replace('/', '-')}-{digest.hexdigest()}"

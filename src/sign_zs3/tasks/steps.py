@@ -1,0 +1,261 @@
+"""What the training steps compute: functions of networks and tensors that return named loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
+from sign_zs3.functional.cross_entropy import pixel_cross_entropy, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional.divergence import class_mmd, gaussian_kl
+from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
+from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
+from sign_zs3.models.discriminator import Discriminator
+from sign_zs3.models.generator import Generator
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.protocol import IGNORE_INDEX
+
+Batch = dict[str, Any]
+
+
+class Losses(NamedTuple):
+    """What an optimiser minimises, and what it is made of.
+
+    Attributes:
+        total: Scalar.
+        terms: Name -> scalar, for the log and for errors.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class PseudoLabels(NamedTuple):
+    """What the teacher says of the ignored pixels of a batch.
+
+    Attributes:
+        labels: (N, H, W) int64, its class for every pixel.
+        confidence: (N, H, W) float32 in [0, 1], its softmax over all classes at that class.
+        counts: (N, H, W) bool, pixels that get their pseudo-label: ignored ones that are no padding.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    counts: Tensor
+
+
+class LabelledFeatures(NamedTuple):
+    """The features of all labelled pixels of a batch, as (1, channels, P, 1) maps that 1x1 convolutions read.
+
+    Attributes:
+        real: F, detached.
+        latent: z, detached.
+        vectors: Class vector of each pixel.
+        labels: (P,) int64.
+        per_image: Number of pixels of each image.
+    """
+
+    real: Tensor
+    latent: Tensor
+    vectors: Tensor
+    labels: Tensor
+    per_image: list[int]
+
+
+def inputs_of(batch: Batch) -> Tensor | Sequence[Tensor]:
+    """Return what the segmenter reads of a batch: feature maps from a cache where it has them, else images."""
+    found: Tensor | Sequence[Tensor] = batch["maps"] if "maps" in batch else batch["image"]
+    return found
+
+
+def supervised_losses(
+    segmenter: Segmenter, batch: Batch, num_seen: int, alpha: float | None
+) -> tuple[SpatialFeatures, Losses]:
+    """Cross-entropy over the seen classes alone (eq. 3) and, weighed by `alpha`, the KL divergence (eq. 2, 4).
+
+    Args:
+        segmenter: E, the spatial module and C.
+        batch: With ``image`` or ``maps``, and ``mask``.
+        num_seen: S; logits of unseen classes take no part.
+        alpha: None: the spatial module learns no latent.
+    """
+    spatial = segmenter.features(inputs_of(batch))
+    seen_logits = segmenter.classifier(spatial.features)[:, :num_seen]
+    loss_seg = pixel_cross_entropy(seen_logits, batch["mask"])
+    return spatial, _with_kl(loss_seg, {"loss_seg": loss_seg}, spatial, alpha)
+
+
+@torch.no_grad()
+def pseudo_labels(teacher: Segmenter, batch: Batch, first: int, top_p: int) -> PseudoLabels:
+    """Let the teacher label the ignored pixels of a batch (section 3.4).
+
+    Args:
+        teacher: In evaluation mode.
+        batch: With ``image`` or ``maps``, ``mask`` and ``valid``.
+        first: First class that may be given: S for unseen classes alone, 0 for all.
+        top_p: Count only pseudo-labels that rank within the top p of all logits (CaGNet's rule); 0 counts all.
+    """
+    logits = resize_map(teacher(inputs_of(batch)).float(), map_size(batch["mask"]))
+    confidence, labels = logits.softmax(dim=1)[:, first:].max(dim=1)
+    labels = labels + first
+    counts = (batch["mask"] == IGNORE_INDEX) & batch["valid"]
+    if top_p:
+        counts = counts & within_top(logits, labels, top_p)
+    return PseudoLabels(labels, confidence, counts)
+
+
+def pseudo_weights(pseudo: PseudoLabels, rule: str, temperature: float, fraction: float) -> Tensor:
+    """Weigh pseudo-labels: ``annealed``, by eq. 17; else 1 for the most confident ones of each image, 0 for the others.
+
+    Args:
+        pseudo: Of the teacher.
+        rule: ``annealed`` or ``top_fraction``.
+        temperature: T of eq. 17.
+        fraction: Of an image's pseudo-labels that ``top_fraction`` keeps.
+
+    Returns:
+        (N, H, W) float32 in [0, 1]; it has no meaning where `pseudo.counts` is False.
+    """
+    if rule == "annealed":
+        return annealed_weights(pseudo.confidence, pseudo.counts, temperature)
+    return confident_fraction(pseudo.confidence, pseudo.counts, fraction).float()
+
+
+def self_training_losses(
+    segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, pseudo_weights: Tensor, alpha: float | None
+) -> tuple[SpatialFeatures, Losses, dict[str, Tensor]]:
+    """Cross-entropy of labels with weight 1 and of pseudo-labels with weights of their own (section 3.4).
+
+    Args:
+        segmenter: The student.
+        batch: With ``image`` or ``maps``, ``mask``, ``valid`` and ``hidden``.
+        pseudo: Of the teacher.
+        pseudo_weights: (N, H, W) float32 in [0, 1], read where `pseudo.counts`.
+        alpha: As in `supervised_losses`.
+
+    Returns:
+        The student's features, the losses, and what is logged beside the total's terms: the cross-entropy of either
+        kind of label, the share of truly unseen pixels among the ignored ones (near 1, self-training learns unseen
+        classes from the place of the holes alone), and the mean weight of these pixels.
+    """
+    mask, counts = batch["mask"], pseudo.counts
+    labelled = mask != IGNORE_INDEX
+    weights = torch.where(counts, pseudo_weights, labelled.float())
+    spatial = segmenter.features(inputs_of(batch))
+    logits = segmenter.classifier(spatial.features)
+    loss, each = weighted_cross_entropy(logits, torch.where(counts, pseudo.labels, mask), weights)
+    ignored = (~labelled & batch["valid"]).sum().clamp(min=1)
+    report = {
+        "loss_seg": weighted_mean(each.detach(), labelled.float()),
+        "loss_pseudo": weighted_mean(each.detach(), weights * counts),
+        "unseen_share": batch["hidden"].sum() / ignored,
+        "pseudo_weight": (weights * counts).sum() / ignored,
+    }
+    return spatial, _with_kl(loss, {"loss_pseudo": loss}, spatial, alpha), report
+
+
+def _with_kl(loss: Tensor, terms: dict[str, Tensor], spatial: SpatialFeatures, alpha: float | None) -> Losses:
+    if alpha is None:
+        return Losses(loss, terms)
+    loss_kl = gaussian_kl(spatial.mu, spatial.logvar)
+    return Losses(loss + alpha * loss_kl, {**terms, "loss_kl": loss_kl})
+
+
+def labelled_features(spatial: SpatialFeatures, mask: Tensor, class_vectors: Tensor) -> LabelledFeatures:
+    """Gather the features of all labelled pixels of a batch, P = 0 or more.
+
+    Args:
+        spatial: Of the batch; no gradient flows back into it.
+        mask: (N, H, W) int64.
+        class_vectors: (C, W).
+    """
+    labels = shrink_labels(mask, map_size(spatial.features))
+    labelled = labels != IGNORE_INDEX  # (N, h, w)
+    pixels = labels[labelled]  # (P,)
+    real, latent = (_as_map(x.detach().permute(0, 2, 3, 1)[labelled]) for x in (spatial.features, spatial.latent))
+    per_image = labelled.flatten(1).sum(1).tolist()
+    return LabelledFeatures(real, latent, _as_map(class_vectors[pixels]), pixels, per_image)
+
+
+def discriminator_losses(
+    discriminator: Discriminator, generator: Generator, pixels: LabelledFeatures, mode: AdversarialMode
+) -> Losses:
+    """D's side of eq. 7."""
+    with torch.no_grad():
+        fake = generator(pixels.vectors, pixels.latent)
+    loss = discriminator_loss(discriminator(pixels.real), discriminator(fake), mode)
+    return Losses(loss, {"loss_adv_d": loss})
+
+
+def generator_losses(
+    generator: Generator, discriminator: Discriminator | None, pixels: LabelledFeatures, mode: AdversarialMode,
+    beta: float, bandwidths: Sequence[float], per_image: bool,
+) -> Losses:  # fmt: skip
+    """G's side of eq. 7 and, weighed by `beta`, the MMD (eq. 5, 6, 8).
+
+    Args:
+        generator: G.
+        discriminator: D; None leaves eq. 7 out.
+        pixels: Of the batch.
+        mode: See `generator_loss`.
+        beta: Weight of the MMD.
+        bandwidths: See `class_mmd`.
+        per_image: Compare a class's features within each image, as eq. 5; else over the batch.
+    """
+    fake = generator(pixels.vectors, pixels.latent)
+    counts = pixels.per_image if per_image else [len(pixels.labels)]
+    parts = (torch.split(rows, counts) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
+    images = zip(*parts, strict=True)
+    loss_mmd = torch.stack([class_mmd(r, f, c, bandwidths=bandwidths) for r, f, c in images if len(c)]).mean()
+    loss, terms = beta * loss_mmd, {"loss_mmd": loss_mmd}
+    if discriminator is not None:
+        loss_adv = generator_loss(discriminator(fake), mode)
+        loss, terms = loss_adv + loss, {"loss_adv_g": loss_adv, **terms}
+    return Losses(loss, terms)
+
+
+@torch.no_grad()
+def synthetic_features(generator: Generator, class_vectors: Tensor, labels: Tensor) -> Tensor:
+    """Generate a feature map (N, D, h, w) for a label map (N, h, w), with latents of N(0, 1)."""
+    vectors = class_vectors[labels].permute(0, 3, 1, 2)
+    n, height, width = labels.shape
+    latent = torch.randn(n, generator.latent_dim, height, width, device=labels.device)
+    features: Tensor = generator(vectors, latent)
+    return features
+
+
+def random_labels(shape: tuple[int, int, int], num_seen: int, num_classes: int, unseen_odds: float,
+                  device: torch.device | None = None) -> Tensor:  # fmt: skip
+    """Draw a label map (N, h, w) int64: each unseen class is `unseen_odds` times as likely as each seen one."""
+    odds = torch.ones(num_classes, device=device)
+    odds[num_seen:] = unseen_odds
+    return torch.multinomial(odds, shape[0] * shape[1] * shape[2], replacement=True).view(shape)
+
+
+def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:
+    """Eq. 10: C on real features of seen classes and synthetic ones of all.
+
+    Args:
+        classifier: C.
+        features: (N, D, h, w), F of images.
+        mask: (N, H, W) int64, their labels.
+        synthetic: (N, D, h, w), of G.
+        labels: (N, h, w) int64, what they were generated for.
+    """
+    loss_seg = pixel_cross_entropy(classifier(features), mask)
+    loss_synthetic = pixel_cross_entropy(classifier(synthetic), labels)
+    return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """View (P, D) rows as a (1, D, P, 1) map."""
+    return rows.t().reshape(1, rows.shape[1], rows.shape[0], 1)
+
+
+def _as_rows(pixels: Tensor) -> Tensor:
+    """View a (1, D, P, 1) map as (P, D) rows."""
+    return pixels[0, :, :, 0].t()

@@ -1,0 +1,101 @@
+"""One run in training, batch by batch: freezing, rates, random numbers, batches left out, and what is logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from sign_zs3.protocol import IGNORE_INDEX
+from sign_zs3.tasks.progress import Progress
+from sign_zs3.tasks.schedule import counted_randomness
+from sign_zs3.tasks.steps import Batch
+from sign_zs3.tasks.updates import Updates
+
+log = logging.getLogger(__name__)
+
+
+class Training:
+    """What is done around the steps of each batch.
+
+    Args:
+        module: The task: its device, trainer and log.
+        progress: Its schedule and counts, which move with each batch.
+        updates: Its optimisers.
+        rates: From a kind of phase to the base learning rate of each optimiser.
+        enter_phase: Called with the kind of a phase that starts now; not when one is resumed.
+        seed: Random seed of noise and dropout.
+
+    Attributes:
+        losses: Of the last batch, by name.
+    """
+
+    def __init__(
+        self, module: pl.LightningModule, progress: Progress, updates: Updates,
+        rates: Callable[[str], dict[str, float]], enter_phase: Callable[[str], None], seed: int,
+    ) -> None:  # fmt: skip
+        self.module = module
+        self.progress = progress
+        self.updates = updates
+        self.rates = rates
+        self.enter_phase = enter_phase
+        self.seed = seed
+        self.losses: dict[str, Tensor] = {}
+        self._announced = ""
+
+    @contextmanager
+    def batch(self, batch: Batch) -> Iterator[str | None]:
+        """Prepare the parts for a batch, give the kind of its phase, and count it afterwards.
+
+        Random numbers drawn within are a function of seed, position and rank. The kind is None where the batch is left
+        out, since it has no labelled pixel.
+        """
+        module, schedule, counts = self.module, self.progress.schedule, self.progress.counts
+        kind = self._begin()
+        if kind != "self_training" and not self._any_labelled(batch):
+            counts.skipped += 1
+            self.updates.skip(*self.updates.optimizers)
+            log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
+            yield None
+        else:
+            with counted_randomness(module.device, self.seed, schedule.batches, module.global_rank):
+                yield kind
+        if kind == "self_training":
+            counts.tally("ignored_pixels", ((batch["mask"] == IGNORE_INDEX) & batch["valid"]).sum())
+            counts.tally("unseen_pixels", batch["hidden"].sum())
+        module.log("train/skipped", float(counts.skipped), batch_size=1)
+        if self.updates.max_nonfinite:
+            module.log("train/nonfinite", float(counts.nonfinite), batch_size=1)
+        module.log("train/hidden_pixels", batch["hidden"].sum().float(), batch_size=1)
+        self.updates.average_statistics()
+        schedule.batches += 1
+        module.trainer.should_stop |= schedule.done
+
+    def record(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
+        """Log the losses of a batch, and keep them for the progress bar."""
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.module.log_dict({f"train/{name}": x for name, x in self.losses.items()}, batch_size=len(batch["id"]))
+
+    def _begin(self) -> str:
+        schedule, phase = self.progress.schedule, self.progress.schedule.phase
+        if schedule.at_phase_start:
+            self.enter_phase(phase.kind)
+        trained = self.progress.plan[phase.kind]
+        rates = self.updates.begin_batch(schedule, trained, self.rates(phase.kind))
+        self.module.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=1)
+        if self._announced != phase.name:
+            self._announced = phase.name
+            names = ", ".join(sorted(trained))
+            log.info("phase %s: %d iterations, training %s", phase.name, phase.iterations, names)
+        return phase.kind
+
+    def _any_labelled(self, batch: Batch) -> bool:
+        labelled = (batch["mask"] != IGNORE_INDEX).any()
+        trainer = self.module.trainer
+        if trainer.world_size > 1:
+            # All ranks must take the same path, or the gradient exchange would wait for ever.
+            labelled = trainer.strategy.reduce(labelled.float(), reduce_op="sum") > 0
+        return bool(labelled)
