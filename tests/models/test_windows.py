@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.spatial.sim import PlainFeatures, SpatialFeatures
+from sign_zs3.models.scores import Scores
+from sign_zs3.models.spatial.features import PlainFeatures, SpatialFeatures
 from sign_zs3.models.windows import Place, windows
+from sign_zs3.protocol import Protocol
 
 
 def known(segmenter: Segmenter) -> Segmenter:
@@ -121,7 +123,7 @@ def test_one_window_is_in_memory_at_a_time(local: Segmenter, monkeypatch: pytest
     read: list[tuple[int, ...]] = []
     scores = Segmenter.scores
 
-    def spy(self: Segmenter, images: Tensor, *args: object, **options: object) -> Tensor:
+    def spy(self: Segmenter, images: Tensor, *args: object, **options: object) -> Scores:
         read.append(tuple(images.shape))
         return scores(self, images, *args, **options)  # type: ignore[arg-type]
 
@@ -146,8 +148,7 @@ def test_tiny_images_are_labelled(backbone: str, size: tuple[int, int]) -> None:
 
 
 def config(**options: object) -> SegmenterConfig:
-    defaults: dict[str, object] = {"classes": ["a", "b", "c"], "num_seen": 2}
-    return SegmenterConfig(**(defaults | options))  # type: ignore[arg-type]
+    return SegmenterConfig(Protocol("", "", ("a", "b", "c"), (0, 1, 2), 2), **options)  # type: ignore[arg-type]
 
 
 def test_images_that_are_refused(local: Segmenter, tmp_path: Path) -> None:
@@ -183,10 +184,10 @@ def test_exif_is_followed(local: Segmenter, tmp_path: Path) -> None:
 def test_config_survives_json_and_builds_the_same_networks() -> None:
     import json
 
-    first = config(encoder={"backbone": "small", "feature_dim": 16, "dilations": (1, 2)}, ids=(4, 9, 2))
-    again = SegmenterConfig(**json.loads(json.dumps(first.as_dict())))
+    first = config(encoder={"backbone": "small", "feature_dim": 16, "dilations": (1, 2)}, scales=(0.5, 1.0))
+    again = SegmenterConfig.from_dict(json.loads(json.dumps(first.as_dict())))
     assert again == first
-    assert again.unseen == ("c",)
+    assert again.protocol.unseen_classes == ("c",)
     torch.manual_seed(0)
     one = Segmenter.build(first)
     torch.manual_seed(0)
