@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -307,8 +308,7 @@ def test_dropped_images_join_with_maps(fake_folder: FakeFolder, tmp_path: Path) 
     assert len(module.dropped_indices) == 2
     module.train_dataloader()
     assert len(encode.sizes) == 10
-    place: Any = SimpleNamespace(lightning_module=Recorder(unlabelled_from=0), global_rank=0, world_size=1)
-    module.trainer = place
+    module.follow(replace(module.plan, unlabelled_from=0))
     loader = module.train_dataloader()
     assert len(encode.sizes) == 14
     batches = [batch for _ in range(2) for batch in loader][: len(FOLDER_TRAIN)]

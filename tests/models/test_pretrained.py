@@ -209,7 +209,7 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         ),
         (
             _config_of(lambda c: c.update(classes=["a", "a", "b"])),
-            r"config: classes: found .*, expected names, each once",
+            r"config: class split .*: found the class .a. twice, expected it once",
         ),
         (_config_of(lambda c: c.update(num_seen=1.5)), r"config: protocol: num_seen: found 1\.5, expected one int"),
         (_config_of(lambda c: c.update(image_std=[0, 0, 0])), r"config: image_std: found .* three numbers above 0"),

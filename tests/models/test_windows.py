@@ -213,9 +213,9 @@ def test_the_window_of_a_model_has_at_most_128_cells_a_side(
     assert side // encoder.strides[0] <= 128
     read: list[int] = []
 
-    def spy(self: Segmenter, images: Tensor, *_: object) -> Tensor:
+    def spy(self: Segmenter, images: Tensor, **_: object) -> Scores:
         read.append(images.shape[-1])
-        return torch.zeros(1, 3, 4, 4)
+        return Scores(torch.zeros(1, 3, 4, 4), are_logits=True)
 
     monkeypatch.setattr(Segmenter, "scores", spy)
     segmenter.segment(torch.zeros(3, 8, side, dtype=torch.uint8))
