@@ -194,8 +194,8 @@ def test_config_survives_json_and_builds_the_same_networks() -> None:
     two = Segmenter.build(again)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     for wrong in ({"ids": (1, 2)}, {"num_seen": 0}, {"num_seen": 4}):
-        with pytest.raises(UserError, match="config: found 3 classes"):
-            config(**wrong)
+        with pytest.raises(UserError, match="config: class split"):
+            SegmenterConfig.from_dict({**first.as_dict(), **wrong})
     for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear or projection")):
         with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
             Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))

@@ -172,7 +172,8 @@ def test_weights_of_an_older_network_are_one_line(
     path = changed(phase_files["self_training"], widen)
     message = (
         "does not fit this model (1 of another shape, the first 'segmenter.encoder.backbone.4.body.0.weight': "
-        f"(128, 64, 3, 3) instead of (64, 64, 3, 3)): use the options and version of sign-zs3 ({__version__}) that it was trained with"
+        f"(128, 64, 3, 3) instead of (64, 64, 3, 3)): use the options and version of sign-zs3 "
+        f"({__version__}) that it was trained with"
     )
     with pytest.raises(UserError, match=re.escape(message)):
         load_task(path)

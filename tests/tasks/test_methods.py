@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sign_zs3 import CaGNetModule, SIGNModule, SPNetModule, UserError, ZeroShotTask, ZS3Module
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.data.datasets.shapes import ShapesDataset
-from sign_zs3.tasks import GenerativeTask, ZeroShotTask
+from sign_zs3.tasks import GenerativeTask
 from sign_zs3.tasks.steps import supervised_losses
 from tests.conftest import quiet_trainer, tiny_data
 from tests.tasks.test_sign import StopAt, Watch, a_batch, same, state_of

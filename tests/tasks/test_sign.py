@@ -162,9 +162,13 @@ def test_transfer_teaches_unseen_classes(fit: Fit) -> None:
     assert not torch.equal(weight_of(model)[rows], start[rows])
 
 
-@pytest.mark.parametrize("options", [{"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"adversarial": "none"},
-                                     {"adversarial": "l1"}, {"clip_norm": 0.1}, {"rounds": 2}, {"center_vectors": True},
-                                     {"bandwidths": [1.0]}])  # fmt: skip
+CHANGES: list[dict[str, Any]] = [
+    {"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"adversarial": "none"}, {"adversarial": "l1"},
+    {"clip_norm": 0.1}, {"rounds": 2}, {"center_vectors": True}, {"bandwidths": [1.0]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", CHANGES)
 def test_options_change_the_result_and_stay_finite(fit: Fit, options: dict[str, Any]) -> None:
     model = fit(**options)
     assert model.schedule.done

@@ -490,7 +490,8 @@ def test_a_checkpoint_of_another_version_is_told_apart(checkpoint: str, tmp_path
     for change, message in (
         (
             {"state_dict": state},
-            r"does not fit this model \(.* entries missing, the first .generator\..*\): use the options and version of sign-zs3 \(.*\) that it was trained with",
+            r"does not fit this model \(.* entries missing, the first .generator\..*\): use the options and version "
+            r"of sign-zs3 \(.*\) that it was trained with",
         ),
         (
             {"sign_zs3": whole["sign_zs3"] | {"method": "GANModule"}},
