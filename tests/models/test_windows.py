@@ -195,7 +195,7 @@ def test_config_survives_json_and_builds_the_same_networks() -> None:
     for wrong in ({"ids": (1, 2)}, {"num_seen": 0}, {"num_seen": 4}):
         with pytest.raises(UserError, match="config: found 3 classes"):
             config(**wrong)
-    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear or projection")):
+    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear, projection")):
         with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
             Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))
 
