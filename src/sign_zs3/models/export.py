@@ -34,12 +34,7 @@ _AXES = ("batch", "height", "width")
 
 
 class Labeller(nn.Module):
-    """What is exported: raw images in, labels and confidence at their size out.
-
-    Args:
-        segmenter: On the CPU.
-        seen_penalty: See `Segmenter.forward`.
-    """
+    """What is exported: raw images in, labels and confidence at their size out."""
 
     def __init__(self, segmenter: Segmenter, seen_penalty: float) -> None:
         super().__init__()
@@ -47,14 +42,7 @@ class Labeller(nn.Module):
         self.seen_penalty = seen_penalty
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Label images.
-
-        Args:
-            images: (N, 3, H, W) uint8, RGB.
-
-        Returns:
-            (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
-        """
+        """Map images (N, 3, H, W) uint8 to class indices (N, H, W) uint8 and their softmax, float32 in [0, 1]."""
         label, confidence = label_scores(self.segmenter.scores(images, self.seen_penalty), map_size(images))
         assert confidence is not None
         return label.to(torch.uint8), confidence
@@ -80,11 +68,7 @@ class _MirroredConv(nn.Module):
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """Return the metadata that an exported file carries, as JSON holds it.
-
-    Raises:
-        UserError: The segmenter was not made from a config.
-    """
+    """Return the metadata of an exported file, in plain types."""
     config = segmenter.require_config()
     protocol, mean, std = config.protocol, list(config.image_mean), list(config.image_std)
     return {
