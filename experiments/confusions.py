@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sign_zs3.commands.results import load
+from sign_zs3 import load_task
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.functional import confusion_matrix
 
@@ -22,13 +22,12 @@ def confusion(run: Path) -> tuple[torch.Tensor, tuple[str, ...], int]:
     """Return the matrix of the test images (rows: truth) after the last phase, the class names, and S."""
     data = ConfiguredCLI(["--config", str(run / "config.yaml")], "", lambda parser: None).datamodule
     data.setup("test")
-    model = load(run / "checkpoints" / "last.ckpt").eval()
+    model = load_task(run / "checkpoints" / "last.ckpt")
     names = data.protocol.classes
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     for index in range(len(data.test_set)):
         sample = data.test_set[index]
-        mask = sample["mask"][None]
-        total += confusion_matrix(model.label(sample["image"][None], mask.shape[-2:]), mask, len(names))
+        total += confusion_matrix(model.label_image(sample["image"])[None], sample["mask"][None], len(names))
     return total, names, data.protocol.num_seen
 
 

@@ -63,7 +63,8 @@ def measure(model: ZeroShotTask) -> dict[str, Any]:
     to_truth = torch.tensor([names.index(name) if name in names else absent for name in mine.classes])
     metric = GZSLMeanIoU(names, truth.seen, [*truth.unseen, absent])
     for batch in data.test_dataloader():
-        metric.update(to_truth[model.label(batch["image"], (64, 64))], batch["mask"].long())
+        labels = torch.stack([model.label_image(image) for image in batch["image"]])
+        metric.update(to_truth[labels], batch["mask"].long())
     scores = metric.compute()
     return {
         "seen": scores["seen_miou"],

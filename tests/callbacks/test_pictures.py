@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sign_zs3 import SIGNModule, UserError
 from sign_zs3.callbacks import PictureLogger, ScheduleCheckpoint
-from sign_zs3.callbacks.pictures import _reduced, label_image
+from sign_zs3.callbacks.pictures import _reduced
 from sign_zs3.cli import main
 from sign_zs3.drawing import panels
 from sign_zs3.functional import confusion_matrix
@@ -255,7 +255,7 @@ def test_files_and_the_plots_of_a_test(tmp_path: Path) -> None:
     expected = torch.zeros(22, 22, dtype=torch.long)
     for index in range(len(data.test_set)):
         sample = data.test_set[index]
-        expected += confusion_matrix(label_image(model, sample["image"])[None], sample["mask"][None], 22)
+        expected += confusion_matrix(model.label_image(sample["image"])[None], sample["mask"][None], 22)
     assert model.confusion is not None
     assert torch.equal(model.confusion, expected) and expected.sum() > 0
 

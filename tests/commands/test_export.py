@@ -26,7 +26,7 @@ from sign_zs3 import Segmenter, ShapesDataModule, UserError, load_segmenter
 from sign_zs3.cli import main
 from sign_zs3.models import export
 from sign_zs3.protocol import Protocol
-from sign_zs3.reports.results import as_results, write_results
+from sign_zs3.reports.run import as_results, write_results
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 # none is (2, 16, 24), which is traced; a side of 5 has two cells

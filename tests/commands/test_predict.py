@@ -65,7 +65,7 @@ def opened(path: Path | str) -> Image.Image:
 
 def own_ids(segmenter: Segmenter, labels: torch.Tensor) -> NDArray[np.uint8]:
     assert segmenter.config is not None
-    ids: NDArray[np.uint8] = np.asarray(segmenter.config.ids, np.uint8)
+    ids: NDArray[np.uint8] = np.asarray(segmenter.config.protocol.ids, np.uint8)
     return np.take(ids, labels.numpy())
 
 
@@ -112,8 +112,8 @@ def test_the_files_of_an_image(predict: Program, segmenter: Segmenter, tmp_path:
     assert predict.out == "predictions: predictions (1 image: NAME.png, NAME_overlay.jpg; predictions.json)\n"
     folder = tmp_path / "predictions"
     assert sorted(path.name for path in folder.iterdir()) == ["photo.png", "photo_overlay.jpg", "predictions.json"]
-    config = segmenter.config
-    assert config is not None
+    assert segmenter.config is not None
+    protocol = segmenter.config.protocol
 
     # the model's own penalty counts, as it does in Python
     labels = segmenter.predict(image)
@@ -122,7 +122,7 @@ def test_the_files_of_an_image(predict: Program, segmenter: Segmenter, tmp_path:
         assert index.mode == "P" and index.size == (90, 60)
         ids = np.asarray(index)
         np.testing.assert_array_equal(ids, own_ids(segmenter, labels))
-        colours = (class_colours(len(config.classes))[labels.numpy()] * 255).round()
+        colours = (class_colours(protocol.num_classes)[labels.numpy()] * 255).round()
         np.testing.assert_array_equal(np.asarray(index.convert("RGB")), colours)
     with Image.open(folder / "photo_overlay.jpg") as overlay:
         # the image, enlarged to 320 columns, and the legend below
@@ -130,16 +130,16 @@ def test_the_files_of_an_image(predict: Program, segmenter: Segmenter, tmp_path:
 
     report = report_of(folder)
     assert report["complete"] is True and report["failed"] == [] and report["method"] == "SIGN"
-    assert (report["dataset"], report["split"]) == (config.dataset, config.split)
+    assert (report["dataset"], report["split"]) == (protocol.dataset, protocol.split)
     assert report["checkpoint"] == str(predict.checkpoint)
-    assert [entry["name"] for entry in report["classes"]] == list(config.classes)
-    assert [entry["id"] for entry in report["classes"]] == list(config.ids)
-    assert [entry["name"] for entry in report["classes"] if not entry["seen"]] == list(config.unseen)
+    assert [entry["name"] for entry in report["classes"]] == list(protocol.classes)
+    assert [entry["id"] for entry in report["classes"]] == list(protocol.ids)
+    assert [entry["name"] for entry in report["classes"] if not entry["seen"]] == list(protocol.unseen_classes)
     assert report["options"]["seen_penalty"] == 0.25
     (entry,) = report["images"]
     assert (entry["file"], entry["index"], entry["overlay"]) == ("photo.png", "photo.png", "photo_overlay.jpg")
     assert (entry["width"], entry["height"]) == (90, 60)
-    counts = {config.classes[i]: int((labels == i).sum()) for i in torch.unique(labels).tolist()}
+    counts = {protocol.classes[i]: int((labels == i).sum()) for i in torch.unique(labels).tolist()}
     assert entry["pixels"] == counts
     assert set(entry["class_confidence"]) == set(counts)
     found = segmenter.segment(image, confidence_map=True)

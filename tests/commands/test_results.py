@@ -21,8 +21,10 @@ from tests.conftest import TINY
 from tests.reports.test_results import PROTOCOL, write_run
 
 from sign_zs3.cli import main
-from sign_zs3.commands.results import _escape, _figures, _losses, as_latex
-from sign_zs3.reports.results import collect, tabulate
+from sign_zs3.reports.formats import _escape, as_latex
+from sign_zs3.reports.pictures import draw_figures, read_losses
+from sign_zs3.reports.runs import collect
+from sign_zs3.reports.table import tabulate
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 
@@ -143,8 +145,7 @@ def test_panels_show_what_the_checkpoints_predict(
             sample = data.test_set[index]
             assert torch.equal(image, sample["image"])
             assert torch.equal(truth, sample["mask"])
-            with torch.no_grad():
-                assert torch.equal(predicted, model.label(sample["image"][None], (32, 32))[0]), number
+            assert torch.equal(predicted, model.segmenter.predict(sample["image"], **model.evaluation)), number
     assert (tmp_path / "panels-transfer.png").is_file()
 
 
@@ -174,11 +175,11 @@ def test_a_checkpoint_that_names_something_else_builds_nothing(
     checkpoint["sign_zs3"]["method"] = "VOCDataModule"
     torch.save(checkpoint, run / "checkpoints" / "self_training.ckpt")
     line = refused(capsys, str(run), "--output", str(tmp_path / "out"), "--panels", "1")
-    assert "self_training.ckpt: found the method 'VOCDataModule', expected one of sign_zs3" in line
+    assert "self_training.ckpt: found the method VOCData, expected one of SPNet" in line
 
 
 def test_losses_are_read_without_what_lightning_repeats(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    losses = _losses(collect([fitted / "version_0"])[0])
+    losses = read_losses(collect([fitted / "version_0"])[0])
     # 3 + 2 + 3 + 3 iterations, each logged; G trains with E in the first phase, alone in the second
     there = {name: [int(i) for i, value in points if not math.isnan(value)] for name, points in losses.items()}
     train, generator, transfer, last = [1, 2, 3], [4, 5], [6, 7, 8], [9, 10, 11]
@@ -240,18 +241,18 @@ def test_the_temperature_has_a_picture_where_rows_differ_in_it(tmp_path: Path) -
     assert main(["results", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
     assert min(picture(tmp_path / "out" / "temperature.png")) > 300
     rows = tabulate(collect([tmp_path / "runs"]))
-    axes = _figures(rows, "")["temperature"].axes[0]
+    axes = draw_figures(rows, "")["temperature"].axes[0]
     (container,) = axes.containers
     assert isinstance(container, ErrorbarContainer)
     line = container.lines[0]
     legend = axes.get_legend()
     assert line is not None and legend is not None
     assert np.asarray(line.get_xdata()).tolist() == [0.5, 2, 10]
-    expected = [100 * row.scores["harmonic"].mean for row in rows if row.told]  # type: ignore[union-attr]
+    expected = [100 * row.scores["harmonic"].mean for row in rows if row.options]  # type: ignore[union-attr]
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx(expected)
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in legend.get_texts()] == ["SIGN + ST", "SIGN + AST"]
-    assert "temperature" not in _figures([row for row in rows if row.told.get("temperature") != "2"][:2], "")
+    assert "temperature" not in draw_figures([row for row in rows if row.options.get("temperature") != "2"][:2], "")
 
 
 def test_development_runs_are_named_so_and_have_no_picture_per_class(

@@ -31,7 +31,6 @@ import torch
 
 from sign_zs3 import ClassTable, Segmenter, UserError
 from sign_zs3.commands.embed import _listed_names
-from sign_zs3.commands.results import _losses, as_csv, as_latex, as_markdown
 from sign_zs3.commands.training import _with_includes
 from sign_zs3.data.datasets.files import read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.features import FeatureCache
@@ -39,7 +38,10 @@ from sign_zs3.data.transforms import training_preset
 from sign_zs3.embeddings import build_table, read_vectors
 from sign_zs3.images import read_image
 from sign_zs3.models.backbones.build import build_backbone
-from sign_zs3.reports.results import collect, tabulate
+from sign_zs3.reports.formats import as_csv, as_latex, as_markdown
+from sign_zs3.reports.pictures import read_losses
+from sign_zs3.reports.runs import collect
+from sign_zs3.reports.table import tabulate
 from sign_zs3.tasks import load_task
 from tests.reliability import seeds
 from tests.reliability.mutate import (
@@ -149,7 +151,7 @@ def use_results(path: Path) -> None:
 
 def use_metrics(path: Path) -> None:
     for run in collect([path.parent]):
-        _losses(run)
+        read_losses(run)
 
 
 def use_maps(path: Path) -> None:

@@ -21,7 +21,7 @@ from sign_zs3.data.transforms import training_preset
 from sign_zs3.embeddings import read_vectors
 from sign_zs3.images import read_image
 from sign_zs3.models.backbones.build import build_backbone
-from sign_zs3.reports.results import collect
+from sign_zs3.reports.runs import collect
 from sign_zs3.tasks import load_task
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 from tests.reliability import seeds

@@ -27,7 +27,7 @@ from sign_zs3.files import replacing
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.segmenter import Segmentation
 from sign_zs3.reports.predictions import paths_of, write_prediction
-from sign_zs3.reports.results import collect
+from sign_zs3.reports.runs import collect
 from tests.conftest import quiet_trainer
 from tests.reliability import seeds
 

@@ -25,7 +25,7 @@ from sign_zs3.embeddings import read_vectors
 from sign_zs3.files import MAX_NAME, check_archive, not_plain, read_json, read_yaml
 from sign_zs3.images import read_image
 from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.reports.results import collect
+from sign_zs3.reports.runs import collect
 
 few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 

@@ -14,7 +14,9 @@ import yaml
 
 from sign_zs3 import Protocol, UserError
 from sign_zs3.reports.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
-from sign_zs3.reports.results import Row, as_results, collect, is_development, tabulate, write_results
+from sign_zs3.reports.run import as_results, write_results
+from sign_zs3.reports.runs import collect
+from sign_zs3.reports.table import Row, tabulate
 
 PROTOCOL = Protocol("voc", "default", ("cat", "dog", "cow", "sofa"), (1, 2, 3, 4), 2)
 OPTIONS: dict[str, Any] = {
@@ -117,7 +119,7 @@ def test_options_that_differ_join_the_label(tmp_path: Path) -> None:
         "SIGN + AST, T = 0.5", "SIGN + AST, T = 2", "SIGN + AST, T = 10",
     ]  # fmt: skip
     assert [len(row.runs) for row in rows] == [1, 1, 2, 2, 2, 2]
-    assert rows[-1].told == {"temperature": "10"}
+    assert rows[-1].options == {"temperature": "10"}
     assert [row.paper is not None for row in rows] == [True, True, True, False, True, False]
     assert rows[0].paper == TABLES_2_AND_3["position", "absolute"]
 
@@ -202,7 +204,7 @@ def test_development_runs_make_a_table_over_seeds_that_draw_other_classes(tmp_pa
             write_results(folder / "results.json", changed)
     rows = tabulate(collect([tmp_path]))
     assert [len(row.runs) for row in rows] == [2, 2]
-    assert all(is_development(run) for row in rows for run in row.runs)
+    assert all(run.is_development for row in rows for run in row.runs)
     assert [row.paper for row in rows] == [None, None]
 
 

@@ -32,7 +32,7 @@ from sign_zs3.commands.configuration import given_options, last_option, with_inc
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
-from sign_zs3.reports.results import as_results, print_table, write_results
+from sign_zs3.reports.run import as_results, print_table, write_results
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method

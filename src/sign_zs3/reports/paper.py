@@ -69,14 +69,14 @@ SPLITS = ("default", "spnet")
 """The names that the paper's class split goes by."""
 
 
-def published(dataset: str, split: str, row: str, told: Mapping[str, str], phase: str | None) -> Published | None:
+def published(dataset: str, split: str, row: str, options: Mapping[str, str], phase: str | None) -> Published | None:
     """Look up a row of Tables 1 to 4.
 
     Args:
         dataset: Such as ``voc``.
         split: Such as ``default``.
         row: Such as ``SIGN + AST``.
-        told: Options by which the row is told from others of its name, with their values as text.
+        options: Those by which the row differs from others of its name, with their values as text.
         phase: The phase after which scores were taken; None: the last one.
 
     Returns:
@@ -84,14 +84,14 @@ def published(dataset: str, split: str, row: str, told: Mapping[str, str], phase
     """
     if split not in SPLITS:
         return None
-    others = {name: value for name, value in told.items() if OPTIONS.get(name) != value}
+    others = {name: value for name, value in options.items() if OPTIONS.get(name) != value}
     if phase is None and not others:
         return TABLE_1.get(dataset, {}).get(row)
     if dataset != "voc" or row != "SIGN":
         return None
     if phase is None:
         return TABLES_2_AND_3.get(next(iter(others.items()))) if len(others) == 1 else None
-    if phase == "train" and "encoding" in told and not set(others) - {"encoding", "feature_dim"}:
+    if phase == "train" and "encoding" in options and not set(others) - {"encoding", "feature_dim"}:
         # Without SIM, the features are widened to make up for its parameters.
-        return (TABLE_4[told["encoding"]], None, None) if told["encoding"] in TABLE_4 else None
+        return (TABLE_4[options["encoding"]], None, None) if options["encoding"] in TABLE_4 else None
     return None

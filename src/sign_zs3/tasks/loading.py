@@ -22,15 +22,15 @@ METHODS: dict[str, type[ZeroShotTask]] = {
 }
 
 
-def stored_method(checkpoint: dict[str, Any]) -> str:
-    """Return the method of a checkpoint, a key of `METHODS`.
+def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
+    """Return the method of a checkpoint, a key of `METHODS`; `what` names the checkpoint in errors.
 
     Raises:
         UserError: This version does not know it.
     """
     stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
     if stored not in METHODS:
-        raise UserError(f"method: the checkpoint was trained with {stored}, expected one of {', '.join(METHODS)}")
+        raise UserError(f"{what}: found the method {stored}, expected one of {', '.join(METHODS)}")
     return stored
 
 
@@ -51,7 +51,7 @@ def load_task(path: str | Path) -> ZeroShotTask:
 
 def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
     """Build the model that a checkpoint in memory holds; `what` names it in errors."""
-    return METHODS[stored_method(checkpoint)].from_checkpoint(checkpoint, what)
+    return METHODS[stored_method(checkpoint, what)].from_checkpoint(checkpoint, what)
 
 
 def load_segmenter(path: str | Path) -> Segmenter:

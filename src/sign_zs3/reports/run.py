@@ -1,0 +1,105 @@
+"""The scores of one run: the table in the terminal, and ``results.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sign_zs3.files import replacing
+
+if TYPE_CHECKING:
+    from sign_zs3.protocol import Protocol
+
+Scores: TypeAlias = Mapping[str, Any]
+"""What `GZSLMeanIoU.compute` returns; read from a file, a class that is absent has None for NaN."""
+
+FORMAT = 1
+SUMMARY = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
+
+
+def as_results(
+    protocol: Protocol,
+    method: str,
+    seed: int,
+    phases: Mapping[str, Scores],
+    unseen_share: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Arrange the scores of a run.
+
+    Args:
+        protocol: The data set, its classes and split.
+        method: Such as ``SIGN``.
+        seed: The run's random seed.
+        phases: Phase -> scores after it, in order; fractions in [0, 1].
+        unseen_share: Share of the pixels that self-training labelled that are truly of unseen classes.
+        options: The run's hyperparameters, plain types; None where they are not known.
+
+    Returns:
+        The content of ``results.json``, format 1; a class that is absent has null.
+    """
+    plain = {name: _plain(scores) for name, scores in phases.items()}
+    final = list(phases)[-1]
+    return {
+        "format": FORMAT,
+        "dataset": protocol.dataset,
+        "split": protocol.split,
+        "method": method,
+        "seed": seed,
+        "phases": plain,
+        "final": final,
+        "test": plain[final],
+        "unseen_share": unseen_share,
+        "unseen": [protocol.classes[index] for index in protocol.unseen],
+        "options": None if options is None else dict(options),
+    }
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write ``results.json`` beside its place and rename it."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: float | None = None) -> None:
+    """Print IoU per class and the GZSL summary, in %, a column per phase."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %"))
+    table.add_column("class", no_wrap=True)
+    table.add_column("split")
+    for name in phases:
+        table.add_column(name, justify="right")
+    for index, name in enumerate(protocol.classes):
+        split, style = ("unseen", "bold yellow") if index >= protocol.num_seen else ("seen", None)
+        values = [_percent(scores["per_class"][name]) for scores in phases.values()]
+        ends = index in (protocol.num_seen - 1, protocol.num_classes - 1)
+        table.add_row(escape(name), split, *values, style=style, end_section=ends)
+    for label, key in SUMMARY.items():
+        values = [_percent(scores[key]) for scores in phases.values()]
+        table.add_row(f"{label} mIoU", "", *values, style="bold" if label == "harmonic" else None)
+    console = Console()
+    console.print(table)
+    if unseen_share is not None:
+        console.print(
+            f"Of the pixels that self-training labelled, {100 * unseen_share:.1f} % were truly of an unseen class "
+            "(near 100 %, their place alone would give them away)."
+        )
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    plain: dict[str, Any] = {name: _or_none(value) for name, value in scores.items() if isinstance(value, float)}
+    return plain | {"per_class": {name: _or_none(value) for name, value in scores["per_class"].items()}}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
