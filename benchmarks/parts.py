@@ -20,15 +20,17 @@ from benchmarks.figures import Figure, PeakMemory, in_a_process, in_turns, show
 from sign_zs3 import GZSLMeanIoU
 from sign_zs3.functional import class_mmd
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.segmenter import label_scores
+from sign_zs3.models.scores import label_scores
+from sign_zs3.protocol import Protocol
 
 CELLS = {321: 41, 641: 81, 1281: 161}
 """Side of the feature map by side of the crop, at stride 8."""
 
 
 def segmenter(classes: int, backbone: str = "resnet101") -> Segmenter:
-    names = [f"class {index}" for index in range(classes)]
-    made = Segmenter.build(SegmenterConfig(names, num_seen=classes, encoder={"backbone": backbone, "feature_dim": 600}))
+    names = tuple(f"class {index}" for index in range(classes))
+    protocol = Protocol("benchmark", "all seen", names, tuple(range(classes)), classes)
+    made = Segmenter.build(SegmenterConfig(protocol, encoder={"backbone": backbone, "feature_dim": 600}))
     return made.eval()
 
 
@@ -96,7 +98,7 @@ def evaluate(classes: int, backbone: str = "resnet101") -> Callable[[], object]:
 
     @torch.no_grad()
     def step() -> None:
-        metric.update(label_scores(model.scores(image), (375, 500), as_logits=False)[0], target)
+        metric.update(label_scores(model.scores(image), (375, 500), confidence=False).label, target)
 
     return step
 

@@ -19,16 +19,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from sign_zs3.tasks.self_training import pixel_cross_entropy
 from torch.nn import functional as F
 
 from benchmarks.figures import Figure, PeakMemory, in_a_process, show
 from sign_zs3 import SIGNModule, VOCDataModule
+from sign_zs3.functional import pixel_cross_entropy
 from sign_zs3.models import Classifier, Encoder
-from sign_zs3.models.segmenter import KeptFeatures
 
 GOALS_AT = ("resnet101", 321)
-GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40, "transfer on kept F": 0.05}
+GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40}
 MEMORY_GOALS = {"train": 1.25}
 COMPARED = ("channels_last", "compile", "bf16")
 """Ways to run a train iteration, which are compared with a train iteration."""
@@ -38,7 +37,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "compile": ("train", {"compile": True}, {}),
     "bf16": ("train", {}, {"precision": "bf16-mixed"}),
     "generator": ("generator", {}, {}),
-    "transfer on kept F": ("transfer", {}, {}),
 }
 
 
@@ -85,24 +83,10 @@ class Clock(pl.Callback):
 
 
 class Ready(pl.Callback):
-    """A classifier that knows all classes; with `keeps`, F in place of images, as `feature_cache` gives it."""
-
-    def __init__(self, keeps: bool) -> None:
-        self.keeps = keeps
-        self.kept: KeptFeatures | None = None
+    """A classifier that knows all classes."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.segmenter.known.fill_(True)  # type: ignore[operator, union-attr]
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict[str, Any], batch_idx: int
-    ) -> None:
-        if self.keeps:
-            if self.kept is None:
-                with torch.no_grad():
-                    features = pl_module.segmenter.mean_features(batch["image"])  # type: ignore[operator, union-attr]
-                self.kept = KeptFeatures(features.half())
-            batch["image"] = self.kept
 
 
 def fit(kind: str, options: argparse.Namespace, watch: pl.Callback) -> None:
@@ -112,7 +96,7 @@ def fit(kind: str, options: argparse.Namespace, watch: pl.Callback) -> None:
     model = SIGNModule(backbone=options.backbone, phases=phases(phase), lr=1e-6, **of_model, **lengths)
     trainer = pl.Trainer(
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[Ready("kept" in kind), watch], devices=options.devices, **of_trainer,
+        callbacks=[Ready(), watch], devices=options.devices, **of_trainer,
     )  # fmt: skip
     trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
 
@@ -177,9 +161,9 @@ def measure(options: argparse.Namespace) -> list[Figure]:
 
 
 def memory(size: str, there: bool, options: argparse.Namespace) -> list[Figure]:
-    """Ratios of peak memory to plain; where F is kept, the one pass that computes it would be the peak."""
+    """Ratios of peak memory to plain."""
     shared = [f"--{name}={getattr(options, name)}" for name in ("backbone", "crop", "batch")]
-    kinds = [kind for kind in options.kinds if "kept" not in kind]
+    kinds = options.kinds
     peak = {kind: in_a_process("step", "--one", kind, "--iterations", "1", *shared)["peak"]
             for kind in ("plain", *kinds)}  # fmt: skip
     print(f"{size}: peak memory of a plain iteration {peak['plain'] / 2**20:.0f} MiB")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from sign_zs3 import load_task
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.functional import confusion_matrix
+from sign_zs3.tasks import load_task
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def confusion(run: Path) -> tuple[torch.Tensor, tuple[str, ...], int]:
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     for index in range(len(data.test_set)):
         sample = data.test_set[index]
-        total += confusion_matrix(model.label_image(sample["image"])[None], sample["mask"][None], len(names))
+        total += confusion_matrix(model.label_image(sample["image"]), sample["mask"], len(names))
     return total, names, data.protocol.num_seen
 
 

@@ -172,7 +172,8 @@ def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
     options = ["--model.backbone", "resnet18"] if dataset == "voc" else msrc_classes(dataset)
     cli = built(f"table3/{dataset}_interpolated.yaml", "--model.weights", "null", *options)
     with torch.device("meta"):
-        cli.model.build_networks(protocol(20), 600, pretrained=False)
+        cli.model._take(protocol(20))
+        cli.model.build_networks(600, None)
         size = cli.datamodule.crop_size
         features = cli.model.segmenter.encoder(torch.zeros(1, 3, size, size))
     assert list(features.shape[-2:]) == cli.model.hparams["train_size"]
@@ -181,7 +182,8 @@ def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
 def parameters(model: ZeroShotTask, classes: int = 20) -> dict[str, int]:
     # a timm backbone cannot be made without memory: it is read once to learn its levels
     with torch.device("meta" if classes == 20 else "cpu"):
-        model.build_networks(protocol(classes), 600, pretrained=False)
+        model._take(protocol(classes))
+        model.build_networks(600, None)
     count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts().items()}
     backbone = sum(p.numel() for p in model.segmenter.encoder.backbone.parameters())
     return count | {"backbone": backbone, "head": count["encoder"] - backbone}

@@ -45,7 +45,6 @@ RESIZING = {
     "functional/geometry.py": "feature maps, scores and label maps",
     "functional/positional.py": "an encoding, along one axis",
     "callbacks/pictures.py": "an image, to be drawn",
-    "models/export.py": "an image, to compare the exported network on",
 }
 """The files that call ``F.interpolate``, and on what."""
 

@@ -51,7 +51,11 @@ class Protocol:
         for field in ("classes", "ids", "ignored_ids"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         where = f"class split {self.dataset!s:.100}/{self.split!s:.100}"
-        if odd := [name for name in self.classes if not is_name(name)]:
+        if odd := [text for text in (self.dataset, self.split) if not is_name(text)]:
+            raise UserError(
+                f"{where}: found {odd[0]!r:.100}, expected names of at most {MAX_NAME} characters; rename it"
+            )
+        if odd := [name for name in self.classes if not (is_name(name) and name.strip())]:
             raise UserError(
                 f"{where}: found {odd[0]!r:.100} as a class, expected a name of at most {MAX_NAME} letters; rename it"
             )

@@ -136,7 +136,7 @@ def test_torch_export_labels_as_the_model_does(checkpoint: Path, capsys: pytest.
     metadata = json.loads(extra["sign_zs3.json"])
     config = load_segmenter(checkpoint).config
     assert config is not None
-    assert metadata["min_side"] == 5 and tuple(metadata["classes"]) == config.classes
+    assert metadata["min_side"] == 5 and tuple(metadata["classes"]) == config.protocol.classes
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,9 @@ def test_onnx_metadata_names_classes_and_preprocessing(checkpoint: Path, onnx_fi
     metadata = json.loads({entry.key: entry.value for entry in proto.metadata_props}["sign_zs3"])
     config = load_segmenter(checkpoint).config
     assert config is not None
-    assert (tuple(metadata["classes"]), tuple(metadata["ids"])) == (config.classes, config.ids)
-    assert tuple(metadata["unseen"]) == config.unseen and all(metadata["known"])
-    assert (metadata["dataset"], metadata["split"], metadata["seen_penalty"]) == ("shapes", config.split, 0.5)
+    assert (tuple(metadata["classes"]), tuple(metadata["ids"])) == (config.protocol.classes, config.protocol.ids)
+    assert tuple(metadata["unseen"]) == config.protocol.unseen_classes and all(metadata["known"])
+    assert (metadata["dataset"], metadata["split"], metadata["seen_penalty"]) == ("shapes", config.protocol.split, 0.5)
     assert metadata["preprocessing"]["mean"] == list(config.image_mean)
     assert (metadata["stride"], metadata["window"]) == (4, 512)
     assert metadata["left_out"] == {"flip": False, "scales": [1.0]}
@@ -276,11 +276,11 @@ def test_the_example_runs_without_this_package(checkpoint: Path, onnx_file: Path
     segmenter = load_segmenter(checkpoint)
     assert segmenter.config is not None
     labels = segmenter.predict(image)
-    own = np.asarray(segmenter.config.ids, np.uint8)[labels.numpy()]
+    own = np.asarray(segmenter.config.protocol.ids, np.uint8)[labels.numpy()]
     assert (np.asarray(Image.open(tmp_path / "labels.png")) == own).mean() >= 0.999
     for index in torch.unique(labels).tolist():
-        name = segmenter.config.classes[index]
-        unseen = " (unseen in training)" if name in segmenter.config.unseen else ""
+        name = segmenter.config.protocol.classes[index]
+        unseen = " (unseen in training)" if name in segmenter.config.protocol.unseen_classes else ""
         assert f"{name}{unseen}: {float((labels == index).double().mean()):.1%} of the pixels" in done.stdout
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 30
     # a large photograph is reduced to 64 cells a side, and its labels have its size all the same
@@ -326,7 +326,7 @@ def test_classes_that_are_not_taught_are_told(
     assert main(["export", "--ckpt_path", str(source), "--output", str(tmp_path / "model")]) == 0
     config = load_segmenter(source).config
     assert config is not None
-    assert f"never among the labels: {', '.join(config.unseen)};" in caplog.text
+    assert f"never among the labels: {', '.join(config.protocol.unseen_classes)};" in caplog.text
 
 
 def test_a_folder_that_is_exported_again_keeps_its_scores(checkpoint: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_help_is_of_the_method(config: Path, tmp_path: Path, capsys: pytest.Capt
         assert "--method {SPNet,ZS3,CaGNet,SIGN}" in shown[method]
         assert f"those of {method}" in " ".join(shown[method].split())
         assert "--include" not in shown[method]
-        for option in METHODS[method].defaults().keys() - {"seed"}:
+        for option in METHODS[method].defaults().keys() - {"seed", "protocol"}:
             assert f"--model.{option}" in shown[method]
     assert "--model.transfer_iterations" not in shown["SPNet"]
 

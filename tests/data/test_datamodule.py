@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sign_zs3.data.datamodules import VOCDataModule, ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import TRAIN_AUG, VAL, WITH_UNSEEN, FakeVOC, ToyDataset, same_samples
@@ -175,8 +176,7 @@ def test_drop_leaves_out_images_until_they_join_unlabelled(fake_voc: FakeVOC, ca
     assert "2 of 8 training images hold an unseen class" in caplog.text
     assert {TRAIN_AUG[i] for i in module.dropped_indices} == set(WITH_UNSEEN)
     assert sorted(module.train_indices + module.dropped_indices) == list(range(8))
-    recorder = Recorder(unlabelled_from=7)
-    module.trainer = SimpleNamespace(lightning_module=recorder, global_rank=0, world_size=1)  # type: ignore[assignment]
+    module.follow(LoaderPlan(unlabelled_from=7))
     loader = module.train_dataloader()
     batches = [batch for _ in range(3) for batch in loader]
     assert len(batches) == 18
@@ -191,9 +191,9 @@ def test_drop_leaves_out_images_until_they_join_unlabelled(fake_voc: FakeVOC, ca
 def test_dropped_images_join_at_the_same_batch_for_any_number_of_ranks(fake_voc: FakeVOC) -> None:
     module = voc(fake_voc, unseen_pixels="drop", val_fraction=0.0)
     module.setup("fit")
+    module.follow(LoaderPlan(unlabelled_from=3))
     for rank in range(2):
-        place = SimpleNamespace(lightning_module=Recorder(3), global_rank=rank, world_size=2)
-        module.trainer = place  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         loader = module.train_dataloader()
         assert loader.order.rank == rank and loader.order.num_replicas == 2
         assert loader.dataset.extra_from == 3 * 2 * 2  # type: ignore[attr-defined]

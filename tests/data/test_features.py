@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -18,10 +19,9 @@ from sign_zs3.data.datamodules import FolderDataModule, ShapesDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.listed import ListedDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
+from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
-from sign_zs3.models.segmenter import KeptFeatures
-from tests.conftest import quiet_trainer, tiny_model
 from tests.data.conftest import FOLDER_TEST, FOLDER_TRAIN, FakeFolder, ToyDataset
 from tests.data.test_datamodule import Recorder, ToyDataModule, trainer
 
@@ -66,15 +66,15 @@ def cache(root: Path, encode: Any = never, key: str = "key") -> FeatureCache:
 
 
 def with_maps(module: Any, root: Path, encode: Any = None) -> Any:
-    module.use_features(cache(root, Encode() if encode is None else encode))
+    module.follow(LoaderPlan(maps=cache(root, Encode() if encode is None else encode)))
     return module
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether two samples or batches with maps are bit-equal."""
-    if first.keys() != second.keys() or len(first["image"]) != len(second["image"]):
+    if first.keys() != second.keys() or len(first["maps"]) != len(second["maps"]):
         return False
-    pairs = [*zip(first["image"], second["image"], strict=True)]
+    pairs = [*zip(first["maps"], second["maps"], strict=True)]
     pairs += [(first[key], second[key]) for key in ("mask", "valid", "hidden", "size")]
     return first["id"] == second["id"] and all(torch.equal(a, b) for a, b in pairs)
 
@@ -92,30 +92,16 @@ def test_whole_maps_are_those_of_the_ordinary_pipeline(fake_folder: FakeFolder, 
     shown = set()
     for seed in range(12):
         mine, theirs = features.sample(1, seed), plain.sample(1, seed)
-        for found, expected in zip(mine["image"], Encode()(theirs["image"][None]), strict=True):
+        for found, expected in zip(mine["maps"], Encode()(theirs["image"][None]), strict=True):
             assert found.dtype == torch.float16 and found.is_contiguous()
             assert torch.equal(found, expected[0].half())
         for key in ("mask", "valid", "hidden", "size"):
             assert torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype
-        assert mine["id"] == theirs["id"] and mine.keys() == theirs.keys()
+        assert mine["id"] == theirs["id"] and mine.keys() == {"maps", *theirs} - {"image"}
         shown.add(theirs["image"].numpy().tobytes())
     # with both sides shown, hidden classes hidden, and a size that no stride divides
     assert len(shown) == 2 and int(mine["hidden"]) > 0
-    assert [tuple(level.shape) for level in mine["image"]] == [(4, 13, 13), (4, 7, 7), (4, 4, 4)]
-
-
-def test_features_themselves_are_cropped_and_read_by_workers(fake_folder: FakeFolder, tmp_path: Path) -> None:
-    data = folder(fake_folder, num_workers=2)
-    model = tiny_model(phases=["transfer"], feature_cache=str(tmp_path / "cache"))
-    quiet_trainer(tmp_path).fit(model, data)
-    assert model.schedule.done
-    batch = next(iter(data.train_dataloader()))["image"]
-    side = 32 // model.segmenter.encoder.strides[0]
-    assert isinstance(batch, KeptFeatures) and batch.features.shape == (2, 16, side, side)
-    whole = [load_file(path)["0"] for path in (tmp_path / "cache").glob("*/*.safetensors")]
-    windows = torch.cat([w.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(0, 1) for w in whole])
-    for crop in batch.features:
-        assert (windows == crop).flatten(1).all(1).any()
+    assert [tuple(level.shape) for level in mine["maps"]] == [(4, 13, 13), (4, 7, 7), (4, 4, 4)]
 
 
 def test_a_crop_of_the_maps_lies_where_the_mask_does(fake_folder: FakeFolder, tmp_path: Path) -> None:
@@ -125,7 +111,7 @@ def test_a_crop_of_the_maps_lies_where_the_mask_does(fake_folder: FakeFolder, tm
     places = set()
     for seed in range(120):
         sample = features.sample(0, seed)
-        assert [tuple(level.shape) for level in sample["image"]] == [(4, 8, 8), (4, 4, 4), (4, 2, 2)]
+        assert [tuple(level.shape) for level in sample["maps"]] == [(4, 8, 8), (4, 4, 4), (4, 2, 2)]
         matches = []
         for mirrored, transform in sides.items():
             plain.transform = transform
@@ -140,7 +126,7 @@ def test_a_crop_of_the_maps_lies_where_the_mask_does(fake_folder: FakeFolder, tm
                         level[0, :, rows, columns].half()
                         for level, (rows, columns) in zip(maps, windows[:3], strict=True)
                     ]
-                    if all(torch.equal(a, b) for a, b in zip(cut, sample["image"], strict=True)):
+                    if all(torch.equal(a, b) for a, b in zip(cut, sample["maps"], strict=True)):
                         assert torch.equal(whole["mask"][windows[3]], sample["mask"])
                         matches.append((mirrored, top, left))
         assert len(matches) == 1
@@ -154,11 +140,11 @@ def test_a_sample_owns_its_memory(fake_folder: FakeFolder, tmp_path: Path) -> No
     features, _ = features_of(with_maps(folder(fake_folder), tmp_path))
     first = features.sample(0, 3, compact=True)
     assert first["mask"].dtype == torch.uint8
-    kept = [level.clone() for level in first["image"]], first["mask"].clone()
-    for tensor in (*first["image"], first["mask"]):
+    kept = [level.clone() for level in first["maps"]], first["mask"].clone()
+    for tensor in (*first["maps"], first["mask"]):
         tensor.zero_()
     second = features.sample(0, 3, compact=True)
-    assert all(torch.equal(a, b) for a, b in zip(second["image"], kept[0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(second["maps"], kept[0], strict=True))
     assert torch.equal(second["mask"], kept[1])
 
 
@@ -166,7 +152,7 @@ def test_evaluation_at_native_size(fake_folder: FakeFolder, tmp_path: Path) -> N
     module = with_maps(folder(fake_folder), tmp_path)
     plain = folder(fake_folder)
     for mine, theirs in zip(module.test_dataloader(), plain.test_dataloader(), strict=True):
-        for level, expected in zip(mine["image"], Encode()(theirs["image"]), strict=True):
+        for level, expected in zip(mine["maps"], Encode()(theirs["image"]), strict=True):
             assert torch.equal(level, expected.half())
         assert torch.equal(mine["mask"], theirs["mask"]) and mine["id"] == theirs["id"]
     assert mine["mask"].shape[1:] == fake_folder.masks[FOLDER_TEST[-1]].shape
@@ -182,7 +168,7 @@ def test_evaluation_at_one_size_takes_any_batch_and_a_size_has_its_own_maps(
         before = len(encode.sizes)
         batches[size] = list(module.predict_dataloader())
         assert len(encode.sizes) - before == 3
-    assert [tuple(level.shape) for level in batches[40][0]["image"]] == [(3, 4, 10, 10), (3, 4, 5, 5), (3, 4, 3, 3)]
+    assert [tuple(level.shape) for level in batches[40][0]["maps"]] == [(3, 4, 10, 10), (3, 4, 5, 5), (3, 4, 3, 3)]
     assert batches[48][0]["mask"].shape == (3, 48, 48)
 
 
@@ -224,9 +210,9 @@ def test_masks_are_read_once(fake_folder: FakeFolder, tmp_path: Path, monkeypatc
 
 def test_other_weights_and_changed_images_are_computed_anew(fake_folder: FakeFolder, tmp_path: Path) -> None:
     module, encode = folder(fake_folder), Encode()
-    module.use_features(cache(tmp_path, encode))
+    module.follow(LoaderPlan(maps=cache(tmp_path, encode)))
     module.test_dataloader()
-    module.use_features(cache(tmp_path, encode, "other"))
+    module.follow(LoaderPlan(maps=cache(tmp_path, encode, "other")))
     before = list(module.test_dataloader())
     assert len(encode.sizes) == 6
 
@@ -245,7 +231,7 @@ def test_other_weights_and_changed_images_are_computed_anew(fake_folder: FakeFol
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "noise", "one level"])
 def test_a_broken_file_is_computed_anew(fake_folder: FakeFolder, tmp_path: Path, damage: str) -> None:
     module, encode = folder(fake_folder), Encode()
-    module.use_features(cache(tmp_path, encode))
+    module.follow(LoaderPlan(maps=cache(tmp_path, encode)))
     before = list(module.test_dataloader())
     loader = module.test_dataloader()
     broken = min((tmp_path / "cache" / "key").iterdir())
@@ -276,9 +262,9 @@ def test_two_workers_give_what_none_gives_and_resume(fake_folder: FakeFolder, tm
     resumed.load_state_dict(loader.state_dict())
     batches = list(resumed)
     assert all(map(same, batches, expected[4:])) and len(batches) == 2
-    assert [type(level) for level in batches[0]["image"]] == [Tensor] * 3
-    assert [tuple(level.shape) for level in batches[0]["image"]] == [(2, 4, 8, 8), (2, 4, 4, 4), (2, 4, 2, 2)]
-    assert batches[0]["image"][0].dtype == torch.float16
+    assert [type(level) for level in batches[0]["maps"]] == [Tensor] * 3
+    assert [tuple(level.shape) for level in batches[0]["maps"]] == [(2, 4, 8, 8), (2, 4, 4, 4), (2, 4, 2, 2)]
+    assert batches[0]["maps"][0].dtype == torch.float16
 
 
 def test_each_rank_computes_its_share(fake_folder: FakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +297,8 @@ def test_a_trainer_moves_maps_and_goes_back_to_images(fake_folder: FakeFolder, t
     module, recorder = with_maps(folder(fake_folder), tmp_path), Recorder()
     trainer(tmp_path, 3).fit(recorder, module)
     assert len(recorder.seen) == 3 and len(set(recorder.evaluated)) == 2
-    assert all(len(batch["image"]) == 3 and batch["mask"].dtype == torch.int64 for batch in recorder.seen)
-    module.use_features(None)
+    assert all(len(batch["maps"]) == 3 and batch["mask"].dtype == torch.int64 for batch in recorder.seen)
+    module.follow(LoaderPlan())
     assert next(iter(module.test_dataloader()))["image"].dtype == torch.uint8
 
 
@@ -322,8 +308,7 @@ def test_dropped_images_join_with_maps(fake_folder: FakeFolder, tmp_path: Path) 
     assert len(module.dropped_indices) == 2
     module.train_dataloader()
     assert len(encode.sizes) == 10
-    place: Any = SimpleNamespace(lightning_module=Recorder(unlabelled_from=0), global_rank=0, world_size=1)
-    module.trainer = place
+    module.follow(replace(module.plan, unlabelled_from=0))
     loader = module.train_dataloader()
     assert len(encode.sizes) == 14
     batches = [batch for _ in range(2) for batch in loader][: len(FOLDER_TRAIN)]
@@ -337,14 +322,14 @@ def test_scenes_are_encoded_whole(tmp_path: Path) -> None:
     encode = Encode()
     with_maps(module, tmp_path, encode)
     batch = next(iter(module.train_dataloader()))
-    assert [tuple(level.shape) for level in batch["image"]] == [(2, 4, 8, 8), (2, 4, 4, 4), (2, 4, 2, 2)]
+    assert [tuple(level.shape) for level in batch["maps"]] == [(2, 4, 8, 8), (2, 4, 4, 4), (2, 4, 2, 2)]
     assert len(encode.sizes) == 6 and len(list(module.test_dataloader())) == 1 and len(encode.sizes) == 8
     features, plain = features_of(module)
     image, _ = plain.read(1)
     sides = [Encode()(torch.from_numpy(image[None].transpose(0, 3, 1, 2).copy())) for image in (image, image[:, ::-1])]
     seen = set()
     for seed in range(8):
-        (side,) = [n for n in (0, 1) if torch.equal(features.sample(1, seed)["image"][0], sides[n][0][0].half())]
+        (side,) = [n for n in (0, 1) if torch.equal(features.sample(1, seed)["maps"][0], sides[n][0][0].half())]
         seen.add(side)
     assert seen == {0, 1}
 

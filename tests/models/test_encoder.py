@@ -127,7 +127,7 @@ def test_segmenter_reads_maps_for_images() -> None:
     assert torch.equal(
         segmenter.features(list(maps), sample=False).features, segmenter.features(images, False).features
     )
-    assert torch.equal(segmenter.scores(maps), segmenter.scores(images))
+    assert torch.equal(segmenter.scores(maps).values, segmenter.scores(images).values)
     with pytest.raises(UserError, match=r"flip True.*feature cache"):
         segmenter.scores(maps, flip=True)
     with pytest.raises(UserError, match=r"scales \[1.0, 2.0\].*feature cache"):

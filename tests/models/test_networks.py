@@ -9,9 +9,18 @@ import torch
 from PIL import Image
 
 from sign_zs3 import UserError
-from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, Segmenter, SpatialInformationModule
+from sign_zs3.functional import resize_scores
+from sign_zs3.models import (
+    Classifier,
+    Discriminator,
+    Encoder,
+    Generator,
+    Scores,
+    Segmenter,
+    SpatialInformationModule,
+    label_scores,
+)
 from sign_zs3.models.classifier import ProjectionClassifier
-from sign_zs3.models.segmenter import label_scores, resize_scores
 
 
 @pytest.fixture
@@ -73,14 +82,16 @@ def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("numbers", [1, 2 * 9 * 11 * 3, 1 << 22])
 def test_classes_in_slices_are_labelled_as_at_once(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sign_zs3.models.segmenter.SLICE", numbers)
+    monkeypatch.setattr("sign_zs3.models.scores.SLICE", numbers)
     scores = 5 * torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
     scores[:, [2, 7]] = -math.inf
     whole = resize_scores(scores, (9, 11))
-    labels, confidence = label_scores(scores, (9, 11), as_logits=True)
+    labels, confidence = label_scores(Scores(scores, are_logits=True), (9, 11))
+    assert confidence is not None
     assert torch.equal(labels, whole.argmax(dim=1))
     torch.testing.assert_close(confidence, whole.softmax(dim=1).amax(dim=1))
-    labels, best = label_scores(scores, (9, 11), as_logits=False)
+    labels, best = label_scores(Scores(scores, are_logits=False), (9, 11))
+    assert best is not None
     assert torch.equal(labels, whole.argmax(dim=1))
     torch.testing.assert_close(best, whole.amax(dim=1))
 
@@ -104,10 +115,10 @@ def test_seen_penalty_moves_seen_logits_alone(segmenter: Segmenter) -> None:
 def test_flipped_scores_of_the_mirror_image_are_the_mirrored_scores(segmenter: Segmenter) -> None:
     segmenter.known.fill_(True)
     images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    scores = segmenter.scores(images, flip=True)
-    torch.testing.assert_close(segmenter.scores(images.flip(-1), flip=True), scores.flip(-1))
+    scores = segmenter.scores(images, flip=True).values
+    torch.testing.assert_close(segmenter.scores(images.flip(-1), flip=True).values, scores.flip(-1))
     torch.testing.assert_close(scores.sum(1), torch.ones(1, 4, 4))
-    scaled = segmenter.scores(images, scales=(1.0, 2.0))
+    scaled = segmenter.scores(images, scales=(1.0, 2.0)).values
     want = segmenter(images).softmax(1)
     assert scaled.shape == want.shape
     assert not torch.allclose(scaled, want)

@@ -19,6 +19,7 @@ from torch import nn
 
 from sign_zs3 import Segmenter, UserError, load_segmenter
 from sign_zs3.models import SegmenterConfig
+from sign_zs3.protocol import Protocol
 
 SMALL = {"backbone": "small", "feature_dim": 8, "dilations": [1, 2]}
 LITE = {
@@ -32,11 +33,7 @@ def build(
     encoder: dict[str, Any] = SMALL, spatial: dict[str, Any] | None = None, classifier: str = "linear", **options: Any
 ) -> Segmenter:
     config = SegmenterConfig(
-        classes=["sky", "red disc", "blue|disc"],
-        num_seen=2,
-        ids=[7, 1, 250],
-        dataset="shapes",
-        split="default",
+        Protocol("shapes", "default", ("sky", "red disc", "blue|disc"), (7, 1, 250), 2),
         encoder=encoder,
         spatial=spatial or {"name": "sim", "heads": 2},
         classifier={"name": classifier},
@@ -120,10 +117,10 @@ def test_a_changed_config_is_what_is_saved(tmp_path: Path) -> None:
     segmenter = build()
     assert segmenter.config is not None
     renamed = segmenter.config.as_dict() | {"classes": ["heaven", "red disc", "blue disc"]}
-    segmenter.config = SegmenterConfig(**renamed)
+    segmenter.config = SegmenterConfig.from_dict(renamed)
     segmenter.save_pretrained(tmp_path)
     loaded = Segmenter.from_pretrained(tmp_path)
-    assert loaded.config is not None and loaded.config.classes[0] == "heaven"
+    assert loaded.config is not None and loaded.config.protocol.classes[0] == "heaven"
 
 
 # -- the model card ----------------------------------------------------------------------------------------------
@@ -193,19 +190,28 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         ),
         (_config_of(lambda c: c.update(format="x")), r"found 'x' as format number, expected 1: export the model again"),
         (_config_of(lambda c: c.pop("format")), r"config\.json: is not of sign-zs3, expected a folder with"),
-        (_config_of(lambda c: c.update(num_seen=9)), r"config\.json: config: found 3 classes"),
+        (
+            _config_of(lambda c: c.update(num_seen=9)),
+            r"config\.json: config: class split .*: found 9 seen of 3 classes",
+        ),
         (
             _config_of(lambda c: c.pop("ids")),
             r"config\.json: found no ids, expected all options; export the model again",
         ),
-        (_config_of(lambda c: c.update(ids=[300, 1, 2])), r"config: ids: found \(300, 1, 2\), expected whole numbers"),
-        (_config_of(lambda c: c.update(ids=[1, 1, 2])), r"config: ids: found"),
-        (_config_of(lambda c: c.update(classes="abc")), r"config: found 1 classes, 3 ids"),
+        (
+            _config_of(lambda c: c.update(ids=[300, 1, 2])),
+            r"config: class split .*: found the class id 300, expected 0 to 254",
+        ),
+        (_config_of(lambda c: c.update(ids=[1, 1, 2])), r"config: class split .*: found the id 1 twice"),
+        (
+            _config_of(lambda c: c.update(classes="abc")),
+            r"config: protocol: classes: found .abc., expected a list of str",
+        ),
         (
             _config_of(lambda c: c.update(classes=["a", "a", "b"])),
-            r"config: classes: found .*, expected names, each once",
+            r"config: class split .*: found the class .a. twice, expected it once",
         ),
-        (_config_of(lambda c: c.update(num_seen=1.5)), r"config: num_seen: found 1\.5, expected a whole number"),
+        (_config_of(lambda c: c.update(num_seen=1.5)), r"config: protocol: num_seen: found 1\.5, expected one int"),
         (_config_of(lambda c: c.update(image_std=[0, 0, 0])), r"config: image_std: found .* three numbers above 0"),
         (
             _config_of(lambda c: c.update(image_mean=[0.1, 0.2, 0.3])),
@@ -302,7 +308,7 @@ def test_names_in_a_card_are_shown_as_they_are(tmp_path: Path) -> None:
     segmenter = build()
     assert segmenter.config is not None
     odd = {"classes": ["<b>sky</b>", "*red*", "[a](http://x)\nb"], "dataset": "da|ta\n`x`"}
-    segmenter.config = SegmenterConfig(**(segmenter.config.as_dict() | odd))
+    segmenter.config = SegmenterConfig.from_dict(segmenter.config.as_dict() | odd)
     segmenter.save_pretrained(tmp_path, scores=SCORES, model_card_kwargs={"method": "a|b"})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     for line in ("| 0 | 7 | &lt;b&gt;sky&lt;/b&gt; | seen |", r"| 1 | 1 | \*red\* | seen |",

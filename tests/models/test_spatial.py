@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial.sim import ContextualModule, Encoding, PlainFeatures, Position, _in_windows, _SelfAttention
+from sign_zs3.models.spatial.attention import SelfAttention, attend_in_windows
+from sign_zs3.models.spatial.contextual import ContextualModule
+from sign_zs3.models.spatial.features import PlainFeatures
+from sign_zs3.models.spatial.sim import Encoding, Position
 
 
 def count(module: nn.Module) -> int:
@@ -54,9 +57,9 @@ def test_zeroed_last_projection_is_the_identity_branch(encoding: Encoding) -> No
 )
 def test_windowed_attention_is_that_of_each_window_cut_out(height: int, width: int, side: int, shift: int) -> None:
     torch.manual_seed(0)
-    attention = _SelfAttention(8, heads=2)
+    attention = SelfAttention(8, heads=2)
     grid = torch.randn(2, height, width, 8)
-    found = _in_windows(attention, grid, side, shift)
+    found = attend_in_windows(attention, grid, side, shift)
     expected = torch.full_like(grid, torch.nan)
     for top in range(-shift, height, side):
         for left in range(-shift, width, side):

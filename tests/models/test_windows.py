@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.spatial.sim import PlainFeatures, SpatialFeatures
+from sign_zs3.models.scores import Scores
+from sign_zs3.models.spatial.features import PlainFeatures, SpatialFeatures
 from sign_zs3.models.windows import Place, windows
+from sign_zs3.protocol import Protocol
 
 
 def known(segmenter: Segmenter) -> Segmenter:
@@ -121,7 +123,7 @@ def test_one_window_is_in_memory_at_a_time(local: Segmenter, monkeypatch: pytest
     read: list[tuple[int, ...]] = []
     scores = Segmenter.scores
 
-    def spy(self: Segmenter, images: Tensor, *args: object, **options: object) -> Tensor:
+    def spy(self: Segmenter, images: Tensor, *args: object, **options: object) -> Scores:
         read.append(tuple(images.shape))
         return scores(self, images, *args, **options)  # type: ignore[arg-type]
 
@@ -146,8 +148,7 @@ def test_tiny_images_are_labelled(backbone: str, size: tuple[int, int]) -> None:
 
 
 def config(**options: object) -> SegmenterConfig:
-    defaults: dict[str, object] = {"classes": ["a", "b", "c"], "num_seen": 2}
-    return SegmenterConfig(**(defaults | options))  # type: ignore[arg-type]
+    return SegmenterConfig(Protocol("", "", ("a", "b", "c"), (0, 1, 2), 2), **options)  # type: ignore[arg-type]
 
 
 def test_images_that_are_refused(local: Segmenter, tmp_path: Path) -> None:
@@ -183,19 +184,19 @@ def test_exif_is_followed(local: Segmenter, tmp_path: Path) -> None:
 def test_config_survives_json_and_builds_the_same_networks() -> None:
     import json
 
-    first = config(encoder={"backbone": "small", "feature_dim": 16, "dilations": (1, 2)}, ids=(4, 9, 2))
-    again = SegmenterConfig(**json.loads(json.dumps(first.as_dict())))
+    first = config(encoder={"backbone": "small", "feature_dim": 16, "dilations": (1, 2)}, scales=(0.5, 1.0))
+    again = SegmenterConfig.from_dict(json.loads(json.dumps(first.as_dict())))
     assert again == first
-    assert again.unseen == ("c",)
+    assert again.protocol.unseen_classes == ("c",)
     torch.manual_seed(0)
     one = Segmenter.build(first)
     torch.manual_seed(0)
     two = Segmenter.build(again)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     for wrong in ({"ids": (1, 2)}, {"num_seen": 0}, {"num_seen": 4}):
-        with pytest.raises(UserError, match="config: found 3 classes"):
-            config(**wrong)
-    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear or projection")):
+        with pytest.raises(UserError, match="config: class split"):
+            SegmenterConfig.from_dict({**first.as_dict(), **wrong})
+    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear, projection")):
         with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
             Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))
 
@@ -212,9 +213,9 @@ def test_the_window_of_a_model_has_at_most_128_cells_a_side(
     assert side // encoder.strides[0] <= 128
     read: list[int] = []
 
-    def spy(self: Segmenter, images: Tensor, *_: object) -> Tensor:
+    def spy(self: Segmenter, images: Tensor, **_: object) -> Scores:
         read.append(images.shape[-1])
-        return torch.zeros(1, 3, 4, 4)
+        return Scores(torch.zeros(1, 3, 4, 4), are_logits=True)
 
     monkeypatch.setattr(Segmenter, "scores", spy)
     segmenter.segment(torch.zeros(3, 8, side, dtype=torch.uint8))

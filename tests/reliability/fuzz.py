@@ -30,8 +30,8 @@ import numpy as np
 import torch
 
 from sign_zs3 import ClassTable, Segmenter, UserError
+from sign_zs3.commands.configuration import with_includes
 from sign_zs3.commands.embed import _listed_names
-from sign_zs3.commands.training import _with_includes
 from sign_zs3.data.datasets.files import read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.transforms import training_preset
@@ -137,7 +137,7 @@ def use_weights(path: Path) -> None:
 
 
 def use_config(path: Path) -> None:
-    _with_includes(["fit", "--config", str(path)])
+    with_includes(["fit", "--config", str(path)])
 
 
 def use_augmentations(path: Path) -> None:

@@ -24,8 +24,8 @@ from sign_zs3.cli import main
 from sign_zs3.data.datamodules import FolderDataModule
 from sign_zs3.data.datasets.files import missing_files, read_list
 from sign_zs3.files import replacing
-from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.models.segmenter import Segmentation
+from sign_zs3.models import Segmentation
+from sign_zs3.protocol import Protocol
 from sign_zs3.reports.predictions import paths_of, write_prediction
 from sign_zs3.reports.runs import collect
 from tests.conftest import quiet_trainer
@@ -60,7 +60,9 @@ def segmenter(folder: Path, classes: tuple[str, ...] | None = None) -> Segmenter
     found = Segmenter.from_pretrained(folder)
     assert found.config is not None
     if classes is not None:
-        found.config = replace(found.config, classes=(*classes, *found.config.classes[len(classes) :]))
+        protocol = found.config.protocol
+        renamed = replace(protocol, classes=(*classes, *protocol.classes[len(classes) :]))
+        found.config = replace(found.config, protocol=renamed)
     return found
 
 
@@ -85,11 +87,11 @@ def test_ids_of_lists(tmp_path_factory: pytest.TempPathFactory, name: str) -> No
 
 
 def test_names_of_images(output: Path) -> None:
-    config = SegmenterConfig(["cow", "sheep"], 1)
+    protocol = Protocol("d", "s", ("cow", "sheep"), (0, 1), 1)
     found = Segmentation(torch.zeros(4, 4, dtype=torch.uint8), torch.ones(2).long(), torch.ones(2), None)
     for name in HOSTILE:
         with suppress(UserError):
-            write_prediction(output, name, name, np.zeros((4, 4, 3), np.uint8), found, config)
+            write_prediction(output, name, name, np.zeros((4, 4, 3), np.uint8), found, protocol)
 
 
 def test_links_in_the_output_are_replaced_and_not_followed(output: Path, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_folder_of_classes_that_are_called_like_paths(output: Path, tmp_path: 
     model.save_pretrained(output / "saved")
     assert sorted(path.name for path in output.rglob("*.*")) == ["README.md", "config.json", "model.safetensors"]
     again = Segmenter.from_pretrained(output / "saved")
-    assert again.config is not None and again.config.classes[: len(CLASSES)] == CLASSES
+    assert again.config is not None and again.config.protocol.classes[: len(CLASSES)] == CLASSES
 
 
 def test_a_run_on_classes_that_are_called_like_paths(output: Path, tmp_path: Path) -> None:

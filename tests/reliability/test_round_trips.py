@@ -25,6 +25,7 @@ from sign_zs3.embeddings import read_vectors
 from sign_zs3.files import MAX_NAME, check_archive, not_plain, read_json, read_yaml
 from sign_zs3.images import read_image
 from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.protocol import Protocol
 from sign_zs3.reports.runs import collect
 
 few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
@@ -123,8 +124,9 @@ def test_tables(folder: Path, names: list[str], width: int, suffix: str) -> None
 @few
 def test_configs(classes: list[str], data: st.DataObject) -> None:
     ids = data.draw(st.permutations(range(255)))[: len(classes)]
-    config = SegmenterConfig(classes, data.draw(st.integers(1, len(classes))), ids, scales=[0.5, 2])
-    assert SegmenterConfig(**json.loads(json.dumps(config.as_dict()))) == config
+    protocol = Protocol("d", "s", tuple(classes), tuple(ids), data.draw(st.integers(1, len(classes))))
+    config = SegmenterConfig(protocol, scales=[0.5, 2])
+    assert SegmenterConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
 
 
 # -- what is plain -----------------------------------------------------------------------------------------------------

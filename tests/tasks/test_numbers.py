@@ -17,7 +17,7 @@ from sign_zs3 import SIGNModule
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.embeddings import ClassTable
 from sign_zs3.errors import UserError
-from sign_zs3.tasks import generative, self_training
+from sign_zs3.tasks import steps
 from tests.conftest import Fit, tiny_data
 
 OPTIMISER = {"encoder": "segmenter", "generator": "generator", "discriminator": "discriminator"}
@@ -54,13 +54,13 @@ def test_a_gradient_that_is_not_finite_is_named_and_changes_no_weight(fit: Fit, 
 
 
 LOSSES = {
-    "loss_seg": ("train", "segmenter", self_training, "pixel_cross_entropy"),
-    "loss_kl": ("train", "segmenter", self_training, "gaussian_kl"),
-    "loss_mmd": ("generator", "generator", generative, "class_mmd"),
-    "loss_adv_g": ("generator", "generator", generative, "generator_loss"),
-    "loss_adv_d": ("generator", "discriminator", generative, "discriminator_loss"),
-    "loss_synthetic": ("transfer", "segmenter", generative, "pixel_cross_entropy"),
-    "loss_pseudo": ("self_training", "segmenter", self_training, "annealed_weights"),
+    "loss_seg": ("train", "segmenter", "pixel_cross_entropy"),
+    "loss_kl": ("train", "segmenter", "gaussian_kl"),
+    "loss_mmd": ("generator", "generator", "class_mmd"),
+    "loss_adv_g": ("generator", "generator", "generator_loss"),
+    "loss_adv_d": ("generator", "discriminator", "discriminator_loss"),
+    "loss_synthetic": ("transfer", "segmenter", "synthetic_features"),
+    "loss_pseudo": ("self_training", "segmenter", "annealed_weights"),
 }
 
 
@@ -69,9 +69,9 @@ LOSSES = {
 def test_a_loss_that_is_not_finite_is_named_in_every_step(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, loss: str, value: float
 ) -> None:
-    phase, optimiser, module, function = LOSSES[loss]
-    true = getattr(module, function)
-    monkeypatch.setattr(module, function, lambda *args, **kwargs: true(*args, **kwargs) * value)
+    phase, optimiser, function = LOSSES[loss]
+    true = getattr(steps, function)
+    monkeypatch.setattr(steps, function, lambda *args, **kwargs: true(*args, **kwargs) * value)
     with pytest.raises(UserError, match=rf"phase {phase}, iteration 0, {optimiser}: .*{loss} = (nan|inf)"):
         fit(joint_generator=False)
 
@@ -87,7 +87,7 @@ def test_a_diverging_run_leaves_the_checkpoint_before_it(fit: Fit, tmp_path: Pat
 def test_steps_are_left_out_up_to_a_count(fit: Fit, part: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "sign_zs3"):
         model = fit(PoisonGradient(part, math.nan, 0, 2), max_nonfinite=2)
-    assert model.schedule.done and model.nonfinite == 2
+    assert model.schedule.done and model.progress.counts.nonfinite == 2
     assert all(bool(v.isfinite().all()) for v in model.state_dict().values())
     told = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
     assert [m.split(", ")[1] for m in told] == ["iteration 0", "iteration 2"]
@@ -96,10 +96,11 @@ def test_steps_are_left_out_up_to_a_count(fit: Fit, part: str, caplog: pytest.Lo
         fit(PoisonGradient(part, math.nan, 0, 2), max_nonfinite=1)
 
 
-def test_a_step_left_out_is_a_step_not_taken(fit: Fit) -> None:
+def test_a_step_left_out_is_a_step_not_taken(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Poisoned in every iteration of the training step, encoder, spatial module and C are as without that step."""
     model = fit(PoisonGradient("encoder", math.nan, 0, 1, 2), max_nonfinite=3, phases=["train"])
-    untouched = fit(lr=0.0, weight_decay=0.0, phases=["train"])
+    monkeypatch.setattr("sign_zs3.tasks.updates.WEIGHT_DECAY", 0.0)
+    untouched = fit(lr=0.0, phases=["train"])
     for name in ("encoder", "spatial", "classifier"):
         pairs = zip(model.parts()[name].parameters(), untouched.parts()[name].parameters(), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs), name
@@ -110,10 +111,11 @@ class PoisonForward(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SIGNModule)
+        schedule = pl_module.schedule
         first = next(m for m in pl_module.modules() if isinstance(m, torch.nn.Conv2d))
 
         def spoil(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            return output * math.inf if pl_module.schedule.iteration == 1 and module.training else output
+            return output * math.inf if schedule.iteration == 1 and module.training else output
 
         first.register_forward_hook(spoil)
 
@@ -121,14 +123,14 @@ class PoisonForward(pl.Callback):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_batch_norm_forgets_a_batch_that_is_left_out(fit: Fit, accumulate: int) -> None:
     model = fit(PoisonForward(), max_nonfinite=9, phases=["train"], accumulate=accumulate)
-    assert model.nonfinite > 0
+    assert model.progress.counts.nonfinite > 0
     assert all(bool(v.isfinite().all()) for v in model.state_dict().values())
 
 
 def test_the_count_is_in_the_checkpoint(fit: Fit, tmp_path: Path) -> None:
     fit(PoisonGradient("encoder", math.nan, 1), ScheduleCheckpoint(), max_nonfinite=2, phases=["train"])
     path = str(tmp_path / "checkpoints" / "train.ckpt")
-    assert fit(ScheduleCheckpoint(), ckpt_path=path, max_nonfinite=2, phases=["train"]).nonfinite == 1
+    assert fit(ScheduleCheckpoint(), ckpt_path=path, max_nonfinite=2, phases=["train"]).progress.counts.nonfinite == 1
 
 
 def table(tmp_path: Path, change: Any) -> str:
@@ -162,7 +164,7 @@ class TestExtremeVectors:
         plain = fit(vectors=table(tmp_path, lambda m: None)).class_vectors
         model = fit(vectors=table(tmp_path, stretch))
         torch.testing.assert_close(model.class_vectors, plain)
-        assert model.schedule.done and model.nonfinite == 0
+        assert model.schedule.done and model.progress.counts.nonfinite == 0
 
     def test_equal_ones_are_named(self, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         def copy(matrix: Any) -> None:

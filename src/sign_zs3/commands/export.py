@@ -1,4 +1,4 @@
-"""The verb export: a trained model as an ONNX file, a torch.export archive, or a folder with a model card."""
+"""The command `export`: a trained model as an ONNX file, a torch.export archive, or a folder with a model card."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("onnx", "torch", "pretrained")
-SUFFIXES = {".onnx": "onnx", ".pt2": "torch", "": "pretrained"}
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "pretrained": ""}
+"""Format -> how the name of its file ends."""
 
 DESCRIPTION = """\
-Write a trained model for use elsewhere. Preprocessing is part of what is written: give it RGB images, uint8."""
-CKPT_HELP = "Checkpoint that `fit` or `extend` wrote, or a folder that this verb wrote."
+Write a trained model for use elsewhere. Preprocessing is part of what is written: it takes RGB images, uint8."""
+CKPT_HELP = "Checkpoint that `fit` or `extend` wrote, or a folder that this command wrote."
 OUTPUT_HELP = "File or folder to write."
 FORMAT_HELP = """\
 onnx: a file for onnxruntime and others; torch: an archive of torch.export; pretrained: a folder with config.json,
@@ -42,7 +42,7 @@ def run(args: list[str]) -> int:
     """Write the file or folder, and print what it is.
 
     Args:
-        args: The command line after the verb.
+        args: The command line after `export`.
 
     Returns:
         0.
@@ -59,7 +59,9 @@ def run(args: list[str]) -> int:
 
         check_onnx()
     segmenter, card = _load(source)
-    if unknown := _unknown(segmenter):
+    config = segmenter.described()
+    taught = zip(config.protocol.classes, segmenter.known.tolist(), strict=True)
+    if unknown := [name for name, known in taught if not known]:
         log.info("not taught yet, so never among the labels: %s; the transfer step teaches them", ", ".join(unknown))
     if kind == "pretrained":
         segmenter.save_pretrained(output, model_card_kwargs=card)
@@ -67,8 +69,7 @@ def run(args: list[str]) -> int:
         scores = "without scores" if card.get("scores") is None else f"scores after phase {card['phase']}"
         print(f"folder:   {output} ({size / 1e6:.1f} MB; model card: {scores})")
         return 0
-    config = segmenter.config
-    if config is not None and (config.flip or tuple(config.scales) != (1.0,)):
+    if config.flip or tuple(config.scales) != (1.0,):
         log.info(
             "not part of the file, which reads an image once: flip %s, scales %s", config.flip, list(config.scales)
         )
@@ -89,26 +90,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 export", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
-    parser.add_argument("--format", choices=FORMATS, help=FORMAT_HELP)
+    parser.add_argument("--format", choices=tuple(SUFFIXES), help=FORMAT_HELP)
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser
 
 
 def _format(output: Path, given: str | None) -> str:
-    """Return the format that is meant, one of `FORMATS`."""
-    suffix = output.suffix.lower()
-    guessed = SUFFIXES.get(suffix, "pretrained" if output.is_dir() else None)
-    if given is None:
-        if guessed is None:
-            raise UserError(
-                f"--output: found {output}, expected a name that ends in .onnx or .pt2, or one without a suffix for a "
-                "folder; rename it, or say --format pretrained"
-            )
-        return guessed
-    if given != "pretrained" and guessed != given:
-        wanted = next(suffix for suffix, name in SUFFIXES.items() if name == given)
-        raise UserError(f"--output: found {output} with --format {given}, expected a name that ends in {wanted}")
-    return given
+    """Return the format to write, a key of `SUFFIXES`."""
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    guessed = by_suffix.get(output.suffix.lower(), "pretrained" if output.is_dir() else None)
+    if given is None and guessed is None:
+        raise UserError(
+            f"--output: found {output}, expected a name that ends in .onnx or .pt2, or one without a suffix for a "
+            "folder; rename it, or say --format pretrained"
+        )
+    if given not in (None, "pretrained", guessed):
+        raise UserError(
+            f"--output: found {output} with --format {given}, expected a name that ends in {SUFFIXES[str(given)]}"
+        )
+    return given or str(guessed)
 
 
 def _check_output(output: Path, kind: str, overwrite: bool) -> None:
@@ -123,7 +123,7 @@ def _check_output(output: Path, kind: str, overwrite: bool) -> None:
 
 
 def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
-    """Return the segmenter, and what its model card tells beside its config."""
+    """Return the segmenter, and what its model card says beside its config."""
     from sign_zs3.models.pretrained import read_card
     from sign_zs3.tasks.loading import load_segmenter, load_task
 
@@ -154,9 +154,3 @@ def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:
     if scores is None or set(scores["per_class"]) != set(protocol.classes):
         return {}
     return {"scores": scores, "phase": phase}
-
-
-def _unknown(segmenter: Segmenter) -> list[str]:
-    assert segmenter.config is not None
-    known = segmenter.known.tolist()
-    return [name for name, is_known in zip(segmenter.config.protocol.classes, known, strict=True) if not is_known]

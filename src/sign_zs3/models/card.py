@@ -1,4 +1,4 @@
-"""The model card of a segmenter: what it knows, how well, and what its users should mind."""
+"""The model card of a segmenter: what it knows, how well, and what its users should know; its text is `card.md`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from sign_zs3._version import __version__
@@ -24,69 +25,6 @@ _CLASSIFIER = {
     "projection": "the inner product with fixed class vectors (SPNet; Xian et al., CVPR 2019)",
 }
 
-_TEMPLATE = """\
-# Segmentation of {count} classes, {num_unseen} of them without a mask in training
-
-A generalised zero-shot segmenter, written by sign-zs3 {version}: it was trained on masks of {num_seen} seen classes and
-on class names, and labels pixels of the unseen ones too.
-
-| | |
-|---|---|
-| method | {method} |
-| data set | {dataset} |
-| class split | {split} |
-| encoder | {encoder} |
-| between encoder and classifier | {spatial} |
-| classifier | {classifier} |
-
-## Classes
-
-Indices count the seen classes first; the id is the data set's own.
-
-| index | id | class | |
-|---:|---:|---|---|
-{classes}
-{unknown}
-## Scores
-
-{scores}
-
-## Use
-
-```bash
-pip install sign-zs3
-sign-zs3 predict --ckpt_path FOLDER --data.images photo.jpg
-```
-
-```python
-from sign_zs3 import Segmenter
-
-segmenter = Segmenter.from_pretrained("FOLDER")
-labels = segmenter.predict("photo.jpg")  # (H, W) class indices, at the image's own size
-segmenter.config.protocol.classes  # their names
-```
-
-`FOLDER` is the one that holds this file. It is read without any network, and holds no pickle.
-
-## Preprocessing
-
-It is part of the model: give RGB in [0, 255]. It divides by 255, subtracts the mean {mean} and divides by the deviation
-{std}, per channel. Images keep their size.{penalty}{views}
-
-## Limits
-
-- Unseen classes are known by name alone. They are confused with seen ones that look alike, and where a class vector
-  says little about looks, a class may not be found at all.
-- Each pixel gets one of the classes above, also where none of them is in the image.
-- It was trained for the data set above. On other kinds of images it may do worse: measure before you rely on it, and
-  do not use it where a wrong label could harm someone.
-
-## Licence
-
-The code of sign-zs3 is under Apache-2.0. The weights are not covered by that: they inherit the conditions of the
-training data, of the pretrained backbone and of the word vectors. Whoever shares them should name these here.
-"""
-
 
 def card_text(
     config: SegmenterConfig,
@@ -103,7 +41,7 @@ def card_text(
         scores: Fractions as in ``results.json``: `seen_miou`, `unseen_miou`, `harmonic_miou`, and `per_class` where
             there is one; None: not known.
         method: Such as ``SIGN``; None: not known.
-        phase: After which the scores were taken.
+        phase: The phase after which they were measured.
 
     Returns:
         Markdown.
@@ -112,11 +50,13 @@ def card_text(
         UserError: The scores are no fractions.
     """
     protocol, encoder, penalty = config.protocol, config.encoder, config.seen_penalty
-    kinds = ["seen" if index < protocol.num_seen else "**unseen**" for index in range(len(protocol.classes))]
-    rows = zip(range(len(kinds)), protocol.ids, map(_cell, protocol.classes), kinds, strict=True)
-    taught_not = [_cell(name) for name, is_known in zip(protocol.classes, known, strict=True) if not is_known]
-    return _TEMPLATE.format(
-        count=len(protocol.classes),
+    names = [_cell(name) for name in protocol.classes]
+    kinds = ["seen"] * protocol.num_seen + ["**unseen**"] * len(protocol.unseen)
+    rows = [f"| {index} | {protocol.ids[index]} | {name} | {kinds[index]} |" for index, name in enumerate(names)]
+    unknown = ", ".join(name for name, is_known in zip(names, known, strict=True) if not is_known)
+    template = (resources.files("sign_zs3.models") / "card.md").read_text("utf-8")
+    return template.format(
+        count=len(names),
         num_seen=protocol.num_seen,
         num_unseen=len(protocol.unseen),
         version=__version__,
@@ -126,13 +66,13 @@ def card_text(
         encoder=f"{encoder.get('backbone', 'resnet101')}, head {encoder.get('head', 'deeplab')}",
         spatial=_SPATIAL.get(config.spatial["name"], config.spatial["name"]),
         classifier=_CLASSIFIER.get(config.classifier["name"], config.classifier["name"]),
-        classes="\n".join(f"| {index} | {own} | {name} | {kind} |" for index, own, name, kind in rows),
-        unknown=f"\nNot taught yet, so never predicted: {', '.join(taught_not)}.\n" if taught_not else "",
+        classes="\n".join(rows),
+        unknown=f"\nNot taught yet, so never predicted: {unknown}.\n" if unknown else "",
         scores=_scores(protocol, scores, phase),
         mean=", ".join(f"{value:g}" for value in config.image_mean),
         std=", ".join(f"{value:g}" for value in config.image_std),
-        views=_views(config),
         penalty=f" {penalty:g} is subtracted from the logits of seen classes." if penalty else "",
+        views=_views(config),
     )
 
 
@@ -157,7 +97,7 @@ def _scores(protocol: Protocol, scores: Mapping[str, Any] | None, phase: str | N
 
 
 def plain_scores(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what a card tells of scores, in plain types; a score that is NaN is None.
+    """Return the scores that a card shows, as plain types; a score that is NaN becomes None.
 
     Args:
         scores: See `card_text`.
@@ -187,15 +127,11 @@ def _percent(value: float | None) -> str:
 
 
 def _views(config: SegmenterConfig) -> str:
-    scales = [f"{scale:g}" for scale in config.scales]
-    views = (["the mirror image"] if config.flip else []) + (
-        [f"the scales {', '.join(scales)}"] if scales != ["1"] else []
-    )
-    return (
-        f" Predictions are the mean over {' and '.join(views)}, which ONNX and torch.export files leave out."
-        if views
-        else ""
-    )
+    scales = ", ".join(f"{scale:g}" for scale in config.scales)
+    views = [*(["the mirror image"] if config.flip else []), *([f"the scales {scales}"] if scales != "1" else [])]
+    if not views:
+        return ""
+    return f" Predictions are the mean over {' and '.join(views)}, which ONNX and torch.export files leave out."
 
 
 def _cell(text: str) -> str:

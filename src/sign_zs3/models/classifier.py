@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_zs3.errors import UserError
+from sign_zs3.checks import check_choice
 
 
 class Classifier(nn.Module):
@@ -37,11 +37,11 @@ class Classifier(nn.Module):
 class ProjectionClassifier(nn.Module):
     """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with the fixed class vectors.
 
-    It has no parameters: unseen classes are told apart by their vectors alone.
+    It has no parameters: classes, unseen ones too, differ by their vectors alone.
 
     Args:
         vectors: (C, W) float32 class vectors, seen classes first; a copy is kept as a buffer.
-        scale: What the inner products are multiplied with.
+        scale: Factor of the inner products.
     """
 
     vectors: Tensor
@@ -75,8 +75,7 @@ def build_classifier(
     Raises:
         UserError: An unknown name.
     """
+    check_choice("classifier", name, "linear", "projection")
     if name == "linear":
         return Classifier(feature_dim, num_classes)
-    if name == "projection":
-        return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **options)
-    raise UserError(f"classifier: found {name!r}, expected linear or projection")
+    return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **options)

@@ -14,6 +14,14 @@ from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
 
 
+def rescale(images: Tensor, scale: float) -> Tensor:
+    """Resize images (N, C, H, W), float, bilinearly by a factor, to at least one pixel a side."""
+    if scale == 1.0:  # sizes cannot be rounded in a graph that is exported
+        return images
+    height, width = map_size(images)
+    return resize_map(images, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 class Encoder(nn.Module):
     """A backbone and a head; by default DeepLab-v2: the *sum* of parallel dilated 3x3 convolutions.
 
@@ -68,32 +76,28 @@ class Encoder(nn.Module):
         self.strides = tuple(backbone.strides[level] for level in self.head.levels)
         self.input_scales = tuple(input_scales)
         self.freeze_batch_norm = weights is not None if freeze_batch_norm is None else freeze_batch_norm
-        if self.freeze_batch_norm:
-            for norm in self._batch_norms():
-                norm.requires_grad_(False)
         self.freeze = freeze
-        if freeze:
-            self.backbone.requires_grad_(False)
+        for module in self._frozen_parts():
+            module.requires_grad_(False)
         self.train(self.training)
 
-    def _batch_norms(self) -> list[nn.Module]:
-        return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    def _frozen_parts(self) -> list[nn.Module]:
+        """Return the modules that are never trained: the whole backbone, or its batch norms."""
+        if self.freeze:
+            return [self.backbone]
+        modules = self.backbone.modules() if self.freeze_batch_norm else ()
+        return [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that may be trained: not those of a frozen backbone or of batch norms kept frozen."""
-        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        kept = [*(norms if self.freeze_batch_norm else []), *([self.backbone] if self.freeze else [])]
-        frozen = {id(parameter) for module in kept for parameter in module.parameters()}
-        return [p for p in self.parameters() if id(p) not in frozen]
+        """Return the parameters that may be trained: not those of a frozen backbone or of frozen batch norms."""
+        frozen = {id(parameter) for module in self._frozen_parts() for parameter in module.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in frozen]
 
     def train(self, mode: bool = True) -> Encoder:
         """Switch to training or evaluation; a frozen backbone or frozen batch norm stays in evaluation."""
         super().train(mode)
-        if self.freeze:
-            self.backbone.eval()
-        if self.freeze_batch_norm:
-            for module in self._batch_norms():
-                module.eval()
+        for module in self._frozen_parts():
+            module.eval()
         return self
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -110,15 +114,11 @@ class Encoder(nn.Module):
             levels = self.backbone(images)
         return tuple(levels[level] for level in self.head.levels)
 
-    def _encode(self, images: Tensor) -> Tensor:
-        features: Tensor = self.head(self.maps(images))
-        return features
-
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Encode images, or the maps of images.
 
         Args:
-            images: (N, 3, H, W) float, normalised; or what `maps` returns for them, in any float type.
+            images: (N, 3, H, W) float, normalised; or what `maps` returned for them, in any float type.
 
         Returns:
             E(x): (N, D, h, w) with h = ceil(H / strides[0]), unbounded.
@@ -134,11 +134,7 @@ class Encoder(nn.Module):
             dtype = next(self.head.parameters()).dtype
             features: Tensor = self.head([level.to(dtype) for level in images])
             return features
-        if self.input_scales == (1.0,):
-            return self._encode(images)
-        encoded: list[Tensor] = []
-        for scale in self.input_scales:
-            height, width = (max(1, round(side * scale)) for side in map_size(images))
-            x = self._encode(resize_map(images, (height, width)))
-            encoded.append(resize_map(x, map_size(encoded[0] if encoded else x)))
-        return torch.stack(encoded).amax(dim=0)
+        encoded: list[Tensor] = [self.head(self.maps(rescale(images, scale))) for scale in self.input_scales]
+        if len(encoded) == 1:
+            return encoded[0]
+        return torch.stack([resize_map(x, map_size(encoded[0])) for x in encoded]).amax(dim=0)

@@ -1,4 +1,4 @@
-"""A segmenter as one graph with its preprocessing inside: an ONNX file, or an archive of `torch.export`."""
+"""A segmenter as one graph, preprocessing included: an ONNX file, or an archive of `torch.export`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, replacing
-from sign_zs3.functional.geometry import map_size
-from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.models.scores import Scores, label_scores
+from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.models.scores import label_scores
 from sign_zs3.models.segmenter import Segmenter
 
 METADATA = "sign_zs3"
@@ -56,8 +55,7 @@ class Labeller(nn.Module):
         Returns:
             (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
         """
-        scores = Scores(self.segmenter(images, self.seen_penalty), are_logits=True)
-        label, confidence = label_scores(scores, map_size(images))
+        label, confidence = label_scores(self.segmenter.scores(images, self.seen_penalty), map_size(images))
         assert confidence is not None
         return label.to(torch.uint8), confidence
 
@@ -87,9 +85,8 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
     Raises:
         UserError: The segmenter was not made from a config.
     """
-    config = _config(segmenter)
-    protocol = config.protocol
-    mean, std = list(config.image_mean), list(config.image_std)
+    config = segmenter.described()
+    protocol, mean, std = config.protocol, list(config.image_mean), list(config.image_std)
     return {
         "format": FORMAT,
         "version": __version__,
@@ -172,57 +169,46 @@ def write_program(segmenter: Segmenter, path: Path) -> float:
 
 
 def check_onnx() -> None:
-    """Refuse before any work what needs packages that are not there.
-
-    Raises:
-        UserError: onnx or onnxscript is not installed.
-    """
+    """Raise a UserError where onnx or onnxscript is not installed."""
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"onnx: {' and '.join(missing)} not installed, expected for an ONNX file: pip install 'sign-zs3[onnx]'"
         )
 
 
-def _config(segmenter: Segmenter) -> SegmenterConfig:
-    if segmenter.config is None:
-        raise UserError("segmenter: found none of the options it was made with, expected one of Segmenter.build")
-    return segmenter.config
-
-
 def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram]:
     """Return the model as it is, and its graph."""
+    config = segmenter.described()
     if tuple(segmenter.encoder.input_scales) != (1.0,):
         raise UserError(
             f"input_scales: found {list(segmenter.encoder.input_scales)}, expected [1.0], since a graph holds no "
             "rounding of scaled sizes: write --format pretrained"
         )
-    if (window := _config(segmenter).spatial.get("window")) is not None:
+    if (window := config.spatial.get("window")) is not None:
         raise UserError(
             f"spatial: found attention in windows of {window} cells, whose number follows the image's size as no graph "
             "can: write --format pretrained"
         )
     twin = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
-    penalty = _config(segmenter).seen_penalty
-    model = Labeller(copy.deepcopy(twin), penalty).eval()
+    model, traced = (Labeller(x, config.seen_penalty).eval() for x in (copy.deepcopy(twin), twin))
     for name, module in list(twin.named_modules()):
         kind = type(module).__name__
-        if kind.endswith("Same") and type(module).__module__.startswith("timm."):
-            if not (kind == "Conv2dSame" and isinstance(module, nn.Conv2d) and _mirrors(module)):
-                raise UserError(
-                    f"backbone: found {kind} ({name}), which pads by the image's size and cannot be exported: write "
-                    "--format pretrained, or train with a network of another family"
-                )
-            parent, _, child = name.rpartition(".")
-            setattr(twin.get_submodule(parent), child, _MirroredConv(module))
+        if not (kind.endswith("Same") and type(module).__module__.startswith("timm.")):
+            continue
+        if not (kind == "Conv2dSame" and isinstance(module, nn.Conv2d) and _is_mirrored(module)):
+            raise UserError(
+                f"backbone: found {kind} ({name}), which pads by the image's size and cannot be exported: write "
+                "--format pretrained, or train with a network of another family"
+            )
+        parent, _, child = name.rpartition(".")
+        setattr(twin.get_submodule(parent), child, _MirroredConv(module))
     # each side has several cells on the coarsest level, so that no size is taken for a constant 1
     stride = max(segmenter.encoder.backbone.strides) or 32
     images = torch.zeros(2, 3, 4 * stride, 6 * stride, dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
     try:
         with torch.no_grad(), _quiet():
-            graph = torch.export.export(
-                Labeller(twin, penalty).eval(), (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}}
-            )
+            graph = torch.export.export(traced, (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}})
     except Exception as error:  # whatever a network of timm does that torch.export does not follow
         raise UserError(
             f"export: torch.export does not follow this network ({line_of(error)[:200]}): write --format pretrained"
@@ -230,7 +216,8 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
     return model, graph
 
 
-def _mirrors(module: nn.Conv2d) -> bool:
+def _is_mirrored(module: nn.Conv2d) -> bool:
+    """Say whether `_MirroredConv` does the same as a convolution with TensorFlow's padding."""
     odd = all(side % 2 == 1 and side > 1 for side in module.kernel_size)
     return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
 
@@ -245,7 +232,7 @@ def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; below, it tells of its own optimisations
+    options.log_severity_level = 3  # errors alone: its warnings are about its own optimisations
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: [torch.from_numpy(found) for found in session.run(None, {_INPUT: images.numpy()})]
@@ -256,8 +243,8 @@ def _checked(model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
     if run is None:
         return math.nan
     coarse = torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(0)) * 255
-    # smooth, as pictures are: noise puts most pixels at a tie of classes
-    images = F.interpolate(coarse, (161, 213), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    # smooth, as photographs are: in noise, most pixels lie between two classes
+    images = resize_map(coarse, (161, 213)).to(torch.uint8)
     with torch.no_grad():
         share = float((model(images)[0] == run(images)[0]).double().mean())
     if share < AGREEMENT:
@@ -270,7 +257,7 @@ def _checked(model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """Silence warnings about the inside of torch and onnxscript, which a user can do nothing about."""
     with warnings.catch_warnings():
-        # of the inside of torch and onnxscript, which a user can do nothing about
         warnings.simplefilter("ignore")
         yield

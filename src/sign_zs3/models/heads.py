@@ -8,13 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sign_zs3.checks import check_choice
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, resize_map
 
 MAX_DILATION = 1024
-"""Cells; a dilation beyond the map reads nothing but padding, which takes memory all the same."""
-
-HEADS = ("deeplab", "fcn", "fcn16", "unet")
+"""In cells. A dilation beyond the map reads nothing but padding, which takes memory all the same."""
 
 
 class DeepLabHead(nn.ModuleList):
@@ -24,27 +23,18 @@ class DeepLabHead(nn.ModuleList):
         channels: Channels of the backbone's levels.
         feature_dim: D, channels of E(x).
         dilations: One convolution each.
-
-    Attributes:
-        levels: Indices of the backbone's levels that the head reads.
     """
 
     def __init__(self, channels: Sequence[int], feature_dim: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
-        super().__init__(nn.Conv2d(channels[-1], feature_dim, 3, padding=d, dilation=d) for d in dilations)
+        convolutions = [nn.Conv2d(channels[-1], feature_dim, 3, padding=d, dilation=d) for d in dilations]
+        super().__init__(_initialised(convolution, 0.01) for convolution in convolutions)
         self.levels = (len(channels) - 1,)
-        for convolution in self:
-            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-            nn.init.normal_(convolution.weight, std=0.01)
-            nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the one level (N, channels, h, w) to E(x) (N, D, h, w)."""
         (x,) = maps
         branches: list[Tensor] = [convolution(x) for convolution in self]
-        total = branches[0]
-        for branch in branches[1:]:
-            total = total + branch
-        return total
+        return sum(branches[1:], branches[0])
 
 
 class FCNHead(nn.Module):
@@ -60,34 +50,24 @@ class FCNHead(nn.Module):
         strides: Their strides.
         feature_dim: D, channels of E(x).
         finest: Stride of the finest level to read.
-
-    Attributes:
-        levels: Indices of the backbone's levels that the head reads.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
         super().__init__()
         coarse = tuple(i for i, stride in enumerate(strides) if stride >= finest)
         self.levels = coarse or tuple(range(len(channels)))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels[i], affine=False) for i in self.levels)
-        self.projections = nn.ModuleList()
+        widths = [channels[i] for i in self.levels]
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
         # The normalised channels of all levels add up: this deviation gives E(x) unit scale if they are uncorrelated.
-        deviation = sum(channels[i] for i in self.levels) ** -0.5
-        for i in self.levels:
-            projection = nn.Conv2d(channels[i], feature_dim, 1)
-            assert projection.bias is not None
-            nn.init.normal_(projection.weight, std=deviation)
-            nn.init.zeros_(projection.bias)
-            self.projections.append(projection)
+        deviation = sum(widths) ** -0.5
+        self.projections = nn.ModuleList(_initialised(nn.Conv2d(w, feature_dim, 1), deviation) for w in widths)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the levels (N, channels, h_i, w_i), fine to coarse, to E(x) (N, D, h_0, w_0)."""
-        total: Tensor | None = None
-        for norm, projection, level in zip(self.norms, self.projections, maps, strict=True):
-            x: Tensor = projection(norm(level))
-            total = x if total is None else total + resize_map(x, map_size(total))
-        assert total is not None
-        return total
+        triples = zip(self.norms, self.projections, maps, strict=True)
+        projected = (projection(norm(level)) for norm, projection, level in triples)
+        finest: Tensor = next(projected)
+        return sum((resize_map(x, map_size(finest)) for x in projected), finest)
 
 
 class UNetHead(nn.Module):
@@ -99,11 +79,8 @@ class UNetHead(nn.Module):
     some 20 channels at their finest level, fewer than E(x) needs. A pyramid of one level has no step.
 
     Args:
-        channels: Channels of the backbone's levels.
+        channels: Channels of the backbone's levels, all of which are read.
         feature_dim: D, channels of E(x).
-
-    Attributes:
-        levels: Indices of the backbone's levels that the head reads: all.
     """
 
     def __init__(self, channels: Sequence[int], feature_dim: int) -> None:
@@ -113,16 +90,10 @@ class UNetHead(nn.Module):
         self.steps = nn.ModuleList()
         below = channels[-1]
         for finer in reversed(channels[:-1]):
-            self.steps.append(
-                nn.Sequential(
-                    nn.Conv2d(below + finer, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(inplace=True),
-                    nn.Conv2d(width, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(inplace=True),
-                )
-            )
+            layers: list[nn.Module] = []
+            for read in (below + finer, width):
+                layers += [nn.Conv2d(read, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+            self.steps.append(nn.Sequential(*layers))
             below = width
         self.projection = nn.Conv2d(below, feature_dim, 1)
         for module in self.modules():
@@ -140,13 +111,22 @@ class UNetHead(nn.Module):
         return features
 
 
+def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
+    """Draw a convolution's weights from N(0, std^2), and set its bias to 0."""
+    nn.init.normal_(convolution.weight, std=std)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
+
+
 Head: TypeAlias = DeepLabHead | FCNHead | UNetHead
+"""Reads the backbone's levels with the indices `levels`."""
 
 
 def build_head(
     name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, dilations: Sequence[int]
 ) -> Head:
-    """Build a head for a pyramid.
+    """Make a head for a pyramid.
 
     Args:
         name: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
@@ -158,14 +138,13 @@ def build_head(
     Raises:
         UserError: Unknown name, or dilations out of range.
     """
-    if name == "deeplab":
-        if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in dilations) or not 1 <= len(dilations) <= 64:
-            raise UserError(
-                f"dilations: found {list(dilations)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}"
-            )
-        return DeepLabHead(channels, feature_dim, dilations)
-    if name in ("fcn", "fcn16"):
-        return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)
+    check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
     if name == "unet":
         return UNetHead(channels, feature_dim)
-    raise UserError(f"head: found {name!r}, expected one of {', '.join(HEADS)}")
+    if name != "deeplab":
+        return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)
+    if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in dilations) or not 1 <= len(dilations) <= 64:
+        raise UserError(
+            f"dilations: found {list(dilations)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}"
+        )
+    return DeepLabHead(channels, feature_dim, dilations)

@@ -77,7 +77,7 @@ class PretrainedFolder(
                 or cannot be written.
         """
         folder = Path(save_directory)
-        self._described()
+        self.described()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
@@ -93,28 +93,29 @@ class PretrainedFolder(
         return address
 
     def _contents(self, card: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the files by name."""
+        """Return the contents of the files by name."""
         from safetensors.torch import save
 
-        text = str(self.generate_model_card(**card)).rstrip() + "\n"
-        kept = dict(card) | {"scores": plain_scores(card.get("scores"))}
-        config = {"format": FORMAT, "version": __version__, **self._described().as_dict(), "card": kept}
-        # save_file would make a file that only its owner may read
-        return {
-            WEIGHTS_FILE: save(self._weights(), metadata={"format": "pt"}),
-            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
-            CARD_FILE: text.encode(),
-        }
-
-    def _weights(self) -> dict[str, Tensor]:
         assert isinstance(self, torch.nn.Module)
         # safetensors takes neither tensors that share memory nor such as are not contiguous
-        return {
+        weights = {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()
         }
+        kept = dict(card) | {"scores": plain_scores(card.get("scores"))}
+        config = {"format": FORMAT, "version": __version__, **self.described().as_dict(), "card": kept}
+        return {
+            WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),  # a file of save_file only its owner may read
+            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+            CARD_FILE: (str(self.generate_model_card(**card)).rstrip() + "\n").encode(),
+        }
 
-    def _described(self) -> SegmenterConfig:
+    def described(self) -> SegmenterConfig:
+        """Return the config.
+
+        Raises:
+            UserError: The segmenter was not made from one.
+        """
         if self.config is None:
             raise UserError("segmenter: found none of the options it was made with, expected one of Segmenter.build")
         return self.config
@@ -128,7 +129,7 @@ class PretrainedFolder(
         """
         known = getattr(self, "known", None)
         assert isinstance(known, Tensor)
-        text = card_text(self._described(), known.tolist(), *args, **kwargs)
+        text = card_text(self.described(), known.tolist(), *args, **kwargs)
         return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
 
     @classmethod
@@ -149,22 +150,17 @@ class PretrainedFolder(
         Raises:
             UserError: Nothing is there, it is damaged, of another library or version, or a weight is not finite.
         """
-        name = pretrained_model_name_or_path
-        folder = Path(name)
-        if isinstance(name, str) and _on_hub(name):
-            paths = _download(name, options)
-        else:
-            if not folder.exists():
-                raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
-            if not folder.is_dir():
-                raise UserError(f"{folder}: is a file, expected {_EXPECTED}; load_segmenter reads a checkpoint")
-            paths = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
-        segmenter: _Self = _load(cls, *paths)
+        name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
+        segmenter: _Self
+        if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name.partition("/")[0]).exists():
+            segmenter = _load(cls, *_download(name, options))
+            return segmenter
+        if not folder.exists():
+            raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is a file, expected {_EXPECTED}; load_segmenter reads a checkpoint")
+        segmenter = _load(cls, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
         return segmenter
-
-
-def _on_hub(name: str) -> bool:
-    return _HUB_NAME.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
 
 
 def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -181,16 +177,14 @@ def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
 
 
 def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
-    from safetensors.torch import load_file
-
     for path in (config_path, weights_path):
         if not path.is_file():
             raise UserError(
                 f"{path.parent}: found no {path.name}, expected {_EXPECTED}; of a run, give a file of its checkpoints/"
             )
-    config = read_config(config_path.parent)
+    config = _read_config(config_path)
     try:
-        twin = on_meta(lambda: cls.build(config), lambda made: made)
+        twin = on_meta(lambda: cls.build(config))
     except UserError as error:
         raise UserError(f"{config_path}: {line_of(error)}") from error
     except Exception as error:  # whatever a network makes of an option that it was not made for
@@ -198,39 +192,41 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
             f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
             "its own networks; export the model again"
         ) from error
-    _check_weights(weights_path, twin.state_dict())
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
-        segmenter = cls.build(config)
     try:
-        state = load_file(weights_path)
-        check_finite(state, str(weights_path))
+        state = _read_weights(weights_path, twin.state_dict())
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
+            segmenter = cls.build(config)
         segmenter.load_state_dict(state)
+        for name in ("image_mean", "image_std"):
+            if not torch.allclose(getattr(segmenter, name).flatten(), torch.tensor(getattr(config, name))):
+                raise ValueError(f"another {name}")
     except UserError:
         raise
     except Exception as error:  # safetensors' own class for a damaged file, torch's for weights of another network
-        raise _other_weights(weights_path, line_of(error)) from error
-    for name, stated in (("image_mean", config.image_mean), ("image_std", config.image_std)):
-        if not torch.allclose(getattr(segmenter, name).flatten(), torch.tensor(stated)):
-            raise _other_weights(weights_path, f"another {name}")
+        raise UserError(
+            f"{weights_path}: does not hold the weights of {CONFIG_FILE} ({line_of(error)[:200]}); export the model "
+            "again"
+        ) from error
     return segmenter.eval()
 
 
-def _check_weights(path: Path, wanted: Mapping[str, Tensor]) -> None:
-    """Compare the weights in a file with those of a network before they are read."""
+def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the weights of a network, once the file's header says that they are those.
+
+    Raises:
+        ValueError: They are another network's.
+        UserError: One is not finite.
+    """
     from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = {name: (tuple(part.get_shape()), "F" in part.get_dtype()) for name, part in parts.items()}
-    except Exception as error:  # safetensors' own class for a damaged file
-        raise _other_weights(path, line_of(error)) from error
-    if fault := difference(found, kinds_of(wanted)):
-        raise _other_weights(path, fault)
-
-
-def _other_weights(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: does not hold the weights of {CONFIG_FILE} ({reason[:200]}); export the model again")
+    with safe_open(path, "pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        found = {name: (tuple(part.get_shape()), "F" in part.get_dtype()) for name, part in parts.items()}
+        if fault := difference(found, kinds_of(wanted)):
+            raise ValueError(fault)
+        state = {name: file.get_tensor(name) for name in parts}
+    check_finite(state, str(path))
+    return state
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -246,15 +242,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_config(folder: Path) -> SegmenterConfig:
-    """Read what the segmenter of a folder is but for its weights.
-
-    Raises:
-        UserError: It is damaged, or of another library or version.
-    """
-    path = folder / CONFIG_FILE
-    content = _read_json(path)
-    content.pop("card", None)
+def _read_config(path: Path) -> SegmenterConfig:
+    content = {key: value for key, value in _read_json(path).items() if key != "card"}
     version = content.pop("version", None)
     if (found := content.pop("format")) != FORMAT:
         raise UserError(f"{path}: {other_format(found, FORMAT, 'export the model again', version)}")

@@ -10,11 +10,11 @@ from torch import Tensor
 from sign_zs3.functional.geometry import resize_scores
 
 SLICE = 1 << 22
-"""Numbers that `label_scores` resizes at once."""
+"""How many scores `label_scores` resizes at once."""
 
 
 class Scores(NamedTuple):
-    """What a segmenter says of each cell of a feature map.
+    """Scores of each class in each cell of a feature map.
 
     Attributes:
         values: (N, C, h, w) float32; minus infinity for classes that C does not know yet.
@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What a segmenter says of each pixel.
+    """The label of each pixel.
 
     Attributes:
         label: (N, H, W) int64, the best class.
@@ -69,31 +69,26 @@ def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool 
         size: (height, width) of the result; None: that of the scores.
         confidence: Also return the best class's probability.
     """
-    values = scores.values
-    if size is None or torch.compiler.is_exporting():
-        # in a graph that is exported, sizes are not known
-        resized = values if size is None else resize_scores(values, size)
-        best, label = resized.max(dim=1)  # argmax over a strided dimension takes six times as long
-        total = resized.logsumexp(dim=1) if confidence and scores.are_logits else None
-    else:
+    values, needs_total = scores.values, confidence and scores.are_logits
+    step = values.shape[1]
+    # a graph that is exported knows no sizes: it resizes all classes at once
+    if size is not None and not torch.compiler.is_exporting():
         step = max(1, SLICE // (len(values) * size[0] * size[1]))
-        best, label, total = _best_of(values[:, :step], size, confidence and scores.are_logits)
-        for first in range(step, values.shape[1], step):
-            part = values[:, first : first + step]
-            value, index, part_total = _best_of(part, size, confidence and scores.are_logits)
-            higher = value > best
-            best, label = torch.where(higher, value, best), torch.where(higher, index + first, label)
-            if total is not None and part_total is not None:
-                total = torch.logaddexp(total, part_total)
+    best = label = total = values  # until the first slice is read
+    for first in range(0, values.shape[1], step):
+        part = values[:, first : first + step]
+        resized = part if size is None else resize_scores(part, size)
+        part_best, part_label = resized.max(dim=1)  # argmax over a strided dimension takes six times as long
+        part_total = resized.logsumexp(dim=1) if needs_total else part_best
+        if first == 0:
+            best, label, total = part_best, part_label, part_total
+            continue
+        higher = part_best > best
+        best, label = torch.where(higher, part_best, best), torch.where(higher, part_label + first, label)
+        total = torch.logaddexp(total, part_total) if needs_total else best
     if not confidence:
         return Labels(label, None)
-    return Labels(label, best if total is None else (best - total).exp())
-
-
-def _best_of(values: Tensor, size: tuple[int, int], with_total: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    resized = resize_scores(values, size)
-    best, label = resized.max(dim=1)
-    return best, label, resized.logsumexp(dim=1) if with_total else None
+    return Labels(label, (best - total).exp() if needs_total else best)
 
 
 def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmentation]:

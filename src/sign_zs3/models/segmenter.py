@@ -13,7 +13,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
-from sign_zs3.models.encoder import Encoder
+from sign_zs3.models.encoder import Encoder, rescale
 from sign_zs3.models.inference import MAX_PIXELS, check_windows, label_by_windows, read_pixels
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.scores import Scores, Segmentation
@@ -100,6 +100,11 @@ class Segmenter(nn.Module, PretrainedFolder):
         """Map images (N, 3, H, W), uint8 or float in [0, 255], to zero mean and unit deviation."""
         return (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
 
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Return E(x), (N, D, h, w), of images or their maps, see `Inputs`."""
+        x: Tensor = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
+        return x
+
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the backbone that the encoder's head reads, see `Encoder.maps`.
 
@@ -116,10 +121,13 @@ class Segmenter(nn.Module, PretrainedFolder):
             sample: Draw z, or take its mean; None: draw in training mode.
             place: Where the images lie in a larger one; None: they are whole.
         """
-        x = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
-        where = {} if place is None else place.in_cells(self.encoder.strides[0], *map_size(x))
-        spatial: SpatialFeatures = self.spatial(x, sample, **where)
-        return spatial
+        x = self.encode(inputs)
+        found: SpatialFeatures = self.spatial(x, sample, **self._origin(x, place))
+        return found
+
+    def _origin(self, x: Tensor, place: Place | None) -> dict[str, Any]:
+        """Return where E(x) lies in that of the larger image, as the spatial module takes it."""
+        return {} if place is None else place.in_cells(self.encoder.strides[0], *map_size(x))
 
     def forward(self, inputs: Inputs, seen_penalty: float = 0.0, place: Place | None = None) -> Tensor:
         """Return logits at feature resolution, of F at the mean of the latent.
@@ -132,7 +140,9 @@ class Segmenter(nn.Module, PretrainedFolder):
         Returns:
             (N, C, h, w), minus infinity for classes that C does not know yet.
         """
-        logits: Tensor = self.classifier(self.features(inputs, sample=False, place=place).features)
+        x = self.encode(inputs)
+        features = self.spatial(x, sample=False, **self._origin(x, place)).features
+        logits: Tensor = self.classifier(features)
         if seen_penalty:
             penalty = torch.zeros(self.num_classes, device=logits.device, dtype=logits.dtype)
             penalty[: self.num_seen] = seen_penalty
@@ -156,8 +166,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             Scores at the feature resolution of the first scale.
 
         Raises:
-            UserError: No scale, or one that is not above 0; or `flip` or scales with maps, from which no other view of
-                the image can be made.
+            UserError: No scale, or one that is not above 0; or `flip` or scales with maps, which hold one view alone.
         """
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise UserError(f"scales: found {list(scales)}, expected at least one number above 0, such as 1.0")
@@ -170,30 +179,18 @@ class Segmenter(nn.Module, PretrainedFolder):
             )
         probabilities: list[Tensor] = []
         for scale in scales:
-            images, there = inputs, place
-            if scale != 1.0:
-                height, width = (max(1, round(side * scale)) for side in map_size(inputs))
-                images = resize_map(inputs.float(), (height, width))
-                there = None if place is None else place.scaled(scale)
+            images, there = rescale(inputs.float(), scale), None if place is None else place.scaled(scale)
             views = [self(images, seen_penalty, there)]
             if flip:
                 mirrored = None if there is None else there.mirrored(images.shape[-1])
                 views.append(self(images.flip(-1), seen_penalty, mirrored).flip(-1))
-            for view in views:
-                probability = view.float().softmax(dim=1)
-                size = map_size(probabilities[0] if probabilities else probability)
-                probabilities.append(resize_map(probability, size))
-        total = probabilities[0]
-        for probability in probabilities[1:]:
-            total = total + probability
+            probabilities += [view.float().softmax(dim=1) for view in views]
+        first, *others = probabilities
+        total = sum((resize_map(other, map_size(first)) for other in others), first)
         return Scores(total / len(probabilities), are_logits=False)
 
     def predict(self, image: Any, **options: Any) -> Tensor:
-        """Label one image at its own size.
-
-        Args:
-            image: See `segment`.
-            **options: Of `segment`.
+        """Label one image at its own size; image and options are those of `segment`.
 
         Returns:
             (H, W) int64 class indices on the CPU, seen classes first.
@@ -213,7 +210,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         max_pixels: int = MAX_PIXELS,
         confidence_map: bool = False,
     ) -> Segmentation:
-        """Label one image at its own size, a large one by windows that overlap.
+        """Label one image at its own size, a large one in windows that overlap.
 
         A pixel's label is that of the window in which it lies farthest from the border, and a window's position is its
         true one in the image. So memory holds the image, its label map and the scores of one window.
@@ -239,14 +236,15 @@ class Segmenter(nn.Module, PretrainedFolder):
         given = {"seen_penalty": seen_penalty, "flip": flip, "scales": scales}
         own = {name: getattr(self.config, name) for name in given} if self.config else {}
         options = own | {name: value for name, value in given.items() if value is not None}
-        pixels = read_pixels(image, max_pixels)
-        device, stride = self.image_mean.device, max(self.encoder.backbone.strides)
+        pixels, device = read_pixels(image, max_pixels), self.image_mean.device
+
+        def score(part: Tensor, place: Place | None) -> Scores:
+            return self.scores(part.to(device), place=place, **options)
+
         was_training = self.training
         self.eval()
         try:
-            return label_by_windows(
-                pixels, lambda part, place: self.scores(part.to(device), place=place, **options), self.num_classes,
-                window, overlap, stride, confidence_map,
-            )  # fmt: skip
+            stride = max(self.encoder.backbone.strides)
+            return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map)
         finally:
             self.train(was_training)

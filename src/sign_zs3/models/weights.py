@@ -50,7 +50,7 @@ def difference(found: Kinds, wanted: Kinds) -> str | None:
     return "; ".join(faults) or None
 
 
-def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Module]) -> _Module:
+def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Module] = lambda made: made) -> _Module:
     """Make a model without memory for its weights, since stated sizes may be beyond all bounds, and try it.
 
     Args:

@@ -88,6 +88,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.register_buffer("class_vectors", None)
         self._protocol: Protocol | None = None
+        self.hparams["protocol"] = None
         if protocol is not None:
             self._take(protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol))
         schedule = Schedule.build(self.iterations(), options.phases, options.rounds, options.accumulate)

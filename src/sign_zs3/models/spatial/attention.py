@@ -16,6 +16,7 @@ class SelfAttention(nn.Module):
         self.project_out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Mix (N, L, width) tokens; `inside` (n, 1, 1, L) bool says which of them may be read."""
         n, tokens, width = x.shape
         # (N, L, 3 * width) -> three of (N, heads, L, width / heads)
         q, k, v = self.project_in(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -45,6 +46,7 @@ class AttentionEncoding(nn.Module):
         return F.layer_norm(x, (self.width,))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
         n, _, height, width = x.shape
         tokens = self.reduce(x.flatten(2).transpose(1, 2))  # (N, h * w, width)
         for index, attention in enumerate(self.attentions):

@@ -18,6 +18,7 @@ class ConvolutionEncoding(nn.Module):
         self.last = nn.Conv2d(width, feature_dim, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
         x = F.relu(self.down(F.relu(self.reduce(x))))
         for block in self.blocks:
             x = x + F.relu(block(x))
@@ -37,6 +38,7 @@ class GatedScales(nn.Module):
         self.last = nn.Conv2d(3 * width, feature_dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, D, h, w) to its context, (N, D, h, w)."""
         maps: list[Tensor] = []
         for scale in self.scales:
             x = F.relu(scale(x))
@@ -56,4 +58,5 @@ class GatedEncoding(GatedScales):
         self.reduce = reduce
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
         return super().forward(F.relu(self.reduce(x)))
