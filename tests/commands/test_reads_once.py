@@ -77,7 +77,9 @@ def test_panels_open_the_checkpoint_of_each_model_once(run: Path, tmp_path: Path
 
 
 def test_the_page_opens_its_checkpoint_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = pytest.importorskip("sign_zs3.commands.page", reason="needs gradio", exc_type=ImportError)
+    pytest.importorskip("gradio")
+    from sign_zs3.commands import page
+
     served: list[Any] = []
 
     def build_page(model: Any, **options: Any) -> Any:
