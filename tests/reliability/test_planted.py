@@ -19,7 +19,8 @@ from pytorch_lightning.core import saving
 from sign_zs3 import ShapesDataModule, SIGNModule, load_segmenter, load_task
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
-from sign_zs3.reports.run import as_results, write_results
+from sign_zs3.files import write_json
+from sign_zs3.reports.run import as_results
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 from tests.reliability import seeds
 from tests.reliability.programs import write_config
@@ -161,7 +162,7 @@ def test_no_panel_runs_it(checkpoint: Path, left: Left) -> None:
     protocol = load_task(checkpoint).protocol
     scores = {"seen_miou": 0.5, "unseen_miou": 0.5, "harmonic_miou": 0.5}
     phases = {"generator": scores | {"per_class": dict.fromkeys(protocol.classes, 0.5)}}
-    write_results(Path("run/results.json"), as_results(protocol, "SIGN", 0, phases))
+    write_json(Path("run/results.json"), as_results(protocol, "SIGN", 0, phases))
     assert main(["results", "run", "--output", "tables", "--panels", "1"]) == 0
     assert Path("tables/panels.png").is_file()
     assert left() == set()
