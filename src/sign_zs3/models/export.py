@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import itertools
 import json
 import math
 import warnings
@@ -111,11 +112,11 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
         assert exported is not None
         proto = exported.model_proto
     # the exporter calls the free axes s34, s14, s54
-    names = dict(zip(_dynamic(proto.graph.input[0]), _AXES, strict=True))
-    for value in (*proto.graph.input, *proto.graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in names:
-                axis.dim_param = names[axis.dim_param]
+    axes = [list(value.type.tensor_type.shape.dim) for value in (*proto.graph.input, *proto.graph.output)]
+    names = dict(zip([axis.dim_param for axis in axes[0] if axis.dim_param], _AXES, strict=True))
+    for axis in itertools.chain(*axes):
+        if axis.dim_param in names:  # setting it would delete a fixed size
+            axis.dim_param = names[axis.dim_param]
     # shapes in between have the old names, and are only hints
     del proto.graph.value_info[:]
     proto.metadata_props.add(key=METADATA, value=json.dumps(describe(segmenter)))
@@ -191,10 +192,6 @@ def _is_mirrored(module: nn.Conv2d) -> bool:
     """Say whether `_MirroredConv` does the same as a convolution with TensorFlow's padding."""
     odd = all(side % 2 == 1 and side > 1 for side in module.kernel_size)
     return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
-
-
-def _dynamic(value: Any) -> list[str]:
-    return [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
 
 
 def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
