@@ -1,4 +1,4 @@
-"""How a segmenter labels one image of any size: read, cut into windows that overlap, put together again."""
+"""How one image of any size is labelled: read, cut into windows that overlap, and put together again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sign_zs3.models.scores import Scores, Segmentation, label_scores
 from sign_zs3.models.windows import Place, windows
 
 MAX_PIXELS = 100_000_000
-"""Of an image, unless told otherwise."""
+"""Of the largest image that is read by default."""
 
 
 def check_windows(window: int, overlap: int) -> None:
@@ -39,8 +39,8 @@ def label_by_windows(
     """Label an image by windows, each of whose cores counts; memory holds the scores of one window.
 
     Args:
-        pixels: (3, H, W), of `read_pixels`.
-        score: From a window (1, 3, h, w), on the CPU, and its place to its scores.
+        pixels: (3, H, W), from `read_pixels`.
+        score: Maps a window (1, 3, h, w), on the CPU, and its place to its scores.
         num_classes: C.
         window: Side of the windows in pixels; 0: one that is the image.
         overlap: Pixels that neighbours share at least.
@@ -68,7 +68,15 @@ def label_by_windows(
 
 
 def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
-    """Return an image as (3, H, W), uint8 unless it is a tensor of another type, without copying what has pixels."""
+    """Return an image as (3, H, W), uint8 unless it is a tensor of another type; arrays and tensors are not copied.
+
+    Args:
+        image: See `Segmenter.segment`.
+        max_pixels: An image of more pixels is refused.
+
+    Raises:
+        UserError: It cannot be read, is no RGB image or is too large.
+    """
     from PIL import Image, ImageOps
 
     if isinstance(image, Tensor):

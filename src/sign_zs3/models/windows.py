@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -47,27 +46,22 @@ class Place(NamedTuple):
         return {"origin": origin, "full_size": full_size}
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A part of an image, and the core of it whose labels count.
 
     Attributes:
-        rows: Of the image.
-        columns: Of the image.
+        rows: Rows of the image.
+        columns: Columns of the image.
         core: Rows and columns of the window.
-        whole: Whether it is the image itself.
+        target: Rows and columns of the image that the core covers.
+        whole: Whether the window is the image itself.
     """
 
     rows: slice
     columns: slice
     core: tuple[slice, slice]
+    target: tuple[slice, slice]
     whole: bool
-
-    @property
-    def target(self) -> tuple[slice, slice]:
-        """Rows and columns of the image that the core covers."""
-        (rows, columns), top, left = self.core, self.rows.start, self.columns.start
-        return slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
 
 
 def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[Window]:
@@ -81,18 +75,19 @@ def windows(height: int, width: int, size: int, overlap: int, stride: int) -> It
         stride: Windows begin at multiples of it.
     """
     rows, columns = _intervals(height, size, overlap, stride), _intervals(width, size, overlap, stride)
-    for top, row_core in rows:
-        for left, column_core in columns:
-            yield Window(top, left, (row_core, column_core), len(rows) == len(columns) == 1)
+    for top, row_core, row_target in rows:
+        for left, column_core, column_target in columns:
+            core, target = (row_core, column_core), (row_target, column_target)
+            yield Window(top, left, core, target, whole=len(rows) == len(columns) == 1)
 
 
-def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice]]:
-    """Return each interval of 0..length, and the part of it, counted from its start, that is its core."""
+def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice, slice]]:
+    """Return each interval of 0..length, and its core, counted from its start and from 0."""
     if length > size:
         # one stride more than what is shared, so that the next window starts later
         size = max(size // stride, 1 - (-overlap // stride)) * stride
     if length <= size:
-        return [(slice(0, length), slice(0, length))]
+        return [(slice(0, length),) * 3]
     step = (size - overlap) // stride * stride
     count = 1 + -(-(length - size) // step)
     # the last one starts at a multiple of the stride, too, and is shorter instead
@@ -102,6 +97,6 @@ def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[
     stops = [min(start + size, length) for start in starts]
     edges = [0, *((a + b) // 2 for a, b in zip(starts[1:], stops[:-1], strict=True)), length]
     return [
-        (slice(start, stop), slice(low - start, high - start))
+        (slice(start, stop), slice(low - start, high - start), slice(low, high))
         for start, stop, low, high in zip(starts, stops, edges[:-1], edges[1:], strict=True)
     ]
