@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import itertools
 import json
 import math
 import warnings
@@ -34,12 +35,7 @@ _AXES = ("batch", "height", "width")
 
 
 class Labeller(nn.Module):
-    """What is exported: raw images in, labels and confidence at their size out.
-
-    Args:
-        segmenter: On the CPU.
-        seen_penalty: See `Segmenter.forward`.
-    """
+    """What is exported: raw images in, labels and confidence at their size out."""
 
     def __init__(self, segmenter: Segmenter, seen_penalty: float) -> None:
         super().__init__()
@@ -47,14 +43,7 @@ class Labeller(nn.Module):
         self.seen_penalty = seen_penalty
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Label images.
-
-        Args:
-            images: (N, 3, H, W) uint8, RGB.
-
-        Returns:
-            (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
-        """
+        """Map images (N, 3, H, W) uint8 to class indices (N, H, W) uint8 and their softmax, float32 in [0, 1]."""
         label, confidence = label_scores(self.segmenter.scores(images, self.seen_penalty), map_size(images))
         assert confidence is not None
         return label.to(torch.uint8), confidence
@@ -80,11 +69,7 @@ class _MirroredConv(nn.Module):
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """Return the metadata that an exported file carries, as JSON holds it.
-
-    Raises:
-        UserError: The segmenter was not made from a config.
-    """
+    """Return the metadata of an exported file, in plain types."""
     config = segmenter.require_config()
     protocol, mean, std = config.protocol, list(config.image_mean), list(config.image_std)
     return {
@@ -127,11 +112,11 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
         assert exported is not None
         proto = exported.model_proto
     # the exporter calls the free axes s34, s14, s54
-    names = dict(zip(_dynamic(proto.graph.input[0]), _AXES, strict=True))
-    for value in (*proto.graph.input, *proto.graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in names:
-                axis.dim_param = names[axis.dim_param]
+    axes = [list(value.type.tensor_type.shape.dim) for value in (*proto.graph.input, *proto.graph.output)]
+    names = dict(zip([axis.dim_param for axis in axes[0] if axis.dim_param], _AXES, strict=True))
+    for axis in itertools.chain(*axes):
+        if axis.dim_param in names:  # setting it would delete a fixed size
+            axis.dim_param = names[axis.dim_param]
     # shapes in between have the old names, and are only hints
     del proto.graph.value_info[:]
     proto.metadata_props.add(key=METADATA, value=json.dumps(describe(segmenter)))
@@ -207,10 +192,6 @@ def _is_mirrored(module: nn.Conv2d) -> bool:
     """Say whether `_MirroredConv` does the same as a convolution with TensorFlow's padding."""
     odd = all(side % 2 == 1 and side > 1 for side in module.kernel_size)
     return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
-
-
-def _dynamic(value: Any) -> list[str]:
-    return [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
 
 
 def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:

@@ -22,14 +22,7 @@ def kinds_of(state: Mapping[str, Any]) -> Kinds:
 
 
 def difference(found: Kinds, wanted: Kinds) -> str | None:
-    """Say how the weights in a file differ from those of a network, by names, shapes and kinds.
-
-    Args:
-        found: Those in the file.
-        wanted: Those of the network.
-
-    Returns:
-        What is missing, unexpected or of another shape; None where nothing is.
+    """Say how stored weights differ from those of a network by names, shapes and kinds; None where they do not.
 
     >>> difference({"bias": ((3,), True)}, {"bias": ((4,), True), "weight": ((4, 2), True)})
     "1 entries missing, the first 'weight'; 1 of another shape, the first 'bias': (3,) instead of (4,)"
@@ -51,12 +44,7 @@ def difference(found: Kinds, wanted: Kinds) -> str | None:
 
 
 def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Module] = lambda made: made) -> _Module:
-    """Make a model without memory for its weights, since a file may state any size, and run it on a small image.
-
-    Args:
-        make: Makes the model.
-        segmenter: Returns the part of the model that is run.
-    """
+    """Make a model without memory for its weights, since a file may state any size, and run its segmenter once."""
     with torch.device("meta"), torch.no_grad():
         model = make()
         segmenter(model).eval()(torch.zeros(1, 3, 64, 64))

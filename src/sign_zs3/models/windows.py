@@ -7,14 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a window lies in a larger image, in pixels.
-
-    Attributes:
-        top: Its first row.
-        left: Its first column.
-        height: Rows of the larger image.
-        width: Columns of the larger image.
-    """
+    """Where a window lies in a larger image: its first row and column, and the image's size, in pixels."""
 
     top: int
     left: int
@@ -30,49 +23,29 @@ class Place(NamedTuple):
         return Place(self.top, max(0, self.width - self.left - width), self.height, self.width)
 
     def in_cells(self, stride: int, height: int, width: int) -> dict[str, Any]:
-        """Return `origin` and `full_size` for a spatial module.
-
-        Args:
-            stride: Pixels per cell of the feature map.
-            height: Rows of the window's feature map.
-            width: Its columns.
-        """
+        """Return `origin` and `full_size` for a spatial module that reads the window as `height` x `width` cells."""
         origin = (self.top // stride, self.left // stride)
         # a resized window may be rounded up past the end of its image
-        full_size = (
-            max(-(-self.height // stride), origin[0] + height),
-            max(-(-self.width // stride), origin[1] + width),
-        )
-        return {"origin": origin, "full_size": full_size}
+        rows = max(-(-self.height // stride), origin[0] + height)
+        return {"origin": origin, "full_size": (rows, max(-(-self.width // stride), origin[1] + width))}
 
 
 class Window(NamedTuple):
-    """A part of an image, and the core of it whose labels count.
-
-    Attributes:
-        rows: Rows of the image.
-        columns: Columns of the image.
-        core: Rows and columns of the window.
-        target: Rows and columns of the image that the core covers.
-        whole: Whether the window is the image itself.
-    """
+    """A part of an image, and the core whose labels count: as rows and columns of the part, and of the image."""
 
     rows: slice
     columns: slice
     core: tuple[slice, slice]
     target: tuple[slice, slice]
     whole: bool
+    """Whether the window is the image itself."""
 
 
 def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[Window]:
-    """Cover an image with windows, whose cores cover it exactly once.
+    """Cover an image of `height` x `width` pixels with windows, whose cores cover it exactly once.
 
-    Args:
-        height: Rows of the image.
-        width: Columns of the image.
-        size: Rows and columns of a window; rounded down to a multiple of `stride`, or up where `overlap` needs it.
-        overlap: Rows or columns that neighbours share at least; less than half of `size`.
-        stride: Windows begin at multiples of it.
+    Windows have `size` rows and columns, rounded to a multiple of `stride` (down, or up where `overlap` needs it). They
+    begin at multiples of it, and share at least `overlap` < `size` / 2 pixels with their neighbours.
     """
     rows, columns = _intervals(height, size, overlap, stride), _intervals(width, size, overlap, stride)
     for top, row_core, row_target in rows:
