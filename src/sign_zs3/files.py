@@ -61,6 +61,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({reason}); make room, or name another place") from error
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as JSON, beside its place first; a number that JSON does not have is a ValueError.
+
+    Raises:
+        UserError: As `replacing`.
+    """
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def other_format(found: object, known: int, otherwise: str, writer: object = None) -> str:
     """Say what to do about a file of another format than the one that is read.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,35 +96,66 @@ def _limit(max_pixels: int | None) -> Iterator[None]:
         Pillow.MAX_IMAGE_PIXELS = before
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Finds image files; folders are walked with their subfolders.
+def find_images(
+    paths: Sequence[str | Path],
+    option: str = "images",
+    output: Path | None = None,
+    closed: Callable[[str, UserError], None] | None = None,
+) -> dict[Path, Path]:
+    """Find image files; folders are searched with their subfolders.
 
     Args:
-        paths: Files, which count whatever their name, and folders, of which files with one of `SUFFIXES` count that are
-            not hidden.
+        paths: Files, which count whatever their name, and folders, whose visible files with one of `SUFFIXES` count.
+        option: What gave the paths, for errors.
+        output: Folder that is not searched, where it lies in one that is.
+        closed: Called with each folder that cannot be opened, and why; None: that is an error, as is a folder without
+            an image.
 
     Returns:
-        The files, each once: in the order given, those of a folder sorted.
+        Image -> its path below the folder that was given, with that folder's name before it where several are given;
+        each image once, in the order given, those of a folder sorted.
 
     Raises:
-        UserError: A path is not there, or a folder holds no image.
+        UserError: A path is not there or may not be looked at, or no image is found.
     """
-    found: dict[Path, None] = {}
+    problems: list[UserError] = []
+
+    def report(folder: str, error: UserError) -> None:
+        if closed is None:
+            raise error
+        problems.append(error)
+        closed(folder, error)
+
+    several = sum(os.path.isdir(path) for path in paths) > 1  # noqa: PTH112
+    written = None if output is None else output.resolve()
+    empty = []
+    # by true path: what is given twice is found once
+    found: dict[Path, tuple[Path, Path]] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            files = sorted(p for p in visible_files(path) if p.suffix.lower() in SUFFIXES)
-            if not files:
-                raise UserError(
-                    f"{path}: found no image, expected files that end in {', '.join(SUFFIXES)}; name others"
-                )
-            found |= dict.fromkeys(files)
-        elif path.exists():
-            found[path] = None
+        # Path's own tests raise where one may not look
+        if os.path.isdir(path):  # noqa: PTH112
+            whole = path.resolve()
+            skipped = None if written == whole or written in whole.parents else written
+            files = [file for file in sorted(visible_files(path, report)) if file.suffix.lower() in SUFFIXES]
+            files = [file for file in files if skipped is None or skipped not in file.resolve().parents]
+            empty += [] if files else [str(path)]
+            for place in (file.relative_to(path) for file in files):
+                found.setdefault(whole / place, (path / place, Path(whole.name if several else "") / place))
+        elif os.path.isfile(path):  # noqa: PTH113
+            found.setdefault(path.parent.resolve() / path.name, (path, Path(path.name)))
         else:
-            raise UserError(f"{path}: not found, expected an image or a folder of images; correct the path")
-    if not found:
-        raise UserError("images: found none, expected files or folders; name some")
-    return list(found)
+            raise UserError(
+                f"{option}: {path} is not there, or in a closed folder, expected an image or a folder of images; "
+                "correct the path"
+            )
+    if problems and not found:
+        raise problems[0]
+    if not found or (empty and closed is None):
+        raise UserError(
+            f"{option}: found no image in {', '.join(empty) or 'no path'}, expected files that end in "
+            f"{', '.join(SUFFIXES)}; name another folder"
+        )
+    return dict(found.values())
 
 
 def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
+from sign_zs3.protocol import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,13 +25,19 @@ class GZSLMeanIoU(Metric):
     The state is one confusion matrix, summed over processes, so the scores do not depend on how images are
     batched or spread. `compute` returns a dict: log it with `log_dict` once its `per_class` is taken out.
 
+    >>> metric = GZSLMeanIoU(["cat", "dog", "cow"], seen=[0, 1], unseen=[2])
+    >>> metric.update(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]]))
+    >>> scores = metric.compute()
+    >>> scores["seen_miou"], scores["unseen_miou"], scores["harmonic_miou"]
+    (0.75, 0.5, 0.6)
+
     Args:
         classes: C class names, by contiguous id.
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
         ignore_index: Pixels with this label do not count.
-        absent: What becomes of a class with neither label nor prediction: `skip` leaves it out of the means,
-            `zero` counts it 0.
+        absent: What a class with neither label nor prediction does: `skip` leaves it out of the means, `zero` counts
+            it 0.
         **kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -48,7 +55,7 @@ class GZSLMeanIoU(Metric):
         classes: Sequence[str],
         seen: Sequence[int],
         unseen: Sequence[int],
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         absent: Literal["skip", "zero"] = "skip",
         **kwargs: Any,
     ) -> None:
@@ -84,7 +91,7 @@ class GZSLMeanIoU(Metric):
         self.confusion = self.confusion + confusion_matrix(preds, target, len(self.classes), self.ignore_index)
 
     def compute(self) -> dict[str, Any]:
-        """All scores so far.
+        """Return all scores so far.
 
         Returns:
             The floats of `sign_zs3.functional.gzsl_scores`, and under `per_class` the IoU of each class by
@@ -95,7 +102,7 @@ class GZSLMeanIoU(Metric):
         return scores
 
     def plot(self, val: dict[str, Any] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Bars of the per-class IoU, seen and unseen in two colours, with the three means in the title.
+        """Draw the IoU of each class as a bar, seen and unseen ones in two colours; the three means are the title.
 
         Args:
             val: What `compute` returned; None: compute now.

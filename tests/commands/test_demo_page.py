@@ -81,7 +81,7 @@ def test_an_upload_is_labelled_as_the_model_does(model: ZeroShotTask, picture: P
     assert {index for _, index in legend} == set(np.unique(visit.labels).tolist())
     assert line == f"scene.png: 96 x 96 pixels, {len(legend)} classes found"
     assert len(legend) > 1
-    names, num_seen = page.classes(visit)
+    names, num_seen = page.protocol(visit).classes, page.protocol(visit).num_seen
     for text, index in legend:
         assert text.startswith(names[index]) and ("★" in text) == (index >= num_seen)
     everything, nothing = page.overlay(visit), page.overlay(visit, [])
@@ -112,20 +112,20 @@ def test_images_are_read_as_the_checkpoint_says(
 
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:
     page = Page(model)
-    before = page.classes(Visit())[0]
+    before = page.protocol(Visit()).classes
     visit, line = page.teach(page.open(Visit(), picture)[0], "zebra, black horse")
     assert line.startswith("added: zebra, black horse (24 classes now); scene.png: 96 x 96 pixels")
     assert visit.model is not None and visit.labels is not None
-    assert page.classes(visit)[0] == (*before, "zebra", "black horse")
+    assert page.protocol(visit).classes == (*before, "zebra", "black horse")
     assert np.array_equal(visit.labels, visit.model.segmenter.predict(picture).numpy())
-    assert page.classes(Visit())[0] == before
+    assert page.protocol(Visit()).classes == before
     again, line = page.teach(visit, "zebra")
     already = "classes: found 'zebra', which the model has already, expected another class; leave it out"
     assert again is visit and line == already
     for name in ("Zebra", "black_horse", "Black  Horse", "SKY"):
         again, line = page.teach(visit, name)
         assert again is visit and "which the model has already as" in line
-    assert len(page.classes(page.teach(visit, "giraffe,")[0])[0]) == len(before) + 3
+    assert page.protocol(page.teach(visit, "giraffe,")[0]).num_classes == len(before) + 3
     again, line = page.teach(visit, "qzxqzx")
     assert again is visit and "qzxqzx" in line and "\n" not in line
     assert page.teach(visit, " ")[1].startswith("classes: found an empty name")

@@ -24,9 +24,10 @@ from torch import nn
 
 from sign_zs3 import Segmenter, ShapesDataModule, UserError, load_segmenter
 from sign_zs3.cli import main
+from sign_zs3.files import write_json
 from sign_zs3.models import export
 from sign_zs3.protocol import Protocol
-from sign_zs3.reports.run import as_results, write_results
+from sign_zs3.reports.run import as_results
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 # none is (2, 16, 24), which is traced; a side of 5 has two cells
@@ -63,7 +64,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for value in (0.25, 0.75)
     ]
     results = as_results(protocol, "SIGN", 0, dict(zip(("train", "transfer"), scores, strict=True)))
-    write_results(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     return folder
 
 

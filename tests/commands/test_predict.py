@@ -22,7 +22,7 @@ from torch import nn
 
 from sign_zs3 import Segmenter, UserError, load_segmenter
 from sign_zs3.cli import main
-from sign_zs3.commands.predict import find_images
+from sign_zs3.commands.predict import named_images
 from sign_zs3.drawing.colours import class_colours
 
 ORIENTATION = 0x0112
@@ -172,15 +172,15 @@ def test_what_is_given_twice_is_labelled_once(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     given = [tmp_path / "in", tmp_path / "in" / "one.png", tmp_path / "one.png"]
-    found = find_images(given, output=tmp_path / "in" / "out")
+    found = named_images(given, output=tmp_path / "in" / "out")
     assert found == {"one": tmp_path / "in" / "one.png", "one-2": tmp_path / "one.png"}
     # whatever way leads there, and no name is one that `paths_of` would change
     monkeypatch.chdir(tmp_path / "in" / "out")
-    found = find_images([Path("one.png"), Path(".."), Path("../../in")], output=tmp_path / "elsewhere")
+    found = named_images([Path("one.png"), Path(".."), Path("../../in")], output=tmp_path / "elsewhere")
     assert found == {"one": Path("one.png"), "in/one": Path("../one.png")}
     # what was written through a link is not read
     (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "out")
-    found = find_images([tmp_path / "in"], output=tmp_path / "in" / "link")
+    found = named_images([tmp_path / "in"], output=tmp_path / "in" / "link")
     assert found == {"one": tmp_path / "in" / "one.png"}
 
 
@@ -188,9 +188,9 @@ def test_pipes_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to("nowhere")
-    assert list(find_images([tmp_path], tmp_path / "out")) == ["a", "c"]
+    assert list(named_images([tmp_path], tmp_path / "out")) == ["a", "c"]
     with pytest.raises(UserError, match=r"b\.png is not there.*expected an image"):
-        find_images([tmp_path / "b.png"], tmp_path / "out")
+        named_images([tmp_path / "b.png"], tmp_path / "out")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -291,7 +291,7 @@ def test_an_image_that_was_deleted_meanwhile(predict: Program, tmp_path: Path, m
     Image.fromarray(scene()).save(tmp_path / "a.png")
     from sign_zs3.commands import predict as module
 
-    monkeypatch.setattr(module, "find_images", lambda *_, **__: {"a": Path("a.png"), "gone": Path("gone.png")})
+    monkeypatch.setattr(module, "named_images", lambda *_, **__: {"a": Path("a.png"), "gone": Path("gone.png")})
     assert predict("a.png") == 1
     assert "failed: gone.png: not found, expected an image; put the file there" in predict.err
 
@@ -400,14 +400,14 @@ def test_closed_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "scandir", guarded)
     told: list[str] = []
-    found = find_images([tmp_path / "in"], tmp_path / "out", lambda folder, error: told.append(f"{folder} {error}"))
+    found = named_images([tmp_path / "in"], tmp_path / "out", lambda folder, error: told.append(f"{folder} {error}"))
     assert list(found) == ["a"]
     (line,) = told
     assert "closed: this folder cannot be opened (Permission denied)" in line
     with pytest.raises(UserError, match="cannot be opened"):
-        find_images([tmp_path / "in"], tmp_path / "out")
+        named_images([tmp_path / "in"], tmp_path / "out")
     with pytest.raises(UserError, match="cannot be opened"):
-        find_images([tmp_path / "in" / "closed"], tmp_path / "out", lambda folder, error: told.append(folder))
+        named_images([tmp_path / "in" / "closed"], tmp_path / "out", lambda folder, error: told.append(folder))
 
 
 def test_an_output_that_exists_is_refused(predict: Program, tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_bad_arguments_are_one_line(predict: Program, tmp_path: Path, arguments:
         (["--scales", "0"], "argument --scales/--model.scales: found '0', expected numbers above 0"),
         (["--scales", "1,11"], "found '1,11', expected numbers above 0, at most 10"),
         (["--seen_penalty", "inf"], "found 'inf', expected a finite number"),
-        (["--output", ""], "found an empty name, expected a path"),
+        (["--output", ""], "found '', expected a path"),
         (["--config", "x.yaml", "--device", "cpu"], "unrecognized arguments: --config x.yaml"),
         (["--flip", "maybe"], "found 'maybe', expected true or false"),
         (["--max_pixels", "0"], "found '0', expected a whole number of at least 1"),

@@ -72,6 +72,16 @@ def test_frozen_backbone_is_a_function_of_the_image_alone() -> None:
     assert not any(m.training for m in encoder.backbone.modules())
 
 
+@pytest.mark.parametrize(("freeze", "freeze_batch_norm"), [(True, False), (False, True), (False, False)])
+def test_own_parameters_are_those_that_may_be_trained(freeze: bool, freeze_batch_norm: bool) -> None:
+    encoder = Encoder("small", feature_dim=8, head="unet", freeze=freeze, freeze_batch_norm=freeze_batch_norm)
+    own = {id(parameter) for parameter in encoder.own_parameters()}
+    assert own == {id(parameter) for parameter in encoder.parameters() if parameter.requires_grad}
+    # the head is always trained, its batch norms too
+    assert own >= {id(parameter) for parameter in encoder.head.parameters()}
+    assert (len(own) == len(list(encoder.parameters()))) is not (freeze or freeze_batch_norm)
+
+
 @pytest.mark.parametrize("head", ["deeplab", "fcn", "fcn16", "unet"])
 def test_maps_stand_for_images(head: str) -> None:
     torch.manual_seed(0)

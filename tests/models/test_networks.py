@@ -94,6 +94,9 @@ def test_classes_in_slices_are_labelled_as_at_once(numbers: int, monkeypatch: py
     assert best is not None
     assert torch.equal(labels, whole.argmax(dim=1))
     torch.testing.assert_close(best, whole.amax(dim=1))
+    for size, truth in (((9, 11), whole), (None, scores)):
+        alone = label_scores(Scores(scores, are_logits=True), size, confidence=False)
+        assert torch.equal(alone.label, truth.argmax(dim=1)) and alone.confidence is None
 
 
 def test_normalisation_is_that_of_torchvision(segmenter: Segmenter) -> None:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from sign_zs3 import Protocol, UserError
+from sign_zs3.files import write_json
 from sign_zs3.reports.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
-from sign_zs3.reports.run import as_results, write_results
+from sign_zs3.reports.run import as_results
 from sign_zs3.reports.runs import collect
 from sign_zs3.reports.table import Row, tabulate
 
@@ -47,7 +48,7 @@ def write_run(
         protocol, method, seed, {phase: scores(draw) for phase in phases}, 0.5,
         OPTIONS | {"seed": seed} | options if known else None,
     )  # fmt: skip
-    write_results(folder / "results.json", content)
+    write_json(folder / "results.json", content)
     return content
 
 
@@ -143,7 +144,7 @@ def test_options_come_from_the_configuration_beside_where_results_have_none(tmp_
         folder = tmp_path / str(seed)
         content = write_run(folder, seed, known=False)
         # as earlier versions wrote them
-        write_results(folder / "results.json", {k: v for k, v in content.items() if k not in ("options", "unseen")})
+        write_json(folder / "results.json", {k: v for k, v in content.items() if k not in ("options", "unseen")})
         if kind:
             config = {"model": OPTIONS | {"self_training": kind}, "data": {}}
             (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -186,7 +187,7 @@ def test_runs_on_other_data_are_refused(tmp_path: Path, protocol: Protocol, mess
     content = json.loads((tmp_path / "b" / "results.json").read_text())
     for found in (content["test"], *content["phases"].values()):
         found["per_class"] = dict.fromkeys(protocol.classes, 0.5)
-    write_results(tmp_path / "b" / "results.json", content)
+    write_json(tmp_path / "b" / "results.json", content)
     with pytest.raises(UserError, match=f"b/results.json: {message}"):
         tabulate(collect([tmp_path]))
 
@@ -201,7 +202,7 @@ def test_development_runs_make_a_table_over_seeds_that_draw_other_classes(tmp_pa
             content = write_run(folder, seed, protocol=protocol, temperature=temperature)
             changed = copy.deepcopy(content)
             changed["test"]["per_class"] = dict.fromkeys(protocol.classes, 0.5)
-            write_results(folder / "results.json", changed)
+            write_json(folder / "results.json", changed)
     rows = tabulate(collect([tmp_path]))
     assert [len(row.runs) for row in rows] == [2, 2]
     assert all(run.is_development for row in rows for run in row.runs)
@@ -236,7 +237,7 @@ def test_a_score_that_a_run_lacks_leaves_no_mean(tmp_path: Path) -> None:
     for seed in (0, 1):
         content = write_run(tmp_path / str(seed), seed)
         content["test"]["unseen_miou"] = None if seed else 0.25
-        write_results(tmp_path / str(seed) / "results.json", content)
+        write_json(tmp_path / str(seed) / "results.json", content)
     (row,) = tabulate(collect([tmp_path]))
     assert row.scores["unseen"] is None
     assert row.scores["seen"] is not None

@@ -288,7 +288,7 @@ def test_self_training_on_images_without_masks(checkpoint: str, tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(generator(new).parameters(), generator(old).parameters(), strict=True))
     save_model(new, tmp_path / "new.ckpt")
     assert load_task(tmp_path / "new.ckpt").protocol == old.protocol
-    with pytest.raises(UserError, match=r"nothing: not found, expected an image or a folder"):
+    with pytest.raises(UserError, match=r"nothing is not there, or in a closed folder, expected an image"):
         self_train(old, [tmp_path / "nothing"])
     with pytest.raises(UserError, match="iterations: found 0"):
         self_train(old, [tmp_path], iterations=0)
@@ -327,7 +327,7 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky=a,sky=b", "--output", new], "found 'sky' twice"),
         ("remove", ["--ckpt_path", checkpoint, "--classes", "moon", "--output", new], "found 'moon', expected one of"),
-        ("extend", [*zebra, new, "--images", str(tmp_path / "none")], "none: not found, expected an image"),
+        ("extend", [*zebra, new, "--images", str(tmp_path / "none")], "none is not there, or in a closed folder"),
     ):  # fmt: skip
         code, out = run(verb, *options)
         assert code == 1, out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,8 +27,6 @@ from sign_zs3.tasks.schedule import Phase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger(__name__)
 
 LONGEST = 512
 """Pixels of a picture's longer side; the model reads the image at its own size."""
@@ -49,13 +46,14 @@ class _Shown:
 class PictureLogger(pl.Callback):
     """Show what the model makes of a few images, the same ones every time, while it trains.
 
-    Every so many iterations and at the end of each phase: image, truth, prediction and confidence; in self-training
-    also the teacher's pseudo-labels and the weight of each (eq. 17, or which are kept). After a test: the confusion
-    matrix and the IoU per class. They go to the loggers that take pictures: W&B, also with the masks of truth and
-    prediction class by class, and TensorBoard; without any, to PNG files in ``pictures/`` of the run's folder.
+    Every so many iterations and at the end of each phase, it shows image, truth, prediction and confidence, in
+    self-training also the teacher's pseudo-labels and their weights (eq. 17, or which are kept); after a test, the
+    confusion matrix and the IoU per class. They go to the loggers that take pictures: W&B, also with the masks of truth
+    and prediction class by class, and TensorBoard; without any, to PNG files in ``pictures/`` of the run's folder.
 
     Images are those of the validation, or training images where there is none; unseen classes are shown where the data
-    module shows them. They are labelled in one pass, without flip, scales and warp. Training is not changed by a bit.
+    module shows them. They are labelled in one pass, without test-time augmentation or warp. No bit of the training
+    changes.
 
     Args:
         every: Iterations between two pictures; 0: only at the end of each phase.
@@ -123,7 +121,7 @@ class PictureLogger(pl.Callback):
         self._put(trainer, "test/iou", bars, schedule.batches, f"iou-{phase}")
 
     def _find_folder(self, trainer: pl.Trainer) -> None:
-        # All ranks must ask: rank 0 tells the others, and would wait for them.
+        # on all ranks: rank 0 sends it to the others, and would wait for them
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _draw(self, trainer: pl.Trainer, model: ZeroShotTask, phase: Phase, done: int) -> None:
@@ -142,19 +140,17 @@ class PictureLogger(pl.Callback):
         self._put(trainer, "pictures/panel", panel, schedule.batches, f"panel-{number}")
         masks = {"truth": truths, "prediction": labels}
         if phase.kind == "self_training":
-            pseudo_labels, weights = self._pseudo_labels(model)
-            masks["pseudo-labels"] = pseudo_labels
+            masks["pseudo-labels"], weights = self._pseudo_labels(model)
             hp = model.hparams
             rule = f"T = {hp['temperature']:g}" if hp["self_training"] == "annealed" else f"top {hp['top_fraction']:g}"
-            panel = panels.pseudo_label_panel(
-                pictures, truths, pseudo_labels, weights, protocol, f"{title}, {hp['self_training']}, {rule}"
-            )
+            subtitle = f"{title}, {hp['self_training']}, {rule}"
+            panel = panels.pseudo_label_panel(pictures, truths, masks["pseudo-labels"], weights, protocol, subtitle)
             self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(
                     "pictures/predictions",
-                    [_as_array(picture) for picture in pictures],
+                    [figures.pixels(picture) for picture in pictures],
                     schedule.batches,
                     caption=[f"{shown.name}: {title}" for shown in self._shown],
                     masks=[_wandb_masks(masks, index, protocol) for index in range(len(pictures))],
@@ -172,7 +168,7 @@ class PictureLogger(pl.Callback):
 
     def _put(self, trainer: pl.Trainer, key: str, figure: Figure, step: int, name: str) -> None:
         """Give a figure to the loggers that take pictures, or else to a file."""
-        takers = [logger for logger in trainer.loggers if _takes_pictures(logger)]
+        takers = [logger for logger in trainer.loggers if isinstance(logger, (WandbLogger, TensorBoardLogger))]
         if not takers:
             figures.save_figure(figure, self._folder / f"{name}.png")
             return
@@ -180,7 +176,7 @@ class PictureLogger(pl.Callback):
         for logger in takers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key, [pixels], step)
-            elif isinstance(logger, TensorBoardLogger):
+            else:
                 logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
@@ -199,17 +195,13 @@ def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, co
     figures.save_figure(panels.prediction_panel(images, truths, labels, dataset.protocol), path)
 
 
-def _takes_pictures(logger: Logger) -> bool:
-    return isinstance(logger, (WandbLogger, TensorBoardLogger))
-
-
 def _examples(data: ZeroShotDataModule, count: int) -> list[Sample]:
     assert data.train_set is not None and data.val_set is not None
     dataset, indices = data.val_set, data.val_indices
     if not indices:
         indices = data.train_indices
-        # Where nothing is cut off for it, the validation set reads the training list, and whole images; but under
-        # `development` it shows what training may not see.
+        # where nothing is cut off for it, the validation set reads whole images of the training list; but under
+        # `development` it would show what training may not see
         if data.development:
             dataset = data.train_set
     return [dataset[index] for index in choose_examples(dataset, count, indices)]
@@ -222,19 +214,14 @@ def _reduced(sample: Sample) -> _Shown:
     if factor >= 1:
         return _Shown(sample["id"], image, image, mask, valid)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    picture = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-    return _Shown(
-        sample["id"],
-        image,
-        picture.round().clamp(0, 255).byte(),
-        shrink_labels(mask[None], size)[0],
-        shrink_labels(valid[None], size)[0].bool(),
-    )
+    picture = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
+    mask, valid = (shrink_labels(labels[None], size)[0] for labels in (mask, valid))
+    return _Shown(sample["id"], image, picture, mask, valid.bool())
 
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, and then for each module the mode it had: in most phases some parts are frozen."""
+    """Switch to evaluation mode, and then each module back to its own mode: in most phases some are frozen."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -242,10 +229,6 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _as_array(picture: Tensor) -> Any:
-    return picture.permute(1, 2, 0).numpy()
 
 
 def _wandb_masks(masks: dict[str, list[Tensor]], index: int, protocol: Protocol) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,17 @@ class PredictionWriter(BasePredictionWriter):
         dataset = _dataset(trainer)
         self._indices = {dataset.name(index): index for index in range(len(dataset))}
         self._images = {}
-        # All ranks must ask: rank 0 tells the others, and they may have different numbers of batches.
+        # on all ranks: rank 0 sends it to the others, which may have different numbers of batches
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Write the files of one batch."""
         assert isinstance(pl_module, ZeroShotTask)
         for name, found in prediction:
             if name not in self._indices:
-                continue  # see `Uncounted`
+                continue  # one that only fills up the share of a rank
             index = self._indices[name]
             # as it is stored: that of the batch may be warped
             image = _dataset(trainer).read(index)[0]

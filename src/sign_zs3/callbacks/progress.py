@@ -15,7 +15,7 @@ SHOWN_EVERY = 10
 
 
 class ScheduleProgressBar(ProgressBar):
-    """One bar over the iterations of all phases, and one over the images of an evaluation."""
+    """One bar over the iterations of all phases, and one over the batches of an evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class ScheduleProgressBar(ProgressBar):
         """Show the bars."""
         self._enabled = True
 
-    def _open(self, total: float | None, description: str, initial: int = 0) -> tqdm[Any]:
+    def _open(self, total: float, description: str, initial: int = 0) -> tqdm[Any]:
         return tqdm(
-            total=None if total in (None, float("inf")) else total, desc=description, initial=initial,
+            total=None if total == float("inf") else total, desc=description, initial=initial,
             disable=not self._enabled, file=sys.stderr, dynamic_ncols=True, leave=True, mininterval=0.5,
         )  # fmt: skip
 
@@ -60,65 +60,42 @@ class ScheduleProgressBar(ProgressBar):
             shown = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in losses}
             self._bar.set_postfix(shown, refresh=False)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Close the bar."""
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bars, so that the error's line stands alone."""
-        self._close()
-        self._close_evaluation()
-
-    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _start_evaluation(self, total: float | int, description: str) -> None:
-        self._evaluation = self._open(total, description)
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Close the bars, so that the error's line stands alone."""
+        self.on_train_end()
+        self.on_validation_end()
 
-    def _advance_evaluation(self) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the validation's bar."""
+        if trainer.sanity_checking:
+            self._evaluation = self._open(sum(trainer.num_sanity_val_batches), "check of the validation")
+        else:
+            self._evaluation = self._open(sum(trainer.num_val_batches), "validation")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the test's bar."""
+        self._evaluation = self._open(sum(trainer.num_test_batches), "test")
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the prediction's bar."""
+        self._evaluation = self._open(sum(trainer.num_predict_batches), "predict")
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Advance the evaluation's bar."""
         if self._evaluation is not None:
             self._evaluation.update()
 
-    def _close_evaluation(self) -> None:
+    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
+        """Close the evaluation's bar."""
         if self._evaluation is not None:
             self._evaluation.close()
             self._evaluation = None
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the validation's bar."""
-        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        self._start_evaluation(sum(batches), "check of the validation" if trainer.sanity_checking else "validation")
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Advance the validation's bar."""
-        self._advance_evaluation()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the validation's bar."""
-        self._close_evaluation()
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the test's bar."""
-        self._start_evaluation(sum(trainer.num_test_batches), "test")
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Advance the test's bar."""
-        self._advance_evaluation()
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the test's bar."""
-        self._close_evaluation()
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the prediction's bar."""
-        self._start_evaluation(sum(trainer.num_predict_batches), "predict")
-
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Advance the prediction's bar."""
-        self._advance_evaluation()
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the prediction's bar."""
-        self._close_evaluation()
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end

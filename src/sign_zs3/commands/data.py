@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import Part, SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Sample
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_writable, replacing
+from sign_zs3.files import check_writable, write_json
 from sign_zs3.protocol import Protocol
 
 USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
@@ -71,8 +70,7 @@ def _check(args: list[str]) -> int:
         print(f"fault: {fault}", file=sys.stderr)
     if cli.config["report"]:
         path = Path(cli.config["report"])
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(path, report)
         print(f"report: {path}")
     if faults:
         number = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"

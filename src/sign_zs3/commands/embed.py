@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sign_zs3.data.names import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
@@ -25,7 +23,7 @@ from sign_zs3.embeddings import (
     resolve,
 )
 from sign_zs3.errors import UserError
-from sign_zs3.files import CLASS_LINE, check_writable, read_lines, replacing
+from sign_zs3.files import CLASS_LINE, check_writable, read_lines, write_json
 
 log = logging.getLogger(__name__)
 
@@ -221,12 +219,7 @@ def _write_report(
         },
         "dropped": [found.name for found in next(iter(resolutions.values())) if found.name not in kept],
     }
-    _write_json(path, content)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: Sequence[str]) -> None:
@@ -300,7 +293,7 @@ def _show(args: list[str]) -> int:
                 for unseen, seen in neighbours.items()
             },
         }
-        _write_json(Path(path), content)
+        write_json(Path(path), content)
         print(f"cosines:  {path}")
     return 0
 

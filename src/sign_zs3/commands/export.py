@@ -39,13 +39,7 @@ onnxruntime is installed."""
 
 
 def run(args: list[str]) -> int:
-    """Write the file or folder, and print what it is.
-
-    Args:
-        args: The command line after `export`.
-
-    Returns:
-        0.
+    """Write the file or folder that the command line after `export` asks for, print what it is, and return 0.
 
     Raises:
         UserError: The checkpoint cannot be read, the output cannot be written, or what was written is not the model.
@@ -59,7 +53,7 @@ def run(args: list[str]) -> int:
 
         check_onnx()
     segmenter, card = _load(source)
-    config = segmenter.described()
+    config = segmenter.require_config()
     taught = zip(config.protocol.classes, segmenter.known.tolist(), strict=True)
     if unknown := [name for name, known in taught if not known]:
         log.info("not taught yet, so never among the labels: %s; the transfer step teaches them", ", ".join(unknown))

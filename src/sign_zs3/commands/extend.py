@@ -48,7 +48,7 @@ def run(args: list[str]) -> int:
     if options.vectors and options.source:
         raise UserError("--vectors: found beside --source, expected one of them: leave one out")
     if options.images:
-        find_images(options.images)
+        find_images(options.images, "--images")
     data = _data(rest) if rest else None
     from sign_zs3.tasks import load_task
     from sign_zs3.vocabulary.extension import check_teachable, extend, self_train

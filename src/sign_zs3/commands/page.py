@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from sign_zs3.commands.checkpoints import listed
 from sign_zs3.drawing.colours import class_colours
-from sign_zs3.drawing.overlay import NOTE, blend, class_counts, legend_entry
+from sign_zs3.drawing.overlay import NOTE, blend, legend_entries
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
 from sign_zs3.models.inference import MAX_PIXELS
+from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.vocabulary.extension import check_teachable, extend
 
@@ -61,10 +62,9 @@ class Page:
         self.max_pixels = max_pixels
         self.options = model.evaluation | options
 
-    def classes(self, visit: Visit) -> tuple[tuple[str, ...], int]:
-        """Return the C class names of a visitor, seen ones first, and how many are seen."""
-        protocol = (visit.model or self.model).protocol
-        return protocol.classes, protocol.num_seen
+    def protocol(self, visit: Visit) -> Protocol:
+        """Return the classes of a visitor."""
+        return (visit.model or self.model).protocol
 
     def open(self, visit: Visit, path: str | Path | None) -> tuple[Visit, str]:
         """Label an image; return what the visitor has then, and the line on it."""
@@ -92,7 +92,7 @@ class Page:
             visit = replace(visit, model=extend(visit.model or self.model, new))
         except UserError as error:
             return visit, _line(error)
-        line = f"added: {', '.join(new)} ({len(self.classes(visit)[0])} classes now)"
+        line = f"added: {', '.join(new)} ({self.protocol(visit).num_classes} classes now)"
         if visit.path is None:
             return visit, line
         visit, found = self.open(visit, visit.path)
@@ -102,18 +102,14 @@ class Page:
         """Return the image with the colours of the classes `shown`, (h, w, 3) RGB; None: without an image."""
         if visit.picture is None or visit.labels is None:
             return None
-        return blend(visit.picture, visit.labels, len(self.classes(visit)[0]), shown)
+        return blend(visit.picture, visit.labels, self.protocol(visit).num_classes, shown)
 
     def legend(self, visit: Visit) -> list[tuple[str, int]]:
         """Return the classes of the image, the largest first: their text, with a star where unseen, and their index."""
         if visit.labels is None:
             return []
-        names, num_seen = self.classes(visit)
-        counts = class_counts(visit.labels, len(names))
-        order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
-        return [
-            (legend_entry(names[index], index >= num_seen, counts[index] / visit.labels.size), index) for index in order
-        ]
+        protocol = self.protocol(visit)
+        return legend_entries(visit.labels, protocol.classes, protocol.num_seen)
 
 
 def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
@@ -125,12 +121,9 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
 
     Returns:
         The page, to be launched.
-
-    Raises:
-        UserError: The model has no classes.
     """
     page = Page(model, **options)
-    names, num_seen = page.classes(Visit())
+    protocol = page.protocol(Visit())
     try:
         check_teachable(model)
         refusal = None
@@ -143,7 +136,7 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
     with gr.Blocks(title="sign-zs3", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as blocks:
         gr.HTML(
             f"<style>{_CSS}</style><h1>{type(model).__name__.removesuffix('Module')}: segmentation by class names</h1>"
-            f"{len(names)} classes, {num_seen} seen in training and {len(names) - num_seen} unseen (★)"
+            f"{protocol.num_classes} classes: {protocol.num_seen} seen in training, {len(protocol.unseen)} unseen (★)"
         )
         visit = gr.State(Visit(), time_to_live=KEPT)
         with gr.Row():
@@ -171,7 +164,7 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
             entries = page.legend(now)
             indices = [index for _, index in entries]
             update = gr.CheckboxGroup(choices=entries, value=indices)
-            return now, now.picture, page.overlay(now), update, _colours(indices, len(page.classes(now)[0])), line
+            return now, now.picture, page.overlay(now), update, _colours(indices, page.protocol(now).num_classes), line
 
         def on_upload(now: Visit, path: str | None) -> tuple[Any, ...]:
             return everything(*page.open(now, path))

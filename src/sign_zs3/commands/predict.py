@@ -1,4 +1,4 @@
-"""The verb predict for images of one's own; over the test images of a data module it is in `commands.training`."""
+"""The verb predict for one's own images; for the test images of a data module it is in `commands.training`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +57,7 @@ def takes(args: Sequence[str]) -> bool:
 
 
 def run(args: list[str]) -> int:
-    """Label images, going on past those that cannot be read.
-
-    Args:
-        args: The command line after the verb.
+    """Label the images of a command line after the verb, going on past those that cannot be read.
 
     Returns:
         0; 1 where an image could not be labelled.
@@ -75,7 +72,7 @@ def run(args: list[str]) -> int:
     def fail(path: str | Path, error: object) -> None:
         failed.append({"file": str(path), "error": " ".join(str(error).split())})
 
-    images = find_images([Path(given) for given in options.images], output, closed=fail)
+    images = named_images([Path(given) for given in options.images], output, closed=fail)
     _check_output(output, options.overwrite, images)
 
     from tqdm import tqdm
@@ -84,11 +81,11 @@ def run(args: list[str]) -> int:
     from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 
     device = _device(options.device)
-    segmenter, method, reading = _load(Path(options.ckpt_path))
+    segmenter, method, evaluation = _load(Path(options.ckpt_path))
     segmenter.to(device)
     assert segmenter.config is not None
-    given = {"flip": options.flip, "scales": options.scales, "seen_penalty": options.seen_penalty}
-    reading |= {name: value for name, value in given.items() if value is not None}
+    protocol = segmenter.config.protocol
+    evaluation |= {name: given for name in evaluation if (given := getattr(options, name)) is not None}
     windows = check_windows(segmenter, options)
 
     labelled: list[dict[str, Any]] = []
@@ -99,10 +96,8 @@ def run(args: list[str]) -> int:
                 for name, path in bar:
                     try:
                         image, _ = read_image(path, max_pixels=options.max_pixels)
-                        found = segmenter.segment(image, **reading, **windows)
-                        labelled.append(
-                            write_prediction(output, name, str(path), image, found, segmenter.config.protocol)
-                        )
+                        found = segmenter.segment(image, **evaluation, **windows)
+                        labelled.append(write_prediction(output, name, str(path), image, found, protocol))
                     except UserError as error:
                         fail(path, error)
                         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
@@ -115,8 +110,8 @@ def run(args: list[str]) -> int:
         finally:
             for failure in failed:
                 print(f"failed: {failure['error']}", file=sys.stderr)
-            facts = {"checkpoint": options.ckpt_path, "method": method, "options": reading | windows}
-            write_report(output, segmenter.config.protocol, labelled, failed, complete, **facts)
+            facts = {"checkpoint": options.ckpt_path, "method": method, "options": evaluation | windows}
+            write_report(output, protocol, labelled, failed, complete, **facts)
     print(closing_line(output, len(labelled)))
     if failed:
         total = len(labelled) + len(failed)
@@ -138,14 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 predict", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
-    add("--data.images", dest="images", required=True, nargs="+", type=_named, metavar="PATH", help=IMAGES_HELP)
-    add("--output", default="predictions", type=_named, metavar="FOLDER", help=OUTPUT_HELP)
+    add("--data.images", dest="images", required=True, nargs="+", type=PATH, metavar="PATH", help=IMAGES_HELP)
+    add("--output", default="predictions", type=PATH, metavar="FOLDER", help=OUTPUT_HELP)
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add_windows(parser)
     # the other form's names do as well
-    add("--flip", "--model.flip", type=_boolean, nargs="?", const=True, metavar="BOOL", help=FLIP_HELP)
-    add("--scales", "--model.scales", type=_scales, metavar="LIST", help=SCALES_HELP)
-    add("--seen_penalty", "--model.seen_penalty", type=_finite, metavar="NUMBER", help=PENALTY_HELP)
+    add("--flip", "--model.flip", type=BOOLEAN, nargs="?", const=True, metavar="BOOL", help=FLIP_HELP)
+    add("--scales", "--model.scales", type=SCALES, metavar="LIST", help=SCALES_HELP)
+    add("--seen_penalty", "--model.seen_penalty", type=FINITE, metavar="NUMBER", help=PENALTY_HELP)
     add("--device", default="auto", metavar="DEVICE", help=DEVICE_HELP)
     return parser
 
@@ -174,112 +169,53 @@ def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str
     return {"window": window, "overlap": overlap, "max_pixels": options.max_pixels}
 
 
+def option(expected: str, parse: Callable[[str], Any], accepts: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Return the type of an option: what `parse` makes of its text, where that is accepted."""
+
+    def read(text: str) -> Any:
+        with suppress(ValueError):
+            if accepts(value := parse(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+
+    return read
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Return the type of an option that is a whole number, `least` or more."""
-
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {least}")
-        return int(text)
-
-    return whole
+    expected = f"a whole number of at least {least}"
+    return option(expected, lambda text: int(text) if text.isdecimal() else -1, lambda number: bool(number >= least))
 
 
-def _named(text: str) -> str:
-    if not text.strip():
-        # Path("") would be the folder that one is in
-        raise argparse.ArgumentTypeError("found an empty name, expected a path")
-    return text
-
-
-def _finite(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a finite number")
-    return number
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")
-    return text.lower() == "true"
-
-
-def _scales(text: str) -> list[float]:
-    try:
-        scales = [float(part) for part in text.strip("[] ").split(",")]
-    except ValueError:
-        scales = []
-    if not scales or not all(0 < scale <= 10 for scale in scales):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers above 0, at most 10, as in 0.75,1,1.25")
-    return scales
+# Path("") would be the folder that one is in
+PATH = option("a path", str, lambda text: bool(text.strip()))
+FINITE = option("a finite number", float, math.isfinite)
+BOOLEAN = option("true or false", lambda text: ["false", "true"].index(text.lower()) == 1, lambda _: True)
+SCALES = option(
+    "numbers above 0, at most 10, as in 0.75,1,1.25",
+    lambda text: [float(part) for part in text.strip("[] ").split(",")],
+    lambda scales: all(0 < scale <= 10 for scale in scales),
+)
 
 
 # -- images and files ----------------------------------------------------------------------------------------------
 
 
-def find_images(
+def named_images(
     given: Sequence[Path], output: Path, closed: Callable[[str, UserError], None] | None = None
 ) -> dict[str, Path]:
-    """Find the images of folders and files, and name their predictions.
-
-    Args:
-        given: Images, and folders to search with their subfolders; hidden files count only where they are named.
-        output: Folder that is not searched, where it lies in one that is.
-        closed: Told of each folder that cannot be opened, and why; None: that is an error.
+    """Find images, see `images.find_images`, and name their predictions.
 
     Returns:
-        Name -> image, in the order given, sorted within a folder. A name is the path without suffix in the folder,
-        that folder's name before it where several are given; with the suffix where two images differ in it alone.
-
-    Raises:
-        UserError: A path is not there or may not be looked at, or no image is found.
+        Name -> image. A name is the image's path below its folder, with the suffix only where two images differ in it
+        alone.
     """
-    from sign_zs3.files import visible_files
-    from sign_zs3.images import SUFFIXES
+    from sign_zs3.images import find_images
 
-    problems: list[UserError] = []
-
-    def tell(folder: str, error: UserError) -> None:
-        problems.append(error)
-        if closed is None:
-            raise error
-        closed(folder, error)
-
-    several = sum(os.path.isdir(path) for path in given) > 1  # noqa: PTH112
-    written = output.resolve()
-    # by true path: what is given twice is labelled once
-    found: dict[Path, tuple[Path, Path]] = {}
-    for path in given:
-        # Path's own tests raise where one may not look
-        if os.path.isdir(path):  # noqa: PTH112
-            whole = path.resolve()
-            top = Path(whole.name) if several else Path()
-            inside = written != whole and written not in whole.parents
-            for file in sorted(visible_files(path, tell)):
-                if file.suffix.lower() in SUFFIXES and not (inside and _is_in(file, written)):
-                    place = file.relative_to(path)
-                    found.setdefault(whole / place, (file, top / place))
-        elif os.path.isfile(path):  # noqa: PTH113
-            found.setdefault(path.parent.resolve() / path.name, (path, Path(path.name)))
-        else:
-            raise UserError(
-                f"--data.images: {path} is not there, or in a closed folder, expected an image or a folder of images; "
-                "correct the path"
-            )
-    if not found:
-        if problems:
-            raise problems[0]
-        raise UserError(
-            f"--data.images: found no image in {', '.join(map(str, given))}, expected files that end in "
-            f"{', '.join(SUFFIXES)}; name another folder"
-        )
+    found = find_images(given, "--data.images", output, closed)
     images: dict[str, Path] = {}
-    stems = Counter(place.with_suffix("") for place in {place for _, place in found.values()})
-    for file, place in found.values():
+    stems = Counter(place.with_suffix("") for place in set(found.values()))
+    for file, place in found.items():
         stem = place.with_suffix("")
         name = wanted = (place if stems[stem] > 1 else stem).as_posix()
         number = 1
@@ -288,10 +224,6 @@ def find_images(
             name = f"{wanted}-{number}"
         images[name] = file
     return images
-
-
-def _is_in(path: Path, folder: Path) -> bool:
-    return folder in path.resolve().parents
 
 
 def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> None:
@@ -319,7 +251,7 @@ def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> Non
 
 
 def _load(path: Path) -> tuple[Segmenter, str | None, dict[str, Any]]:
-    """Return a model, the method it was trained with where that is known, and how it wants images to be read."""
+    """Return a model, the method it was trained with where that is known, and its options of evaluation."""
     from sign_zs3.tasks.loading import load_segmenter, load_task
 
     if path.is_dir():

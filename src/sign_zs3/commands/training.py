@@ -32,7 +32,8 @@ from sign_zs3.commands.configuration import given_options, last_option, with_inc
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
-from sign_zs3.reports.run import as_results, print_table, write_results
+from sign_zs3.files import write_json
+from sign_zs3.reports.run import as_results, print_table
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
@@ -338,7 +339,7 @@ class ZeroShotCLI(LightningCLI):
         share = unseen / ignored if ignored else None
         options = {name: model.hparams[name] for name in model.defaults() if name != "protocol"}
         results = as_results(model.protocol, self.method, model.hparams["seed"], scores, share, options)
-        write_results(folder / "results.json", results)
+        write_json(folder / "results.json", results)
         save_panel(folder / "panel.png", model, self.datamodule.test_set)
         print_table(model.protocol, scores, share)
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sign_zs3.files import replacing
 
@@ -51,6 +52,11 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def pixels(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image (3, H, W) uint8 as Matplotlib wants it, (H, W, 3)."""
+    return np.asarray(image.permute(1, 2, 0))
 
 
 def literal(text: str) -> str:

@@ -20,7 +20,7 @@ SHORTEST = 320
 """Longer side in pixels to which the picture of a smaller image is enlarged at least."""
 OPACITY = 0.5
 NOTE = "★ unseen in training"
-_LETTERS = 32
+_LONGEST_NAME = 32
 _STRIP = 64
 _GREY = (90, 90, 90)
 
@@ -69,9 +69,9 @@ def blend(
     height, width = labels.shape
     scale = min(LONGEST / max(height, width), max(1.0, SHORTEST / max(height, width)))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    # OpenCV reads the array where it lies: of a large image Pillow would make a copy first
-    way = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_NEAREST
-    picture: NDArray[Any] = cv2.resize(image, size[::-1], interpolation=way)
+    # OpenCV reads the array in place: of a large image Pillow would make a copy first
+    method = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_NEAREST
+    picture: NDArray[Any] = cv2.resize(image, size[::-1], interpolation=method)
     rows, columns = ((2 * np.arange(to) + 1) * full // (2 * to) for to, full in zip(size, labels.shape, strict=True))
     reduced = labels[rows][:, columns]
     drawn = np.ones(256, np.bool_) if shown is None else np.isin(np.arange(256), list(shown))
@@ -103,21 +103,19 @@ def draw_legend(
     """
     from PIL import Image, ImageDraw
 
-    counts = class_counts(labels, len(classes))
-    order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
-    texts = [legend_entry(classes[index], index >= num_seen, counts[index] / labels.size) for index in order]
-    note = NOTE if any(index >= num_seen for index in order) else ""
-    letter = min(max(width // 45, 13), 24)
-    font = _font(letter)
-    box, line = round(1.1 * letter), round(1.7 * letter)
-    entry = round(max(font.getlength(text) for text in texts)) + 3 * box
+    entries = legend_entries(labels, classes, num_seen)
+    note = NOTE if any(index >= num_seen for _, index in entries) else ""
+    size = min(max(width // 45, 13), 24)
+    font = _font(size)
+    box, line = round(1.1 * size), round(1.7 * size)
+    entry = round(max(font.getlength(text) for text, _ in entries)) + 3 * box
     width = max(width, entry, round(font.getlength(note)) + 2 * box)
-    columns = min(len(texts), width // entry)
-    rows = -(-len(texts) // columns)
+    columns = min(len(entries), width // entry)
+    rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (width, line * (rows + bool(note)) + box), "white")
     draw = ImageDraw.Draw(legend)
     colours = (class_colours(len(classes)) * 255).round().astype(int)
-    for place, (index, text) in enumerate(zip(order, texts, strict=True)):
+    for place, (text, index) in enumerate(entries):
         column, row = divmod(place, rows)
         left, top = box // 2 + column * (width // columns), box // 2 + row * line
         filled = tuple(colours[index].tolist()) if shown is None or index in shown else "white"
@@ -128,20 +126,22 @@ def draw_legend(
     return np.asarray(legend)
 
 
-def class_counts(labels: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
-    """Count the pixels (H, W) of each class: (C,)."""
-    counts = np.zeros(num_classes, np.int64)
+def legend_entries(labels: NDArray[np.uint8], classes: Sequence[str], num_seen: int) -> list[tuple[str, int]]:
+    """Return the text and index of each class that labels (H, W) hold, the largest first.
+
+    A text is the class's name, shortened if it is long, a star where it is unseen, and its share of the pixels.
+    """
+    counts = np.zeros(len(classes), np.int64)
     # of all at once, NumPy would first make a copy eight times as large
     for start in range(0, len(labels), _STRIP):
-        counts += np.bincount(labels[start : start + _STRIP].ravel(), minlength=num_classes)
-    return counts
-
-
-def legend_entry(name: str, unseen: bool, share: float) -> str:
-    """Return the line of a class: its name, shortened if it is long, a star where unseen, its share of pixels."""
-    short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
-    percent = f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
-    return f"{short}{' ★' if unseen else ''}  {percent}"
+        counts += np.bincount(labels[start : start + _STRIP].ravel(), minlength=len(classes))
+    entries = []
+    for index in sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index]):
+        name, share = classes[index], counts[index] / labels.size
+        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        percent = f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+        entries.append((f"{short}{' ★' if index >= num_seen else ''}  {percent}", index))
+    return entries
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sign_zs3.drawing.colours import UNLABELLED, class_colours
-from sign_zs3.drawing.figures import literal, new_figure, starred, wrapped
+from sign_zs3.drawing.figures import literal, new_figure, pixels, starred, wrapped
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def prediction_panel(
     """
     colours = class_colours(protocol.num_classes)
     rows = {
-        "image": [_pixels(image) for image in images],
+        "image": [pixels(image) for image in images],
         "truth": [colours[truth.numpy()] for truth in truths],
         "prediction": [_dimmed(*pair, colours) for pair in zip(predictions, truths, strict=True)],
     }
@@ -75,7 +75,7 @@ def pseudo_label_panel(
     """
     colours = class_colours(protocol.num_classes)
     rows = {
-        "image": [_pixels(image) for image in images],
+        "image": [pixels(image) for image in images],
         "labels": [colours[truth.numpy()] for truth in truths],
         "pseudo-labels": [colours[labels.numpy()] for labels in pseudo_labels],
         "weight": [weight.numpy() for weight in weights],
@@ -106,7 +106,7 @@ def comparison_panel(
     axes = figure.subplots(len(images), len(headings), squeeze=False)
     colours = class_colours(protocol.num_classes)
     for cells, image, truth, *labels in zip(axes, images, truths, *predictions.values(), strict=True):
-        pictures = [_pixels(image), colours[truth.numpy()], *(_dimmed(one, truth, colours) for one in labels)]
+        pictures = [pixels(image), colours[truth.numpy()], *(_dimmed(one, truth, colours) for one in labels)]
         for cell, picture in zip(cells, pictures, strict=True):
             cell.imshow(picture, interpolation="nearest")
             cell.set_axis_off()
@@ -142,7 +142,7 @@ def contact_sheet(
         cell.set_axis_off()
     for number, (image, mask, name) in enumerate(zip(images, masks, names, strict=True)):
         left, right = cells[2 * number : 2 * number + 2]
-        left.imshow(_pixels(image), interpolation="nearest")
+        left.imshow(pixels(image), interpolation="nearest")
         left.set_title(literal(name), fontsize=7, loc="left")
         right.imshow(colours[mask.numpy()], interpolation="nearest")
     return figure
@@ -170,7 +170,7 @@ def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> 
     # the layout may put a legend beside its axes a few pixels too far out
     figure.set_layout_engine("constrained", rect=(0, 0, 0.99, 1))
     left, right = figure.subplots(1, 2)
-    left.imshow(_pixels(image))
+    left.imshow(pixels(image))
     left.set_title(literal(name))
     # without "nearest", thin parts of a large mask mix with what is around them
     right.imshow(colours[mask.numpy()], interpolation="nearest")
@@ -223,11 +223,6 @@ def _panel(size: tuple[float, float], shown: Sequence[int], protocol: Protocol, 
     columns = min(6, len(patches))
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, title=note, title_fontsize=8)
     return figure
-
-
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
-    return pixels
 
 
 def _dimmed(labels: Tensor, truth: Tensor, colours: NDArray[np.float64]) -> NDArray[np.float64]:

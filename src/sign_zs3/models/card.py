@@ -33,18 +33,14 @@ def card_text(
     method: str | None = None,
     phase: str | None = None,
 ) -> str:
-    """Write the card of a segmenter, without its head of metadata.
+    """Return the card of a segmenter as Markdown, without its head of metadata.
 
     Args:
-        config: Of the segmenter.
+        config: The segmenter's.
         known: (C,) whether the classifier was taught the class.
-        scores: Fractions as in ``results.json``: `seen_miou`, `unseen_miou`, `harmonic_miou`, and `per_class` where
-            there is one; None: not known.
-        method: Such as ``SIGN``; None: not known.
-        phase: The phase after which they were measured.
-
-    Returns:
-        Markdown.
+        scores: As in ``results.json``: `seen_miou`, `unseen_miou`, `harmonic_miou`, and `per_class` if there is one.
+        method: Such as ``SIGN``.
+        phase: The phase after which the scores were measured.
 
     Raises:
         UserError: The scores are no fractions.
@@ -97,14 +93,7 @@ def _scores(protocol: Protocol, scores: Mapping[str, Any] | None, phase: str | N
 
 
 def plain_scores(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the scores that a card shows, as plain types; a score that is NaN becomes None.
-
-    Args:
-        scores: See `card_text`.
-
-    Raises:
-        UserError: They are no fractions.
-    """
+    """Return the scores that a card shows, as plain types; NaN becomes None, and what is no fraction a UserError."""
     if scores is None:
         return None
 

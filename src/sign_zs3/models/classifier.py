@@ -64,16 +64,10 @@ class ProjectionClassifier(nn.Module):
 def build_classifier(
     name: str, feature_dim: int, num_classes: int, **options: Any
 ) -> Classifier | ProjectionClassifier:
-    """Make C.
-
-    Args:
-        name: ``linear``, or ``projection`` with zeros for the class vectors, which are then to be filled in.
-        feature_dim: D.
-        num_classes: C, seen and unseen.
-        **options: `scale` of ``projection``.
+    """Make C: ``linear``, or ``projection`` (option `scale`) with zeros for the class vectors, to be filled in.
 
     Raises:
-        UserError: An unknown name.
+        UserError: The name is unknown.
     """
     check_choice("classifier", name, "linear", "projection")
     if name == "linear":

@@ -1,4 +1,4 @@
-"""What a segmenter is but for its weights, in plain types."""
+"""What a segmenter is built from, in plain types: classes, networks and preprocessing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import not_plain
 from sign_zs3.protocol import Protocol
 
-MAX_SCALE = 4.0
-"""Of a scale at which a model says that images be read: attention costs its fourth power."""
-
-MAX_SCALES = 16
-"""Scales at which a model may say that images be read."""
+MAX_SCALE, MAX_SCALES = 4.0, 16
+"""The largest scale at which a model reads images, and the most of them: attention costs a scale's fourth power."""
 
 SCALES = f"numbers above 0, at most {MAX_SCALE:g}, and no more than {MAX_SCALES} of them"
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Per RGB channel, of images in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """Classes, networks and preprocessing of a segmenter; JSON and back gives an equal one.
+    """Classes, networks and preprocessing of a segmenter; written to JSON and read back, it is the same.
 
     Args:
         protocol: The classes.
@@ -34,9 +31,9 @@ class SegmenterConfig:
         classifier: Arguments of `build_classifier`, `feature_dim` and `num_classes` left out.
         image_mean: Per RGB channel, of images in [0, 1].
         image_std: Per RGB channel, of images in [0, 1].
-        seen_penalty: Calibrated stacking that predictions use unless told otherwise, see `Segmenter.forward`.
-        flip: Predictions also read the mirror image unless told otherwise.
-        scales: Image scales that predictions read unless told otherwise.
+        seen_penalty: Calibrated stacking of predictions by default, see `Segmenter.forward`.
+        flip: Whether predictions also read the mirror image by default.
+        scales: Image scales that predictions read by default.
 
     Raises:
         UserError: A value is of another type or out of range.
@@ -62,10 +59,9 @@ class SegmenterConfig:
         def numbers(values: Sequence[Any], above: float = -math.inf) -> bool:
             return all(_is_number(value) and above < value < math.inf for value in values)
 
+        networks = ("encoder", "spatial", "classifier")
         for name, fits, expected in (
-            ("encoder", not_plain(self.encoder) is None, "options by name"),
-            ("spatial", not_plain(self.spatial) is None, "options by name"),
-            ("classifier", not_plain(self.classifier) is None, "options by name"),
+            *((name, not_plain(getattr(self, name)) is None, "options by name") for name in networks),
             ("image_mean", len(self.image_mean) == 3 and numbers(self.image_mean), "three numbers"),
             ("image_std", len(self.image_std) == 3 and numbers(self.image_std, 0), "three numbers above 0"),
             ("seen_penalty", numbers([self.seen_penalty]), "a number"),
@@ -78,7 +74,7 @@ class SegmenterConfig:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it: the protocol's fields stand beside the others, as in folders of any version."""
+        """Return plain types for JSON; the protocol's fields stand beside the others, as in folders of any version."""
         own = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items() if key != "protocol"}
         return {**self.protocol.as_dict(), **own}
 

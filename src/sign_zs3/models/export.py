@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import itertools
 import json
 import math
 import warnings
@@ -34,12 +35,7 @@ _AXES = ("batch", "height", "width")
 
 
 class Labeller(nn.Module):
-    """What is exported: raw images in, labels and confidence at their size out.
-
-    Args:
-        segmenter: On the CPU.
-        seen_penalty: See `Segmenter.forward`.
-    """
+    """What is exported: raw images in, labels and confidence at their size out."""
 
     def __init__(self, segmenter: Segmenter, seen_penalty: float) -> None:
         super().__init__()
@@ -47,14 +43,7 @@ class Labeller(nn.Module):
         self.seen_penalty = seen_penalty
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Label images.
-
-        Args:
-            images: (N, 3, H, W) uint8, RGB.
-
-        Returns:
-            (N, H, W) uint8 class indices, seen classes first, and their softmax, float32 in [0, 1].
-        """
+        """Map images (N, 3, H, W) uint8 to class indices (N, H, W) uint8 and their softmax, float32 in [0, 1]."""
         label, confidence = label_scores(self.segmenter.scores(images, self.seen_penalty), map_size(images))
         assert confidence is not None
         return label.to(torch.uint8), confidence
@@ -80,12 +69,8 @@ class _MirroredConv(nn.Module):
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """Return the metadata that an exported file carries, as JSON holds it.
-
-    Raises:
-        UserError: The segmenter was not made from a config.
-    """
-    config = segmenter.described()
+    """Return the metadata of an exported file, in plain types."""
+    config = segmenter.require_config()
     protocol, mean, std = config.protocol, list(config.image_mean), list(config.image_std)
     return {
         "format": FORMAT,
@@ -109,7 +94,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
     """Write an ONNX file of any batch size, height and width; the metadata is its property ``sign_zs3``, as JSON.
 
     Args:
-        segmenter: Is not changed.
+        segmenter: It is not changed.
         path: The file; it is replaced only by one that agrees with the segmenter.
 
     Returns:
@@ -119,53 +104,40 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
         UserError: Packages are missing, the network cannot be exported, or the labels do not agree.
     """
     check_onnx()
-    metadata, (model, program) = describe(segmenter), _trace(segmenter)
+    model, program = _trace(segmenter)
     with _quiet():
         exported = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=list(_OUTPUTS)
         )
         assert exported is not None
         proto = exported.model_proto
-    # the exporter calls them s34, s14, s54
-    names = dict(zip(_dynamic(proto.graph.input[0]), _AXES, strict=True))
-    for value in (*proto.graph.input, *proto.graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in names:
-                axis.dim_param = names[axis.dim_param]
-    # shapes in between are in the old names, and only hints
+    # the exporter calls the free axes s34, s14, s54
+    axes = [list(value.type.tensor_type.shape.dim) for value in (*proto.graph.input, *proto.graph.output)]
+    names = dict(zip([axis.dim_param for axis in axes[0] if axis.dim_param], _AXES, strict=True))
+    for axis in itertools.chain(*axes):
+        if axis.dim_param in names:  # setting it would delete a fixed size
+            axis.dim_param = names[axis.dim_param]
+    # shapes in between have the old names, and are only hints
     del proto.graph.value_info[:]
-    proto.metadata_props.add(key=METADATA, value=json.dumps(metadata))
+    proto.metadata_props.add(key=METADATA, value=json.dumps(describe(segmenter)))
     content = proto.SerializeToString()
-    with replacing(path) as beside:
-        beside.write_bytes(content)
-        return _checked(model, _onnx_runner(content))
+    return _keep(path, content, model, _onnx_runner(content))
 
 
 def write_program(segmenter: Segmenter, path: Path) -> float:
     """Write an archive of `torch.export`; the metadata is its extra file ``sign_zs3.json``.
 
-    Batch size is free, height and width are from one more than the network's stride.
-
-    Args:
-        segmenter: Is not changed.
-        path: The file; it is replaced only by one that agrees with the segmenter.
-
-    Returns:
-        Share of the pixels that the archive labels as the segmenter does.
-
-    Raises:
-        UserError: The network cannot be exported, or the labels do not agree.
+    Batch size is free; height and width must be larger than the network's stride. Arguments, result and errors are
+    those of `write_onnx`.
     """
-    metadata, (model, program) = describe(segmenter), _trace(segmenter)
-    metadata["min_side"] = max(segmenter.encoder.backbone.strides) + 1
+    model, program = _trace(segmenter)
+    metadata = describe(segmenter) | {"min_side": max(segmenter.encoder.backbone.strides) + 1}
     archive = io.BytesIO()
     with _quiet():
         torch.export.save(program, archive, extra_files={f"{METADATA}.json": json.dumps(metadata)})
         archive.seek(0)
         loaded = torch.export.load(archive).module()
-    with replacing(path) as beside:
-        beside.write_bytes(archive.getvalue())
-        return _checked(model, loaded)
+    return _keep(path, archive.getvalue(), model, loaded)
 
 
 def check_onnx() -> None:
@@ -178,7 +150,7 @@ def check_onnx() -> None:
 
 def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram]:
     """Return the model as it is, and its graph."""
-    config = segmenter.described()
+    config = segmenter.require_config()
     if tuple(segmenter.encoder.input_scales) != (1.0,):
         raise UserError(
             f"input_scales: found {list(segmenter.encoder.input_scales)}, expected [1.0], since a graph holds no "
@@ -222,10 +194,6 @@ def _is_mirrored(module: nn.Conv2d) -> bool:
     return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
 
 
-def _dynamic(value: Any) -> list[str]:
-    return [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
-
-
 def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -238,10 +206,15 @@ def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
     return lambda images: [torch.from_numpy(found) for found in session.run(None, {_INPUT: images.numpy()})]
 
 
-def _checked(model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
-    """Return the share of pixels that get the same label, in images of a size and number that were not traced."""
-    if run is None:
-        return math.nan
+def _keep(path: Path, content: bytes, model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
+    """Write a file whose graph labels as the model does; return the share of pixels on which they agree."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+        return math.nan if run is None else _agreement(model, run)
+
+
+def _agreement(model: Labeller, run: Callable[[Tensor], Any]) -> float:
+    # images of a size and number that were not traced
     coarse = torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(0)) * 255
     # smooth, as photographs are: in noise, most pixels lie between two classes
     images = resize_map(coarse, (161, 213)).to(torch.uint8)

@@ -23,11 +23,11 @@ class Generator(nn.Module):
         latent_dim: Channels of z.
         feature_dim: D, channels of the features to imitate.
         hidden: Widths of the hidden layers; None scales the published ones by D / 600.
-        dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates
-            (only with five hidden layers).
+        dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates for
+            five hidden layers, otherwise 0.
 
     Raises:
-        ValueError: A number of dropout rates that is not the number of hidden layers.
+        ValueError: The number of dropout rates is not that of hidden layers.
     """
 
     def __init__(
@@ -41,9 +41,8 @@ class Generator(nn.Module):
         super().__init__()
         widths = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
         if dropout is None:
-            rates = list(PUBLISHED_DROPOUT) if len(widths) == 5 else [0.0] * len(widths)
-        else:
-            rates = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
+            dropout = PUBLISHED_DROPOUT if len(widths) == 5 else 0.0
+        rates = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
         if len(rates) != len(widths):
             raise ValueError(
                 f"dropout: found {len(rates)} rates for {len(widths)} hidden layers: give one rate, or one each"
@@ -51,9 +50,7 @@ class Generator(nn.Module):
         layers: list[nn.Module] = []
         previous = word_dim + latent_dim
         for width, rate in zip(widths, rates, strict=True):
-            layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2)]
-            if rate:
-                layers.append(nn.Dropout(rate))
+            layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2), *([nn.Dropout(rate)] if rate else [])]
             previous = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(previous, feature_dim, 1), nn.Sigmoid())
         self.word_dim = word_dim

@@ -1,4 +1,4 @@
-"""Heads: from a backbone's pyramid to E(x)."""
+"""Heads: from a backbone's pyramid, fine to coarse, to E(x) of D = `feature_dim` channels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ MAX_DILATION = 1024
 
 
 class DeepLabHead(nn.ModuleList):
-    """The *sum* of parallel dilated 3x3 convolutions on the last level (DeepLab-v2; Chen et al., TPAMI 2017).
-
-    Args:
-        channels: Channels of the backbone's levels.
-        feature_dim: D, channels of E(x).
-        dilations: One convolution each.
-    """
+    """The *sum* of parallel dilated 3x3 convolutions on the last level (DeepLab-v2; Chen et al., TPAMI 2017)."""
 
     def __init__(self, channels: Sequence[int], feature_dim: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         convolutions = [nn.Conv2d(channels[-1], feature_dim, 3, padding=d, dilation=d) for d in dilations]
@@ -42,14 +36,8 @@ class FCNHead(nn.Module):
 
     Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a
     1x1 convolution at its own resolution; the maps are resized bilinearly to the finest one and summed. Both steps
-    being linear, this is a 1x1 convolution on all levels resized and concatenated, with less memory. A pyramid
-    with no level of that stride is read whole.
-
-    Args:
-        channels: Channels of the backbone's levels.
-        strides: Their strides.
-        feature_dim: D, channels of E(x).
-        finest: Stride of the finest level to read.
+    being linear, this is a 1x1 convolution on all levels resized and concatenated, with less memory. `finest` is the
+    stride of the finest level that is read; a pyramid with no such level is read whole.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
@@ -77,10 +65,6 @@ class UNetHead(nn.Module):
     convolutions with batch norm and ReLU; a 1x1 convolution to D ends it. Other than in the original, where the
     decoder mirrors the encoder's widths, all steps are `min(feature_dim, 256)` wide: backbones narrow down to
     some 20 channels at their finest level, fewer than E(x) needs. A pyramid of one level has no step.
-
-    Args:
-        channels: Channels of the backbone's levels, all of which are read.
-        feature_dim: D, channels of E(x).
     """
 
     def __init__(self, channels: Sequence[int], feature_dim: int) -> None:
@@ -126,17 +110,10 @@ Head: TypeAlias = DeepLabHead | FCNHead | UNetHead
 def build_head(
     name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, dilations: Sequence[int]
 ) -> Head:
-    """Make a head for a pyramid.
-
-    Args:
-        name: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
-        channels: Channels of the backbone's levels, fine to coarse.
-        strides: Their strides.
-        feature_dim: D, channels of E(x).
-        dilations: Of ``deeplab``.
+    """Make a head: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
 
     Raises:
-        UserError: Unknown name, or dilations out of range.
+        UserError: The name is unknown, or a dilation of ``deeplab`` out of range.
     """
     check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
     if name == "unet":

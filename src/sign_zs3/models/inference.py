@@ -1,4 +1,4 @@
-"""How a segmenter labels one image of any size: read, cut into windows that overlap, put together again."""
+"""How one image of any size is labelled: read, cut into windows that overlap, and put together again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from sign_zs3.models.scores import Scores, Segmentation, label_scores
 from sign_zs3.models.windows import Place, windows
 
 MAX_PIXELS = 100_000_000
-"""Of an image, unless told otherwise."""
+"""Larger images are refused by default."""
 
 
 def check_windows(window: int, overlap: int) -> None:
-    """Refuse windows that cannot cover an image.
-
-    Raises:
-        UserError: A negative side, or an overlap of half of it or more.
-    """
+    """Raise a UserError for windows of a negative side, or that overlap by half of it or more."""
     if window < 0:
         raise UserError(f"window: found {window}, expected a number of pixels, or 0 to read images whole")
     if window and not 0 <= 2 * overlap < window:
@@ -36,16 +32,11 @@ def label_by_windows(
     pixels: Tensor | NDArray[np.uint8], score: Callable[[Tensor, Place | None], Scores], num_classes: int, window: int,
     overlap: int, stride: int, confidence_map: bool,
 ) -> Segmentation:  # fmt: skip
-    """Label an image by windows, each of whose cores counts; memory holds the scores of one window.
+    """Label an image (3, H, W) in windows that overlap; memory holds the scores of one window.
 
-    Args:
-        pixels: (3, H, W), of `read_pixels`.
-        score: From a window (1, 3, h, w), on the CPU, and its place to its scores.
-        num_classes: C.
-        window: Side of the windows in pixels; 0: one that is the image.
-        overlap: Pixels that neighbours share at least.
-        stride: Windows begin at multiples of it; 0: no positions are known, so there is one window.
-        confidence_map: Also keep each pixel's confidence.
+    `score` maps a window (1, 3, h, w), on the CPU, and its place to its scores. `window` is the side of the windows in
+    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image, as does `stride` 0, with
+    which no positions are known.
     """
     height, width = pixels.shape[-2:]
     size = window if window and stride else max(height, width)
@@ -68,7 +59,11 @@ def label_by_windows(
 
 
 def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
-    """Return an image as (3, H, W), uint8 unless it is a tensor of another type, without copying what has pixels."""
+    """Return an image of any kind that `Segmenter.segment` takes as (3, H, W); arrays and tensors are not copied.
+
+    Raises:
+        UserError: It cannot be read, is no RGB image, or has more than `max_pixels` pixels.
+    """
     from PIL import Image, ImageOps
 
     if isinstance(image, Tensor):

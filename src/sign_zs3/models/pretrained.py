@@ -26,9 +26,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 FORMAT = 1
-"""Raised where an earlier version would misread a folder."""
+"""Raised when older versions would misread what is written."""
 LATER_OPTIONS = frozenset({"protocol", "ignored_ids", "flip", "scales"})
-"""What folders may lack: these are read as the defaults say."""
+"""Options that folders may lack, which then have their defaults."""
 
 _EXPECTED = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE} that `sign-zs3 export` or save_pretrained wrote"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -42,7 +42,7 @@ class PretrainedFolder(
     pipeline_tag="image-segmentation",
     tags=["semantic-segmentation", "zero-shot"],
 ):
-    """What gives `Segmenter` save_pretrained, from_pretrained and push_to_hub."""
+    """Gives `Segmenter` save_pretrained, from_pretrained and push_to_hub."""
 
     config: SegmenterConfig | None
 
@@ -58,26 +58,26 @@ class PretrainedFolder(
     ) -> str | None:
         """Write the segmenter into a folder, which is made where it is missing.
 
-        Its `config.json`, `model.safetensors` and `README.md` are replaced once all three are written beside their
-        places; other files stay. No pickle is written.
+        Its `config.json`, `model.safetensors` and `README.md` are replaced once all three are written; other files
+        stay. No pickle is written.
 
         Args:
             save_directory: The folder.
-            scores: For the model card: mIoU as `GZSLMeanIoU.compute` or ``results.json`` have them, fractions.
+            scores: For the model card: mIoU as in `GZSLMeanIoU.compute` or ``results.json``, fractions.
             model_card_kwargs: Further arguments of `card_text`: `method`, `phase`.
-            push_to_hub: Then upload it, too.
-            repo_id: Name there; None: that of the folder.
+            push_to_hub: Also upload the folder.
+            repo_id: Its name on the hub; None: that of the folder.
             **options: Of huggingface_hub's `push_to_hub`, such as `private` and `token`.
 
         Returns:
-            The address of the commit, where it is pushed to the hub; else None.
+            The address of the commit where the folder is uploaded, else None.
 
         Raises:
             UserError: The segmenter was not made from a config, the scores are no fractions, or the folder is a file
                 or cannot be written.
         """
         folder = Path(save_directory)
-        self.described()
+        self.require_config()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
@@ -97,20 +97,20 @@ class PretrainedFolder(
         from safetensors.torch import save
 
         assert isinstance(self, torch.nn.Module)
-        # safetensors takes neither tensors that share memory nor such as are not contiguous
+        # safetensors refuses tensors that share memory or are not contiguous
         weights = {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()
         }
         kept = dict(card) | {"scores": plain_scores(card.get("scores"))}
-        config = {"format": FORMAT, "version": __version__, **self.described().as_dict(), "card": kept}
+        config = {"format": FORMAT, "version": __version__, **self.require_config().as_dict(), "card": kept}
         return {
             WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),  # a file of save_file only its owner may read
             CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
             CARD_FILE: (str(self.generate_model_card(**card)).rstrip() + "\n").encode(),
         }
 
-    def described(self) -> SegmenterConfig:
+    def require_config(self) -> SegmenterConfig:
         """Return the config.
 
         Raises:
@@ -121,27 +121,22 @@ class PretrainedFolder(
         return self.config
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Write the model card.
-
-        Args:
-            *args: Of `card_text` after the first two.
-            **kwargs: Of `card_text`.
-        """
+        """Return the model card; the arguments are those of `card_text` after the first two."""
         known = getattr(self, "known", None)
         assert isinstance(known, Tensor)
-        text = card_text(self.described(), known.tolist(), *args, **kwargs)
+        text = card_text(self.require_config(), known.tolist(), *args, **kwargs)
         return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
 
     @classmethod
     def from_pretrained(cls: type[_Self], pretrained_model_name_or_path: str | Path, **options: Any) -> _Self:
         """Load a segmenter from a folder, or from the hub.
 
-        A folder is read without any network, and code is never run. Memory: at most three times what the weights'
-        file has; what a config claims beyond that file takes none. Only a text ``NAMESPACE/NAME`` whose namespace is
-        no folder here is looked for on the hub.
+        A folder is read without any network, and code is never run. Memory: at most three times the size of the
+        weights' file, whatever the config claims. Only a string ``NAMESPACE/NAME`` whose namespace is no folder here
+        is looked for on the hub.
 
         Args:
-            pretrained_model_name_or_path: The folder; or its name on the hub.
+            pretrained_model_name_or_path: The folder, or its name on the hub.
             **options: Of the hub's `hf_hub_download`, such as `revision`, `token` and `local_files_only`.
 
         Returns:
@@ -187,7 +182,7 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
         twin = on_meta(lambda: cls.build(config))
     except UserError as error:
         raise UserError(f"{config_path}: {line_of(error)}") from error
-    except Exception as error:  # whatever a network makes of an option that it was not made for
+    except Exception as error:  # networks raise anything for options that they do not expect
         raise UserError(
             f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
             "its own networks; export the model again"
@@ -230,7 +225,7 @@ def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return what the model card of a folder was written from beside its config: arguments of `card_text`."""
+    """Return what the model card of a folder was written from, beside its config, as arguments of `card_text`."""
     card = _read_json(folder / CONFIG_FILE).get("card")
     return dict(card) if isinstance(card, dict) else {}
 

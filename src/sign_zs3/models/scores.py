@@ -92,7 +92,7 @@ def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool 
 
 
 def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmentation]:
-    """Return what each image of a batch shows, at a size (height, width) of its own."""
+    """Return what was found in each image of a batch, at a size (height, width) of its own."""
     found = []
     for values, size in zip(scores.values, sizes, strict=True):
         labels, confidence = label_scores(Scores(values[None], scores.are_logits), size)

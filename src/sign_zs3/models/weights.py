@@ -1,4 +1,4 @@
-"""Weights from files: whether they fit a network, and whether they are numbers."""
+"""Weights from files: whether they fit a network, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sign_zs3.errors import UserError
 
 Kinds: TypeAlias = Mapping[str, tuple[tuple[int, ...], bool]]
-"""Name -> shape of a tensor, and whether it holds real numbers: what is known of weights before they are read."""
+"""Name -> shape of a tensor, and whether it holds real numbers: what a file's header says of its weights."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -22,14 +22,7 @@ def kinds_of(state: Mapping[str, Any]) -> Kinds:
 
 
 def difference(found: Kinds, wanted: Kinds) -> str | None:
-    """Say in what stored weights differ from those of a network, by names, shapes and kinds.
-
-    Args:
-        found: Of a file.
-        wanted: Of the network.
-
-    Returns:
-        Such as ``1 entries missing, the first 'head.bias'``; None: in nothing.
+    """Say how stored weights differ from those of a network by names, shapes and kinds; None where they do not.
 
     >>> difference({"bias": ((3,), True)}, {"bias": ((4,), True), "weight": ((4, 2), True)})
     "1 entries missing, the first 'weight'; 1 of another shape, the first 'bias': (3,) instead of (4,)"
@@ -51,12 +44,7 @@ def difference(found: Kinds, wanted: Kinds) -> str | None:
 
 
 def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Module] = lambda made: made) -> _Module:
-    """Make a model without memory for its weights, since stated sizes may be beyond all bounds, and try it.
-
-    Args:
-        make: Makes the model.
-        segmenter: From the model to the network that is run on a small image.
-    """
+    """Make a model without memory for its weights, since a file may state any size, and run its segmenter once."""
     with torch.device("meta"), torch.no_grad():
         model = make()
         segmenter(model).eval()(torch.zeros(1, 3, 64, 64))
@@ -64,18 +52,14 @@ def on_meta(make: Callable[[], _Module], segmenter: Callable[[_Module], nn.Modul
 
 
 def check_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that are no finite numbers, which would make every prediction none; `what` names the file.
-
-    Raises:
-        UserError: One is not.
-    """
+    """Raise a UserError if a weight is NaN or infinite, with which nothing can be predicted; `what` names the file."""
     for name, value in state.items():
         if value.is_floating_point() or value.is_complex():
-            # types of eight bits have no such test
+            # torch.isfinite knows no types of eight bits
             wide = value.float() if value.element_size() < 2 else value
             if not bool(torch.isfinite(wide).all()):
                 name = " ".join(name.split())[:100]
                 raise UserError(
-                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one of before the "
+                    f"{what} holds NaN or infinity in {name}, expected finite weights: take one from before the "
                     "training diverged"
                 )

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a window lies in a larger image, in pixels.
-
-    Attributes:
-        top: Its first row.
-        left: Its first column.
-        height: Rows of the larger image.
-        width: Columns of the larger image.
-    """
+    """Where a window lies in a larger image: its first row and column, and the image's size, in pixels."""
 
     top: int
     left: int
@@ -31,68 +23,44 @@ class Place(NamedTuple):
         return Place(self.top, max(0, self.width - self.left - width), self.height, self.width)
 
     def in_cells(self, stride: int, height: int, width: int) -> dict[str, Any]:
-        """Return `origin` and `full_size` for a spatial module.
-
-        Args:
-            stride: Pixels per cell of the feature map.
-            height: Rows of the window's feature map.
-            width: Its columns.
-        """
+        """Return `origin` and `full_size` for a spatial module that reads the window as `height` x `width` cells."""
         origin = (self.top // stride, self.left // stride)
         # a resized window may be rounded up past the end of its image
-        full_size = (
-            max(-(-self.height // stride), origin[0] + height),
-            max(-(-self.width // stride), origin[1] + width),
-        )
-        return {"origin": origin, "full_size": full_size}
+        rows = max(-(-self.height // stride), origin[0] + height)
+        return {"origin": origin, "full_size": (rows, max(-(-self.width // stride), origin[1] + width))}
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of an image, and the core of it whose labels count.
-
-    Attributes:
-        rows: Of the image.
-        columns: Of the image.
-        core: Rows and columns of the window.
-        whole: Whether it is the image itself.
-    """
+class Window(NamedTuple):
+    """A part of an image, and the core whose labels count: as rows and columns of the part, and of the image."""
 
     rows: slice
     columns: slice
     core: tuple[slice, slice]
+    target: tuple[slice, slice]
     whole: bool
-
-    @property
-    def target(self) -> tuple[slice, slice]:
-        """Rows and columns of the image that the core covers."""
-        (rows, columns), top, left = self.core, self.rows.start, self.columns.start
-        return slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
+    """Whether the window is the image itself."""
 
 
 def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[Window]:
-    """Cover an image with windows, whose cores cover it exactly once.
+    """Cover an image of `height` x `width` pixels with windows, whose cores cover it exactly once.
 
-    Args:
-        height: Rows of the image.
-        width: Columns of the image.
-        size: Rows and columns of a window; rounded down to a multiple of `stride`, or up where `overlap` needs it.
-        overlap: Rows or columns that neighbours share at least; less than half of `size`.
-        stride: Windows begin at multiples of it.
+    Windows have `size` rows and columns, rounded to a multiple of `stride` (down, or up where `overlap` needs it). They
+    begin at multiples of it, and share at least `overlap` < `size` / 2 pixels with their neighbours.
     """
     rows, columns = _intervals(height, size, overlap, stride), _intervals(width, size, overlap, stride)
-    for top, row_core in rows:
-        for left, column_core in columns:
-            yield Window(top, left, (row_core, column_core), len(rows) == len(columns) == 1)
+    for top, row_core, row_target in rows:
+        for left, column_core, column_target in columns:
+            core, target = (row_core, column_core), (row_target, column_target)
+            yield Window(top, left, core, target, whole=len(rows) == len(columns) == 1)
 
 
-def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice]]:
-    """Return each interval of 0..length, and the part of it, counted from its start, that is its core."""
+def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice, slice]]:
+    """Return each interval of 0..length, and its core, counted from its start and from 0."""
     if length > size:
         # one stride more than what is shared, so that the next window starts later
         size = max(size // stride, 1 - (-overlap // stride)) * stride
     if length <= size:
-        return [(slice(0, length), slice(0, length))]
+        return [(slice(0, length),) * 3]
     step = (size - overlap) // stride * stride
     count = 1 + -(-(length - size) // step)
     # the last one starts at a multiple of the stride, too, and is shorter instead
@@ -102,6 +70,6 @@ def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[
     stops = [min(start + size, length) for start in starts]
     edges = [0, *((a + b) // 2 for a, b in zip(starts[1:], stops[:-1], strict=True)), length]
     return [
-        (slice(start, stop), slice(low - start, high - start))
+        (slice(start, stop), slice(low - start, high - start), slice(low, high))
         for start, stop, low, high in zip(starts, stops, edges[:-1], edges[1:], strict=True)
     ]

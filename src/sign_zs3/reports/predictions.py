@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.drawing.colours import class_colours
-from sign_zs3.files import replacing
+from sign_zs3.files import replacing, write_json
 from sign_zs3.models.scores import Segmentation
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -142,8 +141,7 @@ def write_report(
         "images": list(images),
         "failed": list(failed),
     }
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, report)
     return path
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from sign_zs3.files import replacing
 
 if TYPE_CHECKING:
     from sign_zs3.protocol import Protocol
@@ -56,12 +52,6 @@ def as_results(
         "unseen": [protocol.classes[index] for index in protocol.unseen],
         "options": None if options is None else dict(options),
     }
-
-
-def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write ``results.json`` beside its place and rename it."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: float | None = None) -> None:

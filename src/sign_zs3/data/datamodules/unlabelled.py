@@ -64,7 +64,7 @@ class UnlabelledDataModule(ImageDataModule):
     def __init__(
         self, protocol: Protocol, images: Sequence[str | Path], crop_size: int | None = None, **kwargs: Any
     ) -> None:
-        self.files = find_images(images)
+        self.files = list(find_images(images))
         if crop_size is None:
             largest = max(max(read_image(file)[1]) for file in self.files)
             # what the coarsest levels of backbones divide
