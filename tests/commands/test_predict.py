@@ -442,7 +442,10 @@ def test_an_output_that_exists_is_refused(predict: Program, tmp_path: Path) -> N
         (["a.png", "--ckpt_path", "empty"], "empty: found no config.json, expected a folder"),
         (["a.png", "--device", "fpga"], "--device: found fpga, which torch cannot use here"),
         (["a.png", "--device", "meta"], "--device: found meta, which torch cannot use here"),
-        (["a.png", "--window", "64", "--overlap", "32"], "--overlap: found 32, expected less than half of the window"),
+        (
+            ["a.png", "--window", "64", "--overlap", "32"],
+            "overlap: found 32, expected 0 or more and less than half of window = 64",
+        ),
         (["a.png", "--output", "dangling"], "dangling links to what is not there; name another place"),
         (["a.png", "--output", "a.png/out"], "a.png is a file; name another place"),
     ],

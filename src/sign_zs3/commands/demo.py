@@ -5,24 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 
-from sign_zs3.commands.predict import add_windows, check_windows
+from sign_zs3.commands.predict import add_windows, window_options
 from sign_zs3.errors import UserError
 
 
 def run(args: list[str]) -> int:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
+    """Serve the page until Ctrl-C, as a command line after the verb asks for.
 
     Raises:
         UserError: gradio is not installed, the checkpoint cannot be used, or the address is taken.
     """
     options = _parser().parse_args(args)
-    # no word to anybody about who uses the page; read when gradio is imported
+    # nobody is told who uses the page; gradio reads this when it is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         from sign_zs3.commands.page import build_page
@@ -32,10 +26,10 @@ def run(args: list[str]) -> int:
         raise UserError(
             "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
         ) from None
-    from sign_zs3.tasks import load_task
+    from sign_zs3.tasks.loading import load_task
 
     model = load_task(options.ckpt_path)
-    page = build_page(model, **check_windows(model.segmenter, options))
+    page = build_page(model, **window_options(model.segmenter, options))
     try:
         _, url, _ = page.launch(
             server_name=options.host, server_port=options.port, share=False, inbrowser=False, quiet=True,

@@ -86,7 +86,7 @@ def run(args: list[str]) -> int:
     assert segmenter.config is not None
     protocol = segmenter.config.protocol
     evaluation |= {name: given for name in evaluation if (given := getattr(options, name)) is not None}
-    windows = check_windows(segmenter, options)
+    windows = window_options(segmenter, options)
 
     labelled: list[dict[str, Any]] = []
     complete = False
@@ -153,19 +153,17 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
     add("--max_pixels", type=at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
 
 
-def check_windows(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
+def window_options(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_windows` as `Segmenter.segment` takes them, with the model's own where none is given.
 
     Raises:
         UserError: The overlap is too wide for the window.
     """
+    from sign_zs3.models.inference import check_windows
+
     window = segmenter.window if options.window is None else options.window
     overlap = window // 4 if options.overlap is None else options.overlap
-    if window and not 2 * overlap < window:
-        raise UserError(
-            f"--overlap: found {overlap}, expected less than half of the window of {window}: lower it, or raise "
-            "--window"
-        )
+    check_windows(window, overlap)
     return {"window": window, "overlap": overlap, "max_pixels": options.max_pixels}
 
 

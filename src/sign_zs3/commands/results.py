@@ -34,13 +34,7 @@ phase joins the names. CSV files hold fractions, tables and pictures percent."""
 
 
 def run(args: list[str]) -> int:
-    """Write the tables and pictures, and print the table.
-
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
+    """Write the tables and pictures that a command line after the verb asks for, and print the table.
 
     Raises:
         UserError: A run cannot be read, runs do not belong into one table, or the output is no folder.

@@ -23,13 +23,10 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, tit
     """Draw a confusion matrix: a row per true class, as shares of its pixels, and a column per predicted class.
 
     Args:
-        confusion: (C, C) counts, rows = truth.
+        confusion: (C, C) counts, rows = truth; a class without a pixel has an empty row in the figure.
         classes: C class names, seen ones first.
         num_seen: S; a line parts seen from unseen classes.
         title: Of the figure.
-
-    Returns:
-        A figure in which a class without a pixel has an empty row.
     """
     from matplotlib.colors import PowerNorm
 
@@ -72,10 +69,7 @@ def draw_iou(
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
         title: Of the axes.
-        ax: Where to draw; None: a new figure.
-
-    Returns:
-        The figure and its axes.
+        ax: Where to draw; None: in a new figure.
     """
     names, values = list(per_class), list(per_class.values())
     ax = ax or new_figure((6.0, 1.5 + 0.22 * len(names)), dpi=100).add_subplot()
@@ -100,10 +94,7 @@ def draw_bars(
 ) -> Figure:
     """Draw scores of each row of a table in %, with the standard deviation over seeds.
 
-    Args:
-        labels: Of the rows.
-        scores: Such as ``seen`` -> mean and standard deviation of each row, fractions; None where there is none.
-        title: Of the figure.
+    `scores` maps such as ``seen`` to the mean and standard deviation of each row, fractions; None where there is none.
     """
     figure = new_figure((max(5.0, 1.5 + 1.1 * len(labels)), 4.2), title)
     axes = figure.subplots()
@@ -119,18 +110,11 @@ def draw_bars(
 
 
 def draw_per_class(
-    labels: Sequence[str],
-    per_class: Mapping[str, Sequence[float | None]],
-    unseen: Sequence[str] = (),
-    title: str = "",
+    labels: Sequence[str], per_class: Mapping[str, Sequence[float | None]], unseen: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Draw a heat map: a line per class, a column per row of a table, IoU in % as number and colour.
 
-    Args:
-        labels: Of the table's rows.
-        per_class: Class -> its IoU in each row, fractions; None where there is none.
-        unseen: Names of the unseen classes.
-        title: Of the figure.
+    `per_class` maps a class to its IoU in each row, a fraction; None where there is none.
     """
     values = 100 * np.array(list(per_class.values()), float)
     width = 1.6 + 0.09 * max(map(len, per_class)) + 0.85 * len(labels)
@@ -158,7 +142,7 @@ def draw_temperature(
 
     Args:
         curves: Label -> (T, mean, standard deviation or None) in order of T, fractions.
-        lines: Label -> mean of self-training without annealing, fraction: a line across.
+        lines: Label -> mean without annealing, a fraction, drawn as a line across.
         title: Of the figure.
     """
     figure = new_figure((7.5, 4.2), title)
@@ -182,10 +166,7 @@ def draw_temperature(
 def draw_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str = "") -> Figure:
     """Draw training losses over iterations, a frame per loss and a line per run.
 
-    Args:
-        curves: Label of the run -> name of the loss -> (iteration, value) in order, NaN where the line breaks; one
-            loss at least.
-        title: Of the figure.
+    `curves` maps a run's label to a loss's name to (iteration, value) in order, NaN where the line breaks.
     """
     losses = list(dict.fromkeys(name for run in curves.values() for name in run))
     columns = min(3, len(losses))

@@ -1,4 +1,8 @@
-"""Label maps drawn over their images, with a legend: arrays in, arrays out."""
+"""Label maps drawn over their images, with a legend: arrays in, arrays out.
+
+Pictures are (height, width, 3) uint8 RGB, labels (H, W) uint8 class indices; seen classes come first, and the names of
+unseen ones carry a star.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +39,11 @@ def draw_overlay(
     """Draw labels over their image, and below it the names and shares of the classes that it holds.
 
     Args:
-        image: (h, w, 3) RGB, where it was reduced, of the labels' shape but for rounding.
-        labels: (H, W) class indices.
-        classes: C class names, seen ones first.
-        num_seen: S; the names of unseen classes carry a star.
-        shown: Class indices to draw; None: all.
-
-    Returns:
-        (height, width, 3) RGB; the longer side of the image in it has 320 to 1600 pixels.
+        image: See `blend`.
+        labels: See `blend`.
+        classes: C class names.
+        num_seen: S.
+        shown: Indices of the classes to draw; None: all.
     """
     picture = blend(image, labels, len(classes), shown)
     legend = draw_legend(labels, classes, num_seen, picture.shape[1], shown)
@@ -56,13 +57,10 @@ def blend(
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
     Args:
-        image: See `draw_overlay`.
-        labels: (H, W) class indices.
+        image: Of the labels' shape, but for a reduction and its rounding.
+        labels: At the size of the result, unless its longer side has fewer than 320 pixels, or more than 1600.
         num_classes: C.
-        shown: Class indices to draw; None: all.
-
-    Returns:
-        (height, width, 3) RGB at the size of the labels, reduced or enlarged where `draw_overlay` says so.
+        shown: Indices of the classes to draw; None: all.
     """
     import cv2
 
@@ -91,15 +89,8 @@ def draw_legend(
 ) -> NDArray[np.uint8]:
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
-    Args:
-        labels: (H, W) class indices.
-        classes: C class names, seen ones first.
-        num_seen: S; the names of unseen classes carry a star.
-        width: Pixels to fill; more where the longest name needs them.
-        shown: Class indices to draw in colour, others have an empty box; None: all.
-
-    Returns:
-        (height, width, 3) RGB.
+    The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
+    empty box; None: all are.
     """
     from PIL import Image, ImageDraw
 

@@ -1,7 +1,8 @@
 """Images beside their label maps: of the data, of predictions, of pseudo-labels and of several models.
 
-Each function returns a Matplotlib figure. The legend names the classes that are drawn, with a star where a class is
-unseen.
+Images are (3, H, W) uint8; truths, labels and predictions are (H, W) int64 class indices, 255 where there is none
+(drawn dark grey). Each function returns a Matplotlib figure, whose legend names the classes that are drawn, with a star
+where one is unseen.
 """
 
 from __future__ import annotations
@@ -36,13 +37,7 @@ def prediction_panel(
 ) -> Figure:
     """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled.
 
-    Args:
-        images: (3, H, W) uint8.
-        truths: (H, W) int64 class indices, 255 unlabelled (drawn dark grey).
-        predictions: (H, W) int64 class indices.
-        protocol: The classes.
-        title: Of the figure.
-        confidences: (H, W) float in [0, 1], drawn as heat maps in a fourth row; None: no such row.
+    `confidences`, (H, W) float in [0, 1], are heat maps in a fourth row.
     """
     colours = class_colours(protocol.num_classes)
     rows = {
@@ -65,13 +60,7 @@ def pseudo_label_panel(
 ) -> Figure:
     """Draw a column per image: the image, its labels, the pseudo-labels and their weights.
 
-    Args:
-        images: (3, H, W) uint8.
-        truths: (H, W) int64 class indices, 255 unlabelled.
-        pseudo_labels: (H, W) int64 class indices, 255 where there is none.
-        weights: (H, W) float in [0, 1], of eq. 17 or of those that are kept; NaN where there is no pseudo-label.
-        protocol: The classes.
-        title: Of the figure.
+    `weights`, (H, W) float in [0, 1], are those of eq. 17 or say what is kept; NaN where there is no pseudo-label.
     """
     colours = class_colours(protocol.num_classes)
     rows = {
@@ -90,15 +79,7 @@ def comparison_panel(
     protocol: Protocol,
     title: str = "",
 ) -> Figure:
-    """Draw a row per image, as the paper's Figures 3 and 4: image, truth and a column per model.
-
-    Args:
-        images: (3, H, W) uint8.
-        truths: (H, W) int64 class indices, 255 unlabelled (drawn dark grey).
-        predictions: Label of the model -> (H, W) int64 class indices of each image.
-        protocol: The classes.
-        title: Of the figure.
-    """
+    """Draw a row per image, as the paper's Figures 3 and 4: image, truth and a column per model, headed by its name."""
     shown = _classes_in(*truths, *(labels for model in predictions.values() for labels in model))
     headings = ["image", "truth", *(wrapped(label, 20) for label in predictions)]
     # wide enough for the legend
@@ -123,16 +104,7 @@ def contact_sheet(
     title: str = "",
     pairs: int = 3,
 ) -> Figure:
-    """Draw images in rows, each with its mask to the right.
-
-    Args:
-        images: (3, H, W) uint8.
-        masks: (H, W) int64 class indices, 255 unlabelled.
-        names: Written above the images.
-        protocol: The classes.
-        title: Of the figure.
-        pairs: Images in a row.
-    """
+    """Draw `pairs` images in a row, each below its name, with its mask to the right."""
     pairs = min(pairs, len(images))
     rows = -(-len(images) // pairs)
     figure = _panel((4.6 * pairs + 0.2, 2.1 * rows + 0.7), _classes_in(*masks), protocol, "★ unseen class", title)
@@ -149,14 +121,7 @@ def contact_sheet(
 
 
 def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> Figure:
-    """Draw an image beside its mask, with a legend to the right in which unseen classes are called so.
-
-    Args:
-        image: (3, H, W) uint8.
-        mask: (H, W) int64 class indices, 255 unlabelled.
-        name: Written above the image.
-        protocol: The classes.
-    """
+    """Draw an image, below its name, beside its mask, with a legend to the right that calls unseen classes so."""
     from matplotlib.patches import Patch
 
     colours = class_colours(protocol.num_classes)

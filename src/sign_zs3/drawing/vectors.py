@@ -26,10 +26,10 @@ def draw_vectors(
         vectors: (C, W) float.
         classes: C class names.
         unseen: Names of the unseen classes.
-        ax: Where to draw; None: a new figure.
+        ax: Where to draw; None: in a new figure.
 
     Returns:
-        The figure and its axes; each axis tells its share of the variance.
+        The figure and its axes, each of which names its share of the variance.
     """
     points, shares = _principal_components(vectors)
     if ax is None:
@@ -115,12 +115,7 @@ def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[n
 
 
 def draw_nearest(neighbours: Mapping[str, Sequence[tuple[str, float]]], title: str = "") -> Figure:
-    """Draw a row per unseen class: its nearest seen classes from left to right, coloured by cosine.
-
-    Args:
-        neighbours: Unseen class -> its nearest seen classes and their cosines, the nearest first.
-        title: Of the figure.
-    """
+    """Draw a row per unseen class: its nearest seen classes and their cosines, the nearest first."""
     cosines = np.array([[cosine for _, cosine in row] for row in neighbours.values()])
     rows, columns = cosines.shape
     longest = max(len(name) for row in neighbours.values() for name, _ in row)

@@ -25,13 +25,12 @@ OVERLAY_SUFFIX = "_overlay.jpg"
 
 
 def paths_of(name: str) -> tuple[str, str]:
-    """Return where the index map and the overlay of an image are, relative to the folder of the predictions.
+    """Return the paths of an image's index map and overlay in the folder of the predictions.
 
     Args:
-        name: Of the image; it may name subfolders, and no place outside of the folder.
+        name: Of the image; it may name subfolders, but no place outside of the folder.
     """
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")]
-    inside = "/".join(parts)
+    inside = "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
     return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
 
 
@@ -87,22 +86,17 @@ def write_prediction(
     with replacing(folder / overlay) as beside:
         # Pillow's own writing of a JPEG does not see when the disk is full
         beside.write_bytes(content.getvalue())
-    pixels = dict(zip(protocol.classes, found.pixels.tolist(), strict=True))
-    confidence = {
-        name: _number(value)
-        for name, value in zip(protocol.classes, found.confidence.tolist(), strict=True)
-        if pixels[name]
-    }
-    mean = math.fsum(pixels[name] * (math.nan if value is None else value) for name, value in confidence.items())
+    classes = zip(protocol.classes, found.pixels.tolist(), found.confidence.tolist(), strict=True)
+    held = [(name, count, confidence) for name, count, confidence in classes if count]
     return {
         "file": file,
         "index": index,
         "overlay": overlay,
         "width": labels.shape[1],
         "height": labels.shape[0],
-        "pixels": {name: count for name, count in pixels.items() if count},
-        "confidence": _number(mean / labels.size),
-        "class_confidence": confidence,
+        "pixels": {name: count for name, count, _ in held},
+        "confidence": _number(math.fsum(count * confidence for _, count, confidence in held) / labels.size),
+        "class_confidence": {name: _number(confidence) for name, _, confidence in held},
     }
 
 
@@ -113,7 +107,7 @@ def write_report(
     failed: Sequence[Mapping[str, str]] = (),
     complete: bool = True,
     **facts: Any,
-) -> Path:
+) -> None:
     """Write ``predictions.json``.
 
     Args:
@@ -123,11 +117,7 @@ def write_report(
         failed: ``file`` and ``error`` of images that could not be labelled.
         complete: False where the run was stopped before its end.
         **facts: What else the report says, such as the checkpoint.
-
-    Returns:
-        The file.
     """
-    path = folder / REPORT
     report = {
         "format": REPORT_FORMAT,
         **facts,
@@ -141,8 +131,7 @@ def write_report(
         "images": list(images),
         "failed": list(failed),
     }
-    write_json(path, report)
-    return path
+    write_json(folder / REPORT, report)
 
 
 def closing_line(folder: Path, count: int) -> str:
@@ -152,5 +141,5 @@ def closing_line(folder: Path, count: int) -> str:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Return None for NaN, which JSON does not have."""
     return value if math.isfinite(value) else None
