@@ -92,7 +92,7 @@ class Protocol:
         unseen: Sequence[str],
         ignored_ids: Collection[int] = (IGNORE_INDEX,),
     ) -> Protocol:
-        """Splits the classes of a data set by name; both halves are ordered by the data set's own id.
+        """Split the classes of a data set by name; both halves are ordered by the data set's own id.
 
         Args:
             dataset: Name of the data set.
@@ -168,7 +168,7 @@ class Protocol:
         return tuple(range(self.num_seen, self.num_classes))
 
     def lookup(self, hide_unseen: bool = False) -> NDArray[np.int64]:
-        """Returns the table from own ids to contiguous ones.
+        """Return the table from own ids to contiguous ones.
 
         Args:
             hide_unseen: Send the unseen classes to 255, as training must.
@@ -183,13 +183,13 @@ class Protocol:
         return table
 
     def to_ids(self) -> NDArray[np.uint8]:
-        """Returns the table from contiguous ids to own ids, uint8 (256,); 255 and unused entries give 255."""
+        """Return the table from contiguous ids to own ids, uint8 (256,); 255 and unused entries give 255."""
         table = np.full(256, IGNORE_INDEX, np.uint8)
         table[: self.num_classes] = self.ids
         return table
 
     def development(self, count: int, seed: int = 0) -> Protocol:
-        """Makes a split for choosing hyperparameters without looking at the true unseen classes.
+        """Make a split for choosing hyperparameters without looking at the true unseen classes.
 
         Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and
         their pixels are ignored everywhere.

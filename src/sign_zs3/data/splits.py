@@ -62,7 +62,7 @@ def published_protocol(
     unseen: Sequence[str] | None = None,
     ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
 ) -> Protocol:
-    """Returns a published class split, or one's own by the names of the unseen classes.
+    """Return a published class split, or one's own by the names of the unseen classes.
 
     Args:
         dataset: A key of `SPLITS`.

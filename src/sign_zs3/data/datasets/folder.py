@@ -32,7 +32,7 @@ def folder_protocol(
     ignored_classes: Sequence[str] = (),
     ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
 ) -> Protocol:
-    """Returns the class split of a folder, named after the folder.
+    """Return the class split of a folder, named after the folder.
 
     Args:
         root: The folder.
