@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import MAX_NAME, is_name
 
 IGNORE_INDEX = 255
@@ -107,10 +106,9 @@ class Protocol:
         """
         for name in unseen:
             if name not in names.values():
-                close = difflib.get_close_matches(name, names.values(), n=3, cutoff=0.5)
-                hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "correct the name"
+                hint = did_you_mean(name, names.values(), otherwise="; correct the name")
                 known = ", ".join(names[i] for i in sorted(names))
-                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}); {hint}")
+                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}){hint}")
         if twice := _repeated(unseen):
             raise UserError(f"unseen: found {twice[0]!r} twice, expected each name once; remove one")
         ordered = sorted(names, key=lambda i: (names[i] in unseen, i))
