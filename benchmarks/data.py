@@ -41,7 +41,7 @@ from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.datasets.voc import VOCDataset
 from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
-from sign_zs3.data.transforms import IMAGENET_MEAN, evaluation_preset, training_preset
+from sign_zs3.data.transforms import MEAN_COLOUR, evaluation_preset, training_preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 KINDS = ("bare", "pipeline", "plain", "evaluation", "evaluation 513")
@@ -155,7 +155,7 @@ class Plain(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             [
                 A.Resize(case.warp, case.warp),
                 A.RandomScale((-0.5, 0.5), p=1),
-                A.PadIfNeeded(case.crop, case.crop, border_mode=cv2.BORDER_CONSTANT, fill=IMAGENET_MEAN, fill_mask=255),
+                A.PadIfNeeded(case.crop, case.crop, border_mode=cv2.BORDER_CONSTANT, fill=MEAN_COLOUR, fill_mask=255),
                 A.RandomCrop(case.crop, case.crop),
                 A.HorizontalFlip(),
                 A.Normalize(),

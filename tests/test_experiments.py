@@ -201,7 +201,7 @@ def test_table_4_compares_networks_of_one_size() -> None:
     counts = [parameters(row, 21) for row in pair]
     assert [c["head"] + c["spatial"] + c["classifier"] for c in counts] == [371_349, 371_493]
     assert [phase.kind for phase in model.schedule.phases] == ["train"]
-    assert model.trainable("train") == {"encoder", "spatial", "classifier"}
+    assert model.progress.plan["train"] == {"encoder", "spatial", "classifier"}
 
 
 def test_voc_with_a_frozen_encoder_has_the_papers_split_and_vectors() -> None:

@@ -133,7 +133,7 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
 
 
 def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None = None) -> Iterator[Path]:
-    """Yields the files in a folder and its subfolders; linked folders are walked, each once.
+    """Yield the files in a folder and its subfolders; linked folders are walked, each once.
 
     Hidden files, pipes, sockets and devices are left out.
 
@@ -177,7 +177,7 @@ def _is_special(path: Path) -> bool:
 
 
 def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
-    """Reads a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
+    """Read a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
 
     Args:
         path: The file.
@@ -203,7 +203,7 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
 
 
 def read_content(path: Path, limit: int, expected: str) -> bytes:
-    """Reads a file that must be small, and no pipe or device.
+    """Read a file that must be small, and no pipe or device.
 
     Args:
         path: The file.
@@ -229,7 +229,7 @@ def read_content(path: Path, limit: int, expected: str) -> bytes:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Reads a JSON file of at most `MAX_TEXT` bytes and 100,000 values, see `not_plain`.
+    """Read a JSON file of at most `MAX_TEXT` bytes and 100,000 values, see `not_plain`.
 
     Raises:
         UserError: It cannot be read.
@@ -245,7 +245,7 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_yaml(path: Path, expected: str) -> Any:
-    """Reads a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are errors.
+    """Read a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are errors.
 
     Memory: some 100 MB, since a file may stand for at most 10,000 values by its aliases.
 
@@ -386,5 +386,5 @@ def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
 
 
 def line_of(error: Exception) -> str:
-    """Puts an error of another library on one line of at most 300 letters: some quote what they read."""
+    """Put an error of another library on one line of at most 300 letters: some quote what they read."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -34,10 +34,10 @@ _TURNED = (5, 6, 7, 8)
 def read_image(
     path: Path,
     mask_size: Size | None = None,
-    enough: Callable[[int, int], Size] | None = None,
+    needed_size: Callable[[int, int], Size] | None = None,
     max_pixels: int | None = None,
 ) -> tuple[NDArray[np.uint8], Size]:
-    """Decodes an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
+    """Decode an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
     mask was drawn on them. Without `max_pixels`, Pillow warns of images above 89 million pixels and refuses those
@@ -46,7 +46,7 @@ def read_image(
     Args:
         path: The image.
         mask_size: Height and width of its mask.
-        enough: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
+        needed_size: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
             or 1/8 of its size, rounded up, where that is not below.
         max_pixels: Refuse an image of more pixels before it is decoded.
 
@@ -70,8 +70,8 @@ def read_image(
             if turned and mask_size == stored != stored[::-1]:
                 orientation, turned = 1, False
             size = stored[::-1] if turned else stored
-            if enough is not None:
-                needed = enough(*size)
+            if needed_size is not None:
+                needed = needed_size(*size)
                 # formats that cannot be reduced do nothing here
                 file.draft(None, needed if turned else needed[::-1])
             # without a need to turn, it would copy
@@ -195,7 +195,7 @@ def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
 
 
 def undecodable(path: Path, expected: str, error: Exception) -> UserError:
-    """Returns the error for a file that its decoder refuses."""
+    """Return the error for a file that its decoder refuses."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: not found, expected {expected}; put the file there")
     if path.is_file() and not path.stat().st_size:

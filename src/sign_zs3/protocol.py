@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import MAX_NAME, is_name
 
 IGNORE_INDEX = 255
@@ -92,7 +91,7 @@ class Protocol:
         unseen: Sequence[str],
         ignored_ids: Collection[int] = (IGNORE_INDEX,),
     ) -> Protocol:
-        """Splits the classes of a data set by name; both halves are ordered by the data set's own id.
+        """Split the classes of a data set by name; both halves are ordered by the data set's own id.
 
         Args:
             dataset: Name of the data set.
@@ -107,10 +106,9 @@ class Protocol:
         """
         for name in unseen:
             if name not in names.values():
-                close = difflib.get_close_matches(name, names.values(), n=3, cutoff=0.5)
-                hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "correct the name"
+                hint = did_you_mean(name, names.values(), otherwise="; correct the name")
                 known = ", ".join(names[i] for i in sorted(names))
-                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}); {hint}")
+                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}){hint}")
         if twice := _repeated(unseen):
             raise UserError(f"unseen: found {twice[0]!r} twice, expected each name once; remove one")
         ordered = sorted(names, key=lambda i: (names[i] in unseen, i))
@@ -168,7 +166,7 @@ class Protocol:
         return tuple(range(self.num_seen, self.num_classes))
 
     def lookup(self, hide_unseen: bool = False) -> NDArray[np.int64]:
-        """Returns the table from own ids to contiguous ones.
+        """Return the table from own ids to contiguous ones.
 
         Args:
             hide_unseen: Send the unseen classes to 255, as training must.
@@ -183,13 +181,13 @@ class Protocol:
         return table
 
     def to_ids(self) -> NDArray[np.uint8]:
-        """Returns the table from contiguous ids to own ids, uint8 (256,); 255 and unused entries give 255."""
+        """Return the table from contiguous ids to own ids, uint8 (256,); 255 and unused entries give 255."""
         table = np.full(256, IGNORE_INDEX, np.uint8)
         table[: self.num_classes] = self.ids
         return table
 
     def development(self, count: int, seed: int = 0) -> Protocol:
-        """Makes a split for choosing hyperparameters without looking at the true unseen classes.
+        """Make a split for choosing hyperparameters without looking at the true unseen classes.
 
         Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and
         their pixels are ignored everywhere.

@@ -221,7 +221,7 @@ def test_exif_is_followed_where_the_mask_allows(orientation: int, suffix: str, r
     shown = SHOWN[orientation](stored)
     asked: list[tuple[int, int]] = []
 
-    def enough(height: int, width: int) -> tuple[int, int]:
+    def needed_size(height: int, width: int) -> tuple[int, int]:
         asked.append((height, width))
         return height // 2, width // 2
 
@@ -231,7 +231,7 @@ def test_exif_is_followed_where_the_mask_allows(orientation: int, suffix: str, r
         if orientation <= 4:
             # the size does not tell, so the label tool is taken to have followed EXIF
             expected = shown
-        read, size = read_image(path, mask_size, enough if reduced else None)
+        read, size = read_image(path, mask_size, needed_size if reduced else None)
         assert size == expected.shape[:2]
         assert read.shape == (size[0] // factor, size[1] // factor, 3)
         blocks = expected.reshape(read.shape[0], factor, read.shape[1], factor, 3).mean((1, 3))

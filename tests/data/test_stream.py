@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, StreamSampler, Uncounted, worker_options
+from sign_zs3.data.stream import (
+    Loader,
+    ShardSampler,
+    Stream,
+    StreamLoader,
+    StreamSampler,
+    UnscoredSamples,
+    worker_options,
+)
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import ToyDataset, same_samples
@@ -157,7 +165,7 @@ def test_shards_partition_the_images_without_padding(world_size: int) -> None:
 
 
 def test_a_sample_that_nothing_counts_has_no_label_and_no_name() -> None:
-    sample = Uncounted(ToyDataset(3))[1]
+    sample = UnscoredSamples(ToyDataset(3))[1]
     assert bool((sample["mask"] == 255).all()) and not bool(sample["valid"].any()) and sample["id"] == ""
 
 

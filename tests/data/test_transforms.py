@@ -151,7 +151,7 @@ def test_enough_is_the_size_of_the_scaled_image(warp: int | None) -> None:
     for seed in range(20):
         # the crop is larger than any scaled image, so `valid` shows the whole of it
         valid = preset(*coded(60, 90), seed)[2]
-        assert preset.enough(60, 90, seed) == (valid.any(1).sum(), valid.any(0).sum())
+        assert preset.needed_size(60, 90, seed) == (valid.any(1).sum(), valid.any(0).sum())
 
 
 def test_the_seed_decides_everything() -> None:
@@ -218,7 +218,7 @@ def test_evaluation_warps_once_and_without_new_labels() -> None:
     assert image.shape == (33, 33, 3) and mask.shape == (33, 33) and valid.all()
     assert set(np.unique(mask)) == {0, 5, 10, 20}
     assert np.abs(image.astype(int) - cv2.resize(before[0], (33, 33))).max() <= LEVELS
-    assert preset.enough(31, 47, 0) == (33, 33)
+    assert preset.needed_size(31, 47, 0) == (33, 33)
 
 
 # -- pipelines of the user's own -----------------------------------------------------------------------------

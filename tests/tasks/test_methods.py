@@ -75,7 +75,7 @@ class TestEveryMethod:
         assert list(watch.states) == ["train", *later, "self_training"]
         for name, (before, after) in watch.states.items():
             for part, module in model.parts().items():
-                moves = part in model.trainable(name) and bool(list(module.parameters()))
+                moves = part in model.progress.plan[name] and bool(list(module.parameters()))
                 assert same(before[part], after[part]) is not moves, f"{part} in {name}"
 
     def test_no_unseen_label_reaches_any_weight(
@@ -225,7 +225,7 @@ def test_top_p_of_all_classes_changes_nothing_and_top_1_is_the_best_class(train:
     small = torch.randn(2, model.protocol.num_classes, 8, 8, generator=torch.Generator().manual_seed(0))
     model.teacher = lambda images: small
     batch = a_batch()
-    labels, _, pseudo = model.pseudo_labels(batch)
+    labels, _, pseudo, _ = model.pseudo_labels(batch)
     logits = F.interpolate(small, (32, 32), mode="bilinear", align_corners=False)
     ignored = (batch["mask"] == 255) & batch["valid"]
     assert torch.equal(pseudo, ignored & (logits.argmax(1) == labels))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sign_zs3 import SIGNModule, UserError
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.data.datasets.shapes import ShapesDataset
+from sign_zs3.functional import annealed_weights
 from sign_zs3.models import SpatialFeatures
 from sign_zs3.tasks import ZeroShotTask, steps
 from sign_zs3.tasks.steps import Losses, PseudoLabels
@@ -68,7 +69,7 @@ def test_frozen_parts_are_bit_equal_and_trained_ones_move(fit: Fit) -> None:
     model = fit(watch)
     assert list(watch.states) == ["train", "generator", "transfer", "self_training"]
     for name, (before, after) in watch.states.items():
-        trained = model.trainable(name)
+        trained = model.progress.plan[name]
         for part in model.parts():
             assert same(before[part], after[part]) is (part not in trained), f"{part} in {name}"
 
@@ -200,12 +201,13 @@ def test_pseudo_labels_are_the_best_unseen_class_of_ignored_pixels() -> None:
     model.enter_phase("self_training")
     batch = a_batch()
     batch["valid"][:, :5] = False
-    labels, confidence, pseudo = model.pseudo_labels(batch)
+    labels, confidence, pseudo, weights = model.pseudo_labels(batch)
     logits = F.interpolate(model.teacher(batch["image"]), (32, 32), mode="bilinear", align_corners=False)  # type: ignore[misc]
     first = model.protocol.num_seen
     assert torch.equal(labels, logits[:, first:].argmax(1) + first)
     torch.testing.assert_close(confidence, logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1).detach())
     assert torch.equal(pseudo, (batch["mask"] == 255) & batch["valid"])
+    torch.testing.assert_close(weights, annealed_weights(confidence, pseudo, model.hparams["temperature"]))
     everything = built(tiny_model(pseudo_classes="all"))
     everything.segmenter.load_state_dict(model.segmenter.state_dict())
     everything.enter_phase("self_training")
@@ -216,7 +218,7 @@ def test_weight_zero_on_pseudo_labels_is_supervised_training(fit: Fit, monkeypat
     monkeypatch.setattr(steps, "annealed_weights", lambda confidence, pseudo, temperature: (~pseudo).float())
     plain = fit(rounds=1)
     monkeypatch.setattr(SIGNModule, "pseudo_labels", lambda self, batch: PseudoLabels(
-        batch["mask"], torch.zeros(batch["mask"].shape), torch.zeros_like(batch["valid"])))  # fmt: skip
+        batch["mask"], zero := torch.zeros(batch["mask"].shape), torch.zeros_like(batch["valid"]), zero))  # fmt: skip
     assert same(state_of(plain.segmenter), state_of(fit(rounds=1).segmenter))
 
 

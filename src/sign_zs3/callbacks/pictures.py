@@ -163,7 +163,7 @@ class PictureLogger(pl.Callback):
             batch = {"image": shown.image, "mask": shown.truth, "valid": shown.valid}
             pseudo = model.pseudo_labels({name: value[None].to(model.device) for name, value in batch.items()})
             labels.append(pseudo.labels.masked_fill(~pseudo.counts, IGNORE_INDEX)[0].cpu())
-            weights.append(model.pseudo_weights(pseudo).masked_fill(~pseudo.counts, torch.nan)[0].cpu())
+            weights.append(pseudo.weights.masked_fill(~pseudo.counts, torch.nan)[0].cpu())
         return labels, weights
 
     def _put(self, trainer: pl.Trainer, key: str, figure: Figure, step: int, name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.data.stream import Uncounted
+from sign_zs3.data.stream import UnscoredSamples
 from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
@@ -68,6 +68,6 @@ class PredictionWriter(BasePredictionWriter):
 def _dataset(trainer: pl.Trainer) -> SegmentationDataset:
     assert trainer.predict_dataloaders is not None
     dataset = trainer.predict_dataloaders.dataset
-    found = dataset.dataset if isinstance(dataset, Uncounted) else dataset
+    found = dataset.dataset if isinstance(dataset, UnscoredSamples) else dataset
     assert isinstance(found, SegmentationDataset)
     return found

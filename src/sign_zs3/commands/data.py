@@ -155,7 +155,7 @@ def _show(args: list[str]) -> int:
 
 
 def _thinned(sample: Sample) -> Sample:
-    """Leaves out rows and columns of large images, a dozen of which would fill the memory."""
+    """Leave out rows and columns of large images, a dozen of which would fill the memory."""
     step = max(1, min(sample["mask"].shape) // SHOWN)
     small = {key: sample[key][..., ::step, ::step].clone() for key in ("image", "mask", "valid")}
     return {**sample, **small}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import re
 import sys
@@ -22,7 +21,7 @@ from sign_zs3.embeddings import (
     read_vectors,
     resolve,
 )
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import CLASS_LINE, check_writable, read_lines, write_json
 
 log = logging.getLogger(__name__)
@@ -112,11 +111,10 @@ def _class_names(what: str) -> list[str]:
     elif "," in what:
         names = [" ".join(name.split()) for name in what.split(",") if name.strip()]
     else:
-        close = difflib.get_close_matches(what, DATASETS, n=1)
         raise UserError(
             f"--classes: found '{what}', which is no file and no data set: expected one of {', '.join(DATASETS)}, or a "
-            f"file with one name per line, or names separated by commas; "
-            + (f"did you mean '{close[0]}'?" if close else f"for the one class of this name write '{what},'")
+            "file with one name per line, or names separated by commas"
+            + did_you_mean(what, DATASETS, 1, f"; for the one class of this name write '{what},'")
         )
     if not names:
         raise UserError(f"--classes: found no name in '{what}', expected one at least; add some")

@@ -51,7 +51,6 @@ def run(args: list[str]) -> int:
         raise UserError(
             "--panels: found runs on validation images (development), expected runs on test images; leave it out"
         )
-    assert first.results is not None
     title = f"{first.results['dataset']}, split {first.split}"
     title += " (scores of validation images)" if first.is_development else ""
     title += f", after phase {phase}" if phase else ""
@@ -98,7 +97,7 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     from sign_zs3.commands.training import ConfiguredCLI
     from sign_zs3.data.examples import choose_examples
     from sign_zs3.drawing.panels import comparison_panel
-    from sign_zs3.tasks.building import check_classes
+    from sign_zs3.tasks.checkpoint import check_classes
     from sign_zs3.tasks.loading import load_task
 
     chosen: dict[str, tuple[Run, Path]] = {}

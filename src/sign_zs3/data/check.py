@@ -87,7 +87,7 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 
 
 def _shared(sets: dict[Part, SegmentationDataset]) -> Iterator[str]:
-    """Says which images are in two lists."""
+    """Tell which images are in two lists."""
     for (one, first), (two, second) in itertools.combinations(sets.items(), 2):
         if isinstance(first, ListedDataset) and isinstance(second, ListedDataset):
             for path in first.shared_with(second):

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sign_zs3.data.datasets.base import Enough, Image, Sample, SegmentationDataset
+from sign_zs3.data.datasets.base import Image, NeededSize, Sample, SegmentationDataset
 from sign_zs3.data.transforms import _Cut
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
@@ -91,14 +91,14 @@ class FeatureCache:
         return self._root / self._key
 
     def holds(self, name: str) -> bool:
-        """Says whether whole maps of that name are there; of a broken or cut file it is False."""
+        """Tell whether whole maps of that name are there; of a broken or cut file it is False."""
         # a broken file makes the reader raise almost anything
         with contextlib.suppress(Exception), self._open(name) as file:
             return set(file.keys()) == set(self._levels())
         return False
 
     def read(self, name: str, size: Sequence[int], window: tuple[slice, slice] | None = None) -> tuple[Tensor, ...]:
-        """Reads an image's maps, or a rectangle of them.
+        """Read an image's maps, or a rectangle of them.
 
         Args:
             name: As in `write`.
@@ -131,7 +131,7 @@ class FeatureCache:
         return tuple(maps)
 
     def write(self, name: str, image: Image) -> None:
-        """Computes an image's maps and puts them in the place of what was there.
+        """Compute an image's maps and puts them in the place of what was there.
 
         Args:
             name: Stands for the image's content, size and mirroring; fit for a file name.
@@ -226,31 +226,31 @@ class FeatureDataset(SegmentationDataset):
         return len(self.dataset)
 
     def name(self, index: int) -> str:
-        """Returns the image's name."""
+        """Return the image's name."""
         return self.dataset.name(index)
 
     def mask_source(self, index: int) -> str:
-        """Returns what an error about a mask should name."""
+        """Return what an error about a mask should name."""
         return self.dataset.mask_source(index)
 
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
-        """Reads image and mask, as the data set does."""
+        """Read image and mask, as the data set does."""
         return self.dataset.read(index)
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Reads a mask alone, as the data set does."""
+        """Read a mask alone, as the data set does."""
         return self.dataset.read_mask(index)
 
-    def read_reduced(self, index: int, enough: Enough | None) -> tuple[Image, NDArray[Any]]:
-        """Reads image and mask, as the data set does."""
-        return self.dataset.read_reduced(index, enough)
+    def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
+        """Read image and mask, as the data set does."""
+        return self.dataset.read_reduced(index, needed_size)
 
     def fingerprint(self, index: int) -> str:
-        """Returns what stands for the image's content."""
+        """Return what stands for the image's content."""
         return self.dataset.fingerprint(index)
 
     def fill(self, indices: Sequence[int], progress: bool = False) -> None:
-        """Computes the maps that are missing, broken, or of an image that has changed since.
+        """Compute the maps that are missing, broken, or of an image that has changed since.
 
         Args:
             indices: The images that samples will be asked of.
@@ -278,7 +278,7 @@ class FeatureDataset(SegmentationDataset):
             log.info("features: %d images in %s, %d maps computed", len(indices), self.cache.folder, computed)
 
     def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
-        """Reads the maps and the mask of an image, cropped and mirrored.
+        """Read the maps and the mask of an image, cropped and mirrored.
 
         Args:
             index: Which image, 0..len-1, one of those that were filled.
@@ -314,7 +314,7 @@ class FeatureDataset(SegmentationDataset):
         return {"maps": maps, **labels, "size": torch.tensor(full), "id": self.name(index)}
 
     def _name(self, index: int) -> str:
-        """Returns the stem of the files of an image; its content decides its native size."""
+        """Return the stem of the files of an image; its content decides its native size."""
         size = self.view.size
         return f"{self.fingerprint(index)}-" + ("native" if size is None else f"{size}x{size}")
 
@@ -327,13 +327,13 @@ class FeatureDataset(SegmentationDataset):
         return _Cut((full[0], full[1]), to, (0, 0), to, mirrored)
 
     def _whole(self, image: Image, full: tuple[int, ...], mirrored: bool) -> Image:
-        """Returns the image that is encoded, uint8 (3, H, W)."""
+        """Return the image that is encoded, uint8 (3, H, W)."""
         if self.view.size is not None:
             return self._cut(full, mirrored).image(image)
         return image.transpose(2, 0, 1)[:, :, :: -1 if mirrored else 1]
 
     def _mask(self, index: int) -> tuple[Image, tuple[int, ...]]:
-        """Returns the whole mask, uint8 (H, W) of contiguous ids, not to be written to; and its size before a warp."""
+        """Return the whole mask, uint8 (H, W) of contiguous ids, not to be written to; and its size before a warp."""
         if index in self._masks:
             packed, shape, full = self._masks[index]
             return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape), full
@@ -355,7 +355,7 @@ def _cells(size: Sequence[int], stride: int) -> tuple[int, ...]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Writes a file beside its place under a name of its own, since another run may write the same one."""
+    """Write a file beside its place under a name of its own, since another run may write the same one."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         beside.write_bytes(content)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 
@@ -62,7 +61,7 @@ def published_protocol(
     unseen: Sequence[str] | None = None,
     ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
 ) -> Protocol:
-    """Returns a published class split, or one's own by the names of the unseen classes.
+    """Return a published class split, or one's own by the names of the unseen classes.
 
     Args:
         dataset: A key of `SPLITS`.
@@ -76,9 +75,8 @@ def published_protocol(
     """
     splits = SPLITS[dataset]
     if split not in splits:
-        close = difflib.get_close_matches(split.lower(), splits, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "or name the classes in unseen"
-        raise UserError(f"split: found {split!r}, expected one of {dataset}'s: {', '.join(splits)}; {hint}")
+        hint = did_you_mean(split.lower(), splits, 1, "; or name the classes in unseen")
+        raise UserError(f"split: found {split!r}, expected one of {dataset}'s: {', '.join(splits)}{hint}")
     chosen = splits[split]
     if chosen.background:
         names = {0: "background", **names}

@@ -83,11 +83,11 @@ class Stream(Dataset[Sample]):
         self.compact = compact
 
     def __len__(self) -> int:
-        """Returns n, the number of images of the pool without `extra`; positions go on beyond it."""
+        """Return n, the number of images of the pool without `extra`; positions go on beyond it."""
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Sample:
-        """Returns the sample at a position, at least 0 (see `SegmentationDataset.sample`)."""
+        """Return the sample at a position, at least 0 (see `SegmentationDataset.sample`)."""
         index, labelled = self.locate(position)
         sample = self.dataset.sample(index, _hash(self.seed, _AUGMENTATION, position), self.compact)
         if not labelled:
@@ -95,7 +95,7 @@ class Stream(Dataset[Sample]):
         return sample
 
     def locate(self, position: int) -> tuple[int, bool]:
-        """Returns the image at a position, and whether its labels may be shown.
+        """Return the image at a position, and whether its labels may be shown.
 
         Raises:
             IndexError: The position is negative.
@@ -135,11 +135,11 @@ class StreamSampler(DistributedSampler[int]):
         self.start_batch = 0
 
     def __len__(self) -> int:
-        """Returns the number of samples of a whole epoch for this rank."""
+        """Return the number of samples of a whole epoch for this rank."""
         return self.batches_per_epoch * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        """Yields positions to the end of the epoch that holds `start_batch`."""
+        """Yield positions to the end of the epoch that holds `start_batch`."""
         end = (self.start_batch // self.batches_per_epoch + 1) * self.batches_per_epoch
         for batch in range(self.start_batch, end):
             first = (batch * self.num_replicas + self.rank) * self.batch_size
@@ -150,7 +150,7 @@ class ShardSampler(DistributedSampler[int]):
     """Every R-th index, unpadded: over all ranks each image is evaluated exactly once.
 
     Shards may differ in length, so nothing collective may happen per batch. A rank for which nothing is left has the
-    first image, as `Uncounted`: Lightning passes over an empty loader, with all that is collective after it.
+    first image, as `UnscoredSamples`: Lightning passes over an empty loader, with all that is collective after it.
 
     Args:
         indices: The images to evaluate.
@@ -165,15 +165,15 @@ class ShardSampler(DistributedSampler[int]):
         self.counts = bool(share)
 
     def __len__(self) -> int:
-        """Returns the number of images of this rank."""
+        """Return the number of images of this rank."""
         return len(self.shard)
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the images of this rank, in order."""
+        """Yield the images of this rank, in order."""
         return iter(self.shard)
 
 
-class Uncounted(Dataset[Sample]):
+class UnscoredSamples(Dataset[Sample]):
     """A data set's samples without a labelled pixel and without a name: whatever is found there, nothing counts it.
 
     Args:
@@ -184,7 +184,7 @@ class Uncounted(Dataset[Sample]):
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns the sample at an index, all 255 and none valid."""
+        """Return the sample at an index, all 255 and none valid."""
         sample = self.dataset[index]
         mask = torch.full_like(sample["mask"], IGNORE_INDEX)
         return {**sample, "mask": mask, "valid": torch.zeros_like(sample["valid"]), "id": ""}
@@ -194,7 +194,7 @@ class Loader(DataLoader[Sample]):
     """A `DataLoader` whose workers hand a `UserError` on as its one line, without their traceback."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yields batches.
+        """Yield batches.
 
         Raises:
             UserError: A sample could not be read.
@@ -236,27 +236,27 @@ class StreamLoader(Loader):
         super().__init__(stream, batch_size=batch_size, sampler=self.order, **worker_options(num_workers), **kwargs)
 
     def __len__(self) -> int:
-        """Returns the number of batches of a whole epoch."""
+        """Return the number of batches of a whole epoch."""
         return self.order.batches_per_epoch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yields batches from the position to the end of its epoch, counting them."""
+        """Yield batches from the position to the end of its epoch, counting them."""
         self.order.start_batch = self.position
         for batch in super().__iter__():
             self.position += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Returns ``{"position": number of batches handed out}``."""
+        """Return ``{"position": number of batches handed out}``."""
         return {"position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Sets the position; the next pass starts there."""
+        """Set the position; the next pass starts there."""
         self.position = int(state_dict["position"])
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
-    """Returns the `DataLoader` arguments that all loaders here share.
+    """Return the `DataLoader` arguments that all loaders here share.
 
     The generator is the loader's own: the default would draw from the global random state at each pass, and
     so shift every later draw of the model.

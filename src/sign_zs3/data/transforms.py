@@ -22,7 +22,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, read_yaml
 from sign_zs3.protocol import IGNORE_INDEX
 
-IMAGENET_MEAN = (124, 116, 104)
+MEAN_COLOUR = (124, 116, 104)
 """Mean RGB colour of ImageNet, uint8."""
 
 
@@ -31,10 +31,10 @@ def training_preset(
     scale: tuple[float, float] = (0.5, 1.5),
     crop: int = 321,
     flip: float = 0.5,
-    fill: tuple[int, int, int] = IMAGENET_MEAN,
+    fill: tuple[int, int, int] = MEAN_COLOUR,
     augmentations: str | Path | None = None,
 ) -> Transform:
-    """Returns the training augmentation: warp, random scale, pad below and right, random crop, flip.
+    """Return the training augmentation: warp, random scale, pad below and right, random crop, flip.
 
     Padding has the colour `fill` (which normalises to about 0), 255 in the mask and False in `valid`.
 
@@ -61,7 +61,7 @@ def training_preset(
 
 
 def evaluation_preset(size: int | None = None) -> Transform | None:
-    """Returns the evaluation transform.
+    """Return the evaluation transform.
 
     Args:
         size: Side in pixels that image and mask are warped to (513 in the published code); None leaves
@@ -128,8 +128,8 @@ class _Training(Transform):
     fill: tuple[int, int, int]
     extra: _Pipeline | None = None
 
-    def enough(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Returns the size that the whole image would have after warp and scale."""
+    def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
+        """Return the size that the whole image would have after warp and scale."""
         return self._scaled(height, width, random.Random(seed))
 
     def _scaled(self, height: int, width: int, draw: random.Random) -> tuple[int, int]:
@@ -168,8 +168,8 @@ class _Training(Transform):
 class _Warp(Transform):
     size: int
 
-    def enough(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Returns the size that image and mask are warped to."""
+    def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
+        """Return the size that image and mask are warped to."""
         return self.size, self.size
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
@@ -197,7 +197,7 @@ class _Cut:
     mirrored: bool = False
 
     def image(self, image: Image) -> Image:
-        """Returns the bilinear colours, uint8 (3, *size), of an image of `full` or a reduced size."""
+        """Return the bilinear colours, uint8 (3, *size), of an image of `full` or a reduced size."""
         import cv2
 
         window, matrix = [], np.zeros((2, 3))
@@ -227,7 +227,7 @@ class _Cut:
         return planes[:3]
 
     def mask(self, mask: Image) -> Image:
-        """Returns the nearest labels, uint8 `size`, of a mask of the `full` size."""
+        """Return the nearest labels, uint8 `size`, of a mask of the `full` size."""
         index = []
         for axis in (0, 1):
             # the pixel that holds the centre (i + 1/2) full / to, in whole numbers

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from sign_zs3.errors import close_names
 
 __all__ = ["Vocabulary", "canonical", "near_spellings", "words_of"]
 
@@ -141,9 +142,9 @@ class Vocabulary:
         """
         words = canonical(name).split()
         unknown = [word for word in words if self._spelt(word) is None]
-        near = difflib.get_close_matches(canonical(name), self._by_form, n=3)
+        near = close_names(canonical(name), self._by_form, 3, 0.6)
         for word in unknown:
-            near += [n for n in difflib.get_close_matches(word, self._by_form, n=2) if n not in near]
+            near += [other for other in close_names(word, self._by_form, 2, 0.6) if other not in near]
         lacking = f" (no {', '.join(unknown)})" if len(words) > 1 else ""
         return f"'{name}'{lacking}" + (f", close: {', '.join(near[:4])}" if near else ", nothing close")
 

@@ -15,7 +15,7 @@ Absent = Literal["skip", "zero"]
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Counts of pixels by true and predicted class.
+    """Return the counts of pixels by true and predicted class.
 
     Args:
         prediction: Predicted classes, integers of any shape.

@@ -1,7 +1,7 @@
 """Plain `nn.Module`s: the networks of SIGN with no training code in them."""
 
+from sign_zs3.models.backbones.base import Backbone
 from sign_zs3.models.backbones.build import build_backbone
-from sign_zs3.models.backbones.pyramid import Backbone
 from sign_zs3.models.classifier import Classifier, build_classifier
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.discriminator import Discriminator

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
-from sign_zs3.data.stream import LoaderPlan
-from sign_zs3.embeddings.table import class_vectors
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.metrics import GZSLMeanIoU
@@ -29,7 +27,7 @@ from sign_zs3.models.weights import on_meta
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import checkpoint as stored
 from sign_zs3.tasks import evaluation, run, steps
-from sign_zs3.tasks.building import WarmStart, check_classes, segmenter_config
+from sign_zs3.tasks.building import Sources, segmenter_config
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.progress import Progress
 from sign_zs3.tasks.schedule import Schedule, counted_randomness
@@ -47,12 +45,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
     """Base of the methods: E, a spatial module and C, trained on seen classes and then on pseudo-labels of their own.
 
     A method declares its options in its constructor (plain scalars, strings and lists) and passes the rest on; all are
-    saved as hyperparameters here. It says which phases it has and what each of them trains (`phase_plan`), what stands
-    in the spatial module's and C's place, and what else is done with a batch (`discriminator_step`, `generator_step`).
+    saved as hyperparameters here. It says which parts each phase trains (`phase_plan`), what stands in the spatial
+    module's and C's place, and what else is done with a batch (`discriminator_step`, `generator_step`).
 
-    The classes are a hyperparameter, `protocol`; where it is left open, it is taken from the trainer's data module.
-    Networks are made once the classes are known, in `configure_model`: the data are checked before that, so a missing
-    file is named before any weights are downloaded.
+    The classes are a hyperparameter; where they are open, they are taken from the trainer's data module. Networks are
+    made after the data are checked, so that a missing file is named before weights are downloaded.
 
     Args:
         protocol: Classes and their split, a `Protocol` or its `as_dict`; null takes them from the data module.
@@ -60,12 +57,11 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     Attributes:
         segmenter: E, the spatial module and C; there once the model is built.
+        teacher: A copy of the segmenter that gives pseudo-labels; None but in self-training.
         progress: Schedule, counts and origins: what checkpoints tell beside weights.
-        training_run: Freezing, rates and counting; there while a run trains.
-        updates: The optimisers; there while a run trains.
+        training_run: Freezing, rates, updates and counting; there once a run trains.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
         confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
-        teacher: A copy of the segmenter that gives pseudo-labels; None but in self-training.
     """
 
     architecture: ClassVar[tuple[str, ...]] = (
@@ -77,7 +73,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
     metric: GZSLMeanIoU
     class_vectors: Tensor
     training_run: Training
-    updates: Updates
 
     def __init__(self, protocol: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__()
@@ -91,8 +86,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.hparams["protocol"] = None
         if protocol is not None:
             self._take(protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol))
-        schedule = Schedule.build(self.iterations(), options.phases, options.rounds, options.accumulate)
-        self.progress = Progress(schedule, self.phase_plan())
+        plan = self.phase_plan()
+        lengths = {kind: int(self.hparams[f"{kind}_iterations"]) for kind in plan}
+        if options.self_training == "none":
+            lengths["self_training"] = 0
+        schedule = Schedule.build(lengths, options.phases, options.rounds, options.accumulate)
+        self.progress = Progress(schedule, plan)
         self.scores: dict[str, Any] = {}
         self.confusion: Tensor | None = None
         self.teacher: Segmenter | None = None
@@ -138,18 +137,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Make the optimisers: SGD for E, the spatial module and C."""
         return {"segmenter": segmenter_optimizer(self.segmenter, self.hparams["lr"])}
 
-    def iterations(self) -> dict[str, int]:
-        """Return the length of each kind of phase, in the order in which they run."""
-        lengths = {kind: int(self.hparams[f"{kind}_iterations"]) for kind in self.phase_plan()}
-        return lengths | {"self_training": 0} if self.hparams["self_training"] == "none" else lengths
-
-    def check_ready(self) -> None:
-        """Refuse a schedule that the weights are not ready for."""
-
-    def trainable(self, kind: str) -> frozenset[str]:
-        """Return the names of the parts that a kind of phase trains; all others are frozen bit by bit."""
-        return self.phase_plan()[kind]
-
     @property
     def schedule(self) -> Schedule:
         """The phases and where the run stands."""
@@ -159,11 +146,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     @property
     def protocol(self) -> Protocol:
-        """Classes and their split.
-
-        Raises:
-            UserError: They are open still: the model was given none, and no data module yet.
-        """
+        """Classes and their split; a `UserError` where they are open still."""
         if self._protocol is None:
             raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
         return self._protocol
@@ -172,10 +155,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def is_built(self) -> bool:
         """Whether the networks are made."""
         return "segmenter" in self._modules
-
-    @property
-    def _has_vectors(self) -> bool:
-        return self._buffers["class_vectors"] is not None
 
     def _take(self, protocol: Protocol) -> None:
         self._protocol = protocol
@@ -189,7 +168,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._take(protocol)
         elif self.is_built:
             self._adopt(protocol)
-        check_classes(self.protocol, protocol, "the data")
+        stored.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
             run.check_trainer(self.trainer, self.hparams["compile"])
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
@@ -201,33 +180,27 @@ class ZeroShotTask(pl.LightningModule, ABC):
         and the backbone's weights are read from the files that the options name, or all from `init_from`.
         """
         if not self.is_built:
-            hp, protocol = self.hparams, self.protocol
+            hp, protocol, sources = self.hparams, self.protocol, None
             if not protocol.unseen:
                 log.warning("no unseen classes: the unseen and harmonic scores will be 0")
             self.progress.looked_up = self.progress.centered_on = protocol.classes
-            warm, weights = None, None
-            if not self._has_vectors and hp["init_from"]:
-                warm = WarmStart.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
-                self.class_vectors = warm.class_vectors
-                self.progress.start_from(warm.checkpoint)
-            elif not self._has_vectors:
-                self.class_vectors = class_vectors(hp["vectors"], protocol.classes, hp["center_vectors"])
-                weights = hp["weights"]
+            if self._buffers["class_vectors"] is None:
+                sources = Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
+                self.class_vectors = sources.class_vectors
             # Lightning would make them where they will run; a seed is to give the same weights on every device
             with torch.device("cpu"), counted_randomness(torch.device("cpu"), hp["seed"], "initial weights"):
-                self.build_networks(self.class_vectors.shape[1], weights)
+                self.build_networks(self.class_vectors.shape[1], sources.weights if sources else None)
             self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
-            if warm is not None:
-                self.load_state_dict(warm.state_for(self.state_dict()))
+            if sources is not None and sources.checkpoint is not None:
+                self.progress.start_from(sources.checkpoint)
+                self.load_state_dict(sources.state_for(self.state_dict()))
         if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             self._tell_loaders()
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
-        """Make E, the spatial module and C, as `segmenter`.
+        """Make E, the spatial module and C, as `segmenter`, for class vectors of length `word_dim`.
 
-        Args:
-            word_dim: W, length of a class vector.
-            weights: Of the backbone; None where a checkpoint brings them, or there are none.
+        Backbone `weights` are None where a checkpoint brings them, or there are none.
         """
         dim = self.feature_dim(word_dim)
         config = segmenter_config(self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options())
@@ -260,23 +233,19 @@ class ZeroShotTask(pl.LightningModule, ABC):
         Raises:
             UserError: It is damaged, of other classes, vectors or networks, or holds no training to go on with.
         """
-        stored.check_checkpoint(checkpoint, "the checkpoint")
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            stored.check_resumable(checkpoint)
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        protocol = stored.prepare(checkpoint, self._protocol, fitting)
         if self._protocol is None:
-            self._take(stored.stored_protocol(checkpoint))
-        stored.reorder(checkpoint, self.protocol)
-        check_classes(self.protocol, stored.stored_protocol(checkpoint), "the checkpoint")
+            self._take(protocol)
         state: dict[str, Tensor] = checkpoint["state_dict"]
-        vectors = state["class_vectors"]
         if not self.is_built:
             stored.check_fits(checkpoint, self._expected_state(state))
-            self.class_vectors = torch.zeros_like(vectors)
+            self.class_vectors = torch.zeros_like(state["class_vectors"])
             self.configure_model()
-        if self.class_vectors.shape != vectors.shape:
+        if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
             raise UserError(
-                f"vectors: the checkpoint's class vectors have {vectors.shape[1]} numbers, those given "
-                f"{self.class_vectors.shape[1]}: use the file that it was trained with"
+                f"vectors: the checkpoint's class vectors have {found} numbers, those given {mine}: use the file that "
+                "it was trained with"
             )
         self._set_teacher(stored.has_teacher(state))
         stored.check_fits(checkpoint, self.state_dict())
@@ -295,23 +264,9 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return on_meta(make, lambda twin: twin.segmenter).state_dict()
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any], what: str) -> Self:
-        """Return the model that a checkpoint in memory holds, in evaluation mode on the CPU; `what` names it in errors.
-
-        Raises:
-            UserError: It is damaged, or does not fit the method.
-        """
-        with stored.damage_named(what):
-            options = {k: v for k, v in stored.stored_options(checkpoint).items() if k in cls.defaults()}
-            model = cls(**options, protocol=stored.stored_protocol(checkpoint).as_dict())
-            model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
-        return model.eval()
-
-    @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> Self:  # type: ignore[override]
         """Load a ``.ckpt`` file of this method, as `load_task` does for any."""
-        return cls.from_checkpoint(stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}")
+        return stored.restored(cls, stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}")
 
     # -- training ---------------------------------------------------------------------------------------------
 
@@ -320,38 +275,25 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return list(self.optimizers_by_name().values())
 
     def _tell_loaders(self) -> None:
-        """Tell the data module how long the run is, where it stands, and whether samples are maps of a cache."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ZeroShotDataModule):
-            schedule = self.schedule
-            data.follow(
-                LoaderPlan(
-                    batches=schedule.total_batches,
-                    position=schedule.batches,
-                    unlabelled_from=schedule.first_batch("self_training"),
-                    maps=run.feature_cache(self.segmenter, self.hparams),
-                )
-            )
+            data.follow(run.loader_plan(self.segmenter, self.schedule, self.hparams))
 
     def on_fit_start(self) -> None:
         """Refuse a schedule that the weights are not ready for; tell the loaders where the run begins."""
-        self.check_ready()
+        run.check_ready(self.schedule, self.segmenter.known)
         self._tell_loaders()
         if self.hparams["compile"]:
             run.compile_networks(self.segmenter)
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
-        hp, optimizers = self.hparams, self.optimizers()
-        listed = optimizers if isinstance(optimizers, list) else [optimizers]
-        named = dict(zip(self.rates("train"), listed, strict=True))
-        limits = hp["accumulate"], hp["clip_norm"], hp["max_nonfinite"]
-        self.updates = Updates(self, named, self.parts(), self.progress.counts, *limits)
-        self.training_run = Training(self, self.progress, self.updates, self.rates, self.enter_phase, hp["seed"])
-        self.progress.put_back_gradients(self.named_parameters())
-        if self.schedule.done:
-            self.trainer.should_stop = True
-            log.info("the schedule is complete: nothing left to train")
+        self.training_run = Training(self, self.progress, self.parts(), self.rates, self.enter_phase)
+
+    @property
+    def updates(self) -> Updates:
+        """How losses move weights; there once a run trains."""
+        return self.training_run.updates
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Train on a batch as its phase says: segmentation, then D, then G."""
@@ -360,28 +302,24 @@ class ZeroShotTask(pl.LightningModule, ABC):
         with self.training_run.batch(batch) as kind:
             if kind is not None:
                 spatial, losses = self.segmentation_step(kind, batch)
-                if "generator" in self.trainable(kind):
+                if "generator" in self.progress.plan[kind]:
                     pixels = steps.labelled_features(spatial, batch["mask"], self.class_vectors)
                     losses |= self.discriminator_step(pixels)
                     losses |= self.generator_step(pixels)
                 self.training_run.record(losses, batch)
 
     def segmentation_step(self, kind: str, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
-        """Train E, the spatial module and C: on labels (eq. 3, 4), and in self-training on pseudo-labels too.
+        """Train E, the spatial module and C on labels (eq. 3, 4), in self-training on pseudo-labels too.
 
-        Returns:
-            The features of the batch, and losses by name.
+        Return the features of the batch, and losses by name.
         """
-        report: dict[str, Tensor] = {}
+        alpha, report = self.kl_weight, dict[str, Tensor]()
         with self.updates.of("segmenter"):
             if kind == "train":
-                spatial, losses = steps.supervised_losses(self.segmenter, batch, self.protocol.num_seen, self.kl_weight)
+                spatial, losses = steps.supervised_losses(self.segmenter, batch, self.protocol.num_seen, alpha)
             else:
                 pseudo = self.pseudo_labels(batch)
-                weights = self.pseudo_weights(pseudo)
-                spatial, losses, report = steps.self_training_losses(
-                    self.segmenter, batch, pseudo, weights, self.kl_weight
-                )
+                spatial, losses, report = steps.self_training_losses(self.segmenter, batch, pseudo, alpha)
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms | report
 
@@ -403,15 +341,9 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False) if wanted else None
 
     def pseudo_labels(self, batch: Batch) -> PseudoLabels:
-        """Let the teacher label the ignored pixels of a batch with ``image`` or ``maps``, ``mask`` and ``valid``."""
+        """Let the teacher label the ignored pixels of a batch, see `steps.pseudo_labels`."""
         assert self.teacher is not None
-        first = self.protocol.num_seen if self.hparams["pseudo_classes"] == "unseen" else 0
-        return steps.pseudo_labels(self.teacher, batch, first, self.hparams["pseudo_top_p"])
-
-    def pseudo_weights(self, pseudo: PseudoLabels) -> Tensor:
-        """Weigh pseudo-labels as the options say, see `steps.pseudo_weights`."""
-        hp = self.hparams
-        return steps.pseudo_weights(pseudo, hp["self_training"], hp["temperature"], hp["top_fraction"])
+        return steps.pseudo_labels(self.teacher, batch, self.protocol.num_seen, self.hparams)
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep gradients: a validation may fall into a partly accumulated iteration."""
@@ -435,9 +367,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Count one batch into the confusion matrix."""
         self.metric.update(*evaluation.labels_and_truth(self._scores(batch), batch["mask"], self.hparams["resolution"]))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch into the confusion matrix."""
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/...``; unseen scores only where the validation set labels unseen classes."""

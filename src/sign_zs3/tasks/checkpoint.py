@@ -1,7 +1,7 @@
 """What this library adds to a Lightning checkpoint, and how it is read back: plain types and tensors only.
 
 The library's own part lies under `CHECKPOINT_KEY`: format, version, method, protocol, schedule, counts, the parts that
-were trained, where class vectors came from, and the gradient of an iteration that is not complete.
+were trained, where class vectors came from, and the gradient of an iteration that is not complete (`Progress.stored`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
@@ -29,6 +29,11 @@ CHECKPOINT_FORMAT = 1
 """Raised where an earlier version would misread a checkpoint; what is new and may be missing needs no other number."""
 MAX_PICKLE = 1 << 23
 """Bytes of all that is no tensor, at most: torch takes ten seconds for as many, and a ResNet-152 needs a tenth."""
+_Task = TypeVar("_Task", bound=pl.LightningModule)
+GIVE = "give a .ckpt file that `fit` wrote"
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -39,20 +44,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: Not there, not readable as plain types and tensors, not of this library, or a weight is not finite.
     """
+    what = f"checkpoint: {path}"
     if path.is_dir():
         raise UserError(
-            f"checkpoint: {path} is a folder, expected a file, which holds all that training made: give a .ckpt file "
-            "that `fit` wrote, from the checkpoints/ of its run"
+            f"{what} is a folder, expected a file, which holds all that training made: {GIVE}, from the "
+            "checkpoints/ of its run"
         )
     if not path.is_file():
-        raise UserError(f"checkpoint: {path} is not there: give the path of a .ckpt file that `fit` wrote")
+        raise UserError(f"{what} is not there: give the path of a .ckpt file that `fit` wrote")
+    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             # whatever else torch.load takes is a bare pickle
             if not zipfile.is_zipfile(file):
                 raise UserError(
-                    f"checkpoint: {path} is damaged or no checkpoint (found {path.stat().st_size} bytes, expected a "
-                    "zip archive): give a .ckpt file that `fit` wrote"
+                    f"{what} is damaged or no checkpoint (found {size} bytes, expected a zip archive): {GIVE}"
                 )
             check_archive(file)
             with zipfile.ZipFile(file) as archive:
@@ -60,10 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                     raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
                 # torch does not compare a part with its checksum
                 if (part := archive.testzip()) is not None:
-                    raise UserError(
-                        f"checkpoint: {path} is damaged (found another checksum than its own in {part}): give a .ckpt "
-                        "file that `fit` wrote"
-                    )
+                    raise UserError(f"{what} is damaged (found another checksum than its own in {part}): {GIVE}")
             file.seek(0)
             checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
@@ -71,14 +74,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         # torch's own advice is to let the file run its code
         raise UserError(
-            f"checkpoint: {path} holds more than tensors and plain values, and code in files is never run: give a "
-            ".ckpt file that `fit` wrote"
+            f"{what} holds more than tensors and plain values, and code in files is never run: {GIVE}"
         ) from error
     except Exception as error:  # a broken file makes readers raise almost anything
-        raise UserError(
-            f"checkpoint: {path} cannot be read ({line_of(error)}): give a .ckpt file that `fit` wrote"
-        ) from error
-    check_checkpoint(checkpoint, f"checkpoint: {path}", path.stat().st_size)
+        raise UserError(f"{what} cannot be read ({line_of(error)}): {GIVE}") from error
+    check_checkpoint(checkpoint, what, size)
     return checkpoint
 
 
@@ -100,9 +100,9 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How a trainer writes and reads checkpoints: whole files, without a copy in memory, running nothing in them.
+    """How a trainer writes and reads checkpoints: whole files, no copy in memory, nothing in them run.
 
-    What a command has read already is handed over once instead of being read again.
+    What a command has read already (`hold`) is handed over once instead of being read again.
     """
 
     def __init__(self) -> None:
@@ -123,8 +123,11 @@ class CheckpointFiles(TorchCheckpointIO):
         return held[1] if held is not None and held[0] == Path(path) else read_checkpoint(Path(path))
 
 
-def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> dict[str, Any]:
-    """Return the library's own part of a checkpoint, once all of the checkpoint that this library reads is checked.
+# -- what is stored ------------------------------------------------------------------------------------------------
+
+
+def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> None:
+    """Check all of a checkpoint that this library reads.
 
     Args:
         checkpoint: What `torch.load` gave.
@@ -134,57 +137,50 @@ def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> dic
     Raises:
         UserError: It is not of this library, of another format, damaged, or a weight is not finite.
     """
-    stored = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(stored, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"{what} is not of sign-zs3: give a .ckpt file that `fit` wrote")
-    if (found := stored.get("format")) != CHECKPOINT_FORMAT:
+    own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(own, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{what} is not of sign-zs3: {GIVE}")
+    if (found := own.get("format")) != CHECKPOINT_FORMAT:
         otherwise = "give a .ckpt file that `fit` of this version wrote"
-        raise UserError(f"{what}: {other_format(found, CHECKPOINT_FORMAT, otherwise, stored.get('version'))}")
-    parts = (stored.get("protocol"), stored.get("schedule"), checkpoint.get("hyper_parameters"))
-    if not all(isinstance(part, dict) for part in parts) or not isinstance(stored.get("method"), str):
-        raise UserError(
-            f"{what} is damaged (found no method, options and classes in it): give a .ckpt file that `fit` wrote"
-        )
+        raise UserError(f"{what}: {other_format(found, CHECKPOINT_FORMAT, otherwise, own.get('version'))}")
+    parts = (own.get("protocol"), own.get("schedule"), checkpoint.get("hyper_parameters"))
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(own.get("method"), str):
+        raise UserError(f"{what} is damaged (found no method, options and classes in it): {GIVE}")
     try:
-        _check_plain(checkpoint)
+        _check_plain(own, checkpoint["hyper_parameters"])
         _check_tensors(checkpoint["state_dict"], size)
-        vectors = checkpoint["state_dict"].get("class_vectors")
-        count = stored_protocol(checkpoint).num_classes
-        if len(stored.get("looked_up", range(count))) != count:
+        vectors, count = checkpoint["state_dict"].get("class_vectors"), stored_protocol(checkpoint).num_classes
+        if len(own.get("looked_up", range(count))) != count:
             raise UserError("looked_up: found another number of names than classes")
         if vectors is None or vectors.ndim != 2 or len(vectors) != count or not vectors.is_floating_point():
-            found = "none" if vectors is None else f"{vectors.dtype} {tuple(vectors.shape)}"
-            raise UserError(f"found class vectors {found} for {count} classes")
+            told = "none" if vectors is None else f"{vectors.dtype} {tuple(vectors.shape)}"
+            raise UserError(f"found class vectors {told} for {count} classes")
     except (UserError, TypeError) as error:
-        raise UserError(f"{what} is damaged ({line_of(error)[:300]}): give a .ckpt file that `fit` wrote") from error
+        raise UserError(f"{what} is damaged ({line_of(error)[:300]}): {GIVE}") from error
     check_finite(checkpoint["state_dict"], what)
-    return stored
 
 
-def _check_plain(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse what is of another type than `ZeroShotTask.on_save_checkpoint` writes."""
-    stored = checkpoint[CHECKPOINT_KEY]
-    plain = {key: value for key, value in stored.items() if key != "gradients"}
-    plain |= {"options": checkpoint["hyper_parameters"]}
-    for name, value in plain.items():
+def _check_plain(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse what is of another type than `Progress.stored` writes."""
+    for name, value in {**own, "options": options, "gradients": None}.items():
         if fault := not_plain(value):
             raise UserError(f"{name!s:.50}: found {fault}")
-    stored = {"tallies": {}, **stored}  # the first checkpoints had none
+    own = {"tallies": {}, **own}  # the first checkpoints had none
     for name, kind in {"schedule": dict, "skipped": int, "tallies": dict, "gradients": dict}.items():
-        if not isinstance(stored.get(name), kind):
-            raise UserError(f"{name}: found {type(stored.get(name)).__name__}, expected {kind.__name__}")
-    schedule = stored["schedule"]
+        if not isinstance(own.get(name), kind):
+            raise UserError(f"{name}: found {type(own.get(name)).__name__}, expected {kind.__name__}")
+    schedule = own["schedule"]
     if not {"phases", "accumulate", "batches"} <= schedule.keys() or type(schedule["batches"]) is not int:
         raise UserError("schedule: found no phases, batches and accumulate")
     if not 0 <= schedule["batches"] < 2**53:
         raise UserError(f"schedule: found {schedule['batches']} batches")
-    if not all(type(count) is int for count in stored["tallies"].values()):
+    if not all(type(count) is int for count in own["tallies"].values()):
         raise UserError("tallies: found other than whole numbers")
     for name in ("looked_up", "centered_on", "trained_parts"):
-        value = stored.get(name, [])
+        value = own.get(name, [])
         if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
             raise UserError(f"{name}: found other than a list of names")
-    _check_tensors(stored["gradients"])
+    _check_tensors(own["gradients"])
 
 
 def _check_tensors(tensors: Mapping[Any, Any], size: int | None = None) -> None:
@@ -207,31 +203,84 @@ def stored_protocol(checkpoint: Mapping[str, Any]) -> Protocol:
 
 
 def stored_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters of a checkpoint as this version has them, see `compat`.
+    """Return the hyperparameters of a checkpoint as this version has them, see `compat`; classes are apart.
 
-    Classes are apart, and options of each run alone are left out: a folder that a file from elsewhere names is not
-    written to.
+    A folder that a file from elsewhere names is not written to.
     """
     options = current_options(checkpoint["hyper_parameters"])
     return {name: value for name, value in options.items() if name not in ("protocol", "feature_cache")}
 
 
-@contextmanager
-def damage_named(what: str) -> Iterator[None]:
-    """Turn whatever a network makes of values that `fit` did not write into one line that names the checkpoint."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{what}: {line_of(error)}") from error
-    except Exception as error:
-        raise UserError(
-            f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): give a .ckpt file that `fit` wrote"
-        ) from error
-
-
 def has_teacher(state: Mapping[str, Any]) -> bool:
     """Tell whether a state was stored during self-training, with the teacher beside the student."""
     return any(key.startswith("teacher.") for key in state)
+
+
+# -- whether it suits a model ----------------------------------------------------------------------------------------
+
+
+def restored(task: type[_Task], checkpoint: dict[str, Any], what: str) -> _Task:
+    """Return the model that a checkpoint in memory holds, in evaluation mode on the CPU; `what` names it in errors.
+
+    Raises:
+        UserError: It is damaged, or does not fit the method `task`.
+    """
+    try:
+        known = task.defaults()  # type: ignore[attr-defined]
+        options = {name: value for name, value in stored_options(checkpoint).items() if name in known}
+        model = task(**options, protocol=stored_protocol(checkpoint).as_dict())
+        model.on_load_checkpoint(checkpoint)
+    except UserError as error:
+        raise UserError(f"{what}: {line_of(error)}") from error
+    except Exception as error:  # whatever the networks make of a value that `fit` did not write
+        raise UserError(f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): {GIVE}") from error
+    model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
+    return model.eval()
+
+
+def prepare(checkpoint: dict[str, Any], protocol: Protocol | None, resumes: bool) -> Protocol:
+    """Check all of a checkpoint that a model takes up, put its classes in the order of `protocol`, and return them.
+
+    Args:
+        checkpoint: Of the trainer or of `read_checkpoint`.
+        protocol: The model's classes; None: it has none yet.
+        resumes: Whether its training is to go on.
+
+    Raises:
+        UserError: It is damaged, of other classes, or holds no training that this version can continue.
+    """
+    check_checkpoint(checkpoint, "the checkpoint")
+    if resumes and "optimizer_states" not in checkpoint:
+        raise UserError(
+            "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
+            "start from it with --model.init_from instead"
+        )
+    for name, value in stored_options(checkpoint).items():
+        if resumes and name in RETIRED:
+            raise UserError(
+                f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
+                "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
+            )
+    if protocol is not None:
+        reorder(checkpoint, protocol)
+        check_classes(protocol, stored_protocol(checkpoint), "the checkpoint")
+    return stored_protocol(checkpoint)
+
+
+def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
+    """Refuse data or a checkpoint of other classes than a model's; `where` names them.
+
+    Raises:
+        UserError: Names, their order or their split differ.
+    """
+    if (mine.classes, mine.num_seen) == (other.classes, other.num_seen):
+        return
+    odd = sorted({*mine.classes} ^ {*other.classes})
+    difference = f"classes in one alone: {', '.join(odd[:5])}" if odd else "the same names, split or ordered otherwise"
+    raise UserError(
+        f"classes: {where} has {other.num_seen} seen and {len(other.unseen)} unseen, the model {mine.num_seen} and "
+        f"{len(mine.unseen)} ({difference}): use the data and split that the checkpoint was trained with"
+    )
 
 
 def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
@@ -247,28 +296,6 @@ def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> N
             f"the checkpoint does not fit this model ({fault}): use the options and version of sign-zs3{writer} that "
             "it was trained with"
         )
-
-
-def check_resumable(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on with a training that this version cannot continue.
-
-    Raises:
-        UserError: The checkpoint has no state of a training, or was trained with an option that is gone.
-    """
-    if "optimizer_states" not in checkpoint:
-        raise UserError(
-            "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
-            "start from it with --model.init_from instead"
-        )
-    for name, value in stored_options(checkpoint).items():
-        if name in RETIRED:
-            raise UserError(
-                f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
-                "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
-            )
-
-
-# -- classes in another order ----------------------------------------------------------------------------------------
 
 
 def is_by_class(key: str) -> bool:

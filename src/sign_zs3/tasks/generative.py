@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.checks import check_choice, check_not_negative, check_positive, check_range
-from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
@@ -126,19 +125,6 @@ class GenerativeTask(ZeroShotTask):
         decay = {"discriminator": WEIGHT_DECAY, "generator": 0.0}
         adams = {n: adam(part, self.hparams[f"lr_{n}"], decay[n]) for n, part in self._generative.items()}
         return super().optimizers_by_name() | adams
-
-    def check_ready(self) -> None:
-        """Refuse self-training with a C that knows no unseen class.
-
-        Raises:
-            UserError: It has to be taught them first.
-        """
-        kinds = [phase.kind for phase in self.schedule.phases]
-        if "self_training" in kinds and "transfer" not in kinds and not bool(self.segmenter.known.all()):
-            raise UserError(
-                "phases: self_training found a classifier that was never taught the unseen classes: add transfer, or "
-                "give a transferred checkpoint with init_from"
-            )
 
     def enter_phase(self, kind: str) -> None:
         """Open C to all classes before the transfer step; renew the teacher before self-training."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.features import FeatureCache
+from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.errors import UserError
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.protocol import Protocol
@@ -107,6 +108,20 @@ def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) ->
         )
 
 
+def check_ready(schedule: Schedule, known: Tensor) -> None:
+    """Refuse self-training with a C that was not taught all classes (C,) bool `known`.
+
+    Raises:
+        UserError: It has to be taught them first.
+    """
+    kinds = [phase.kind for phase in schedule.phases]
+    if "self_training" in kinds and "transfer" not in kinds and not bool(known.all()):
+        raise UserError(
+            "phases: self_training found a classifier that was never taught the unseen classes: add transfer, or give "
+            "a transferred checkpoint with init_from"
+        )
+
+
 def compile_networks(segmenter: Segmenter) -> None:
     """Compile the encoder and the spatial module in place; random numbers stay as without compilation."""
     for part in (segmenter.encoder, segmenter.spatial):
@@ -128,6 +143,12 @@ def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCa
         return _fingerprint(segmenter, hparams)
 
     return FeatureCache(hparams["feature_cache"], key, encode, segmenter.encoder.strides)
+
+
+def loader_plan(segmenter: Segmenter, schedule: Schedule, hparams: Mapping[str, Any]) -> LoaderPlan:
+    """Return how long a run is, where it stands, and whether samples are maps of a cache."""
+    cache = feature_cache(segmenter, hparams)
+    return LoaderPlan(schedule.total_batches, schedule.batches, schedule.first_batch("self_training"), cache)
 
 
 def _fingerprint(segmenter: Segmenter, hparams: Mapping[str, Any]) -> str:

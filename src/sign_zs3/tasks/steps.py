@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import pixel_cross_entropy, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional.cross_entropy import (
+    pixel_cross_entropy,
+    transfer_loss,
+    weighted_cross_entropy,
+    weighted_mean,
+)
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
@@ -41,11 +46,13 @@ class PseudoLabels(NamedTuple):
         labels: (N, H, W) int64, its class for every pixel.
         confidence: (N, H, W) float32 in [0, 1], its softmax over all classes at that class.
         counts: (N, H, W) bool, pixels that get their pseudo-label: ignored ones that are no padding.
+        weights: (N, H, W) float32 in [0, 1], of their losses; without meaning where `counts` is False.
     """
 
     labels: Tensor
     confidence: Tensor
     counts: Tensor
+    weights: Tensor
 
 
 class LabelledFeatures(NamedTuple):
@@ -90,43 +97,31 @@ def supervised_losses(
 
 
 @torch.no_grad()
-def pseudo_labels(teacher: Segmenter, batch: Batch, first: int, top_p: int) -> PseudoLabels:
-    """Let the teacher label the ignored pixels of a batch (section 3.4).
+def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapping[str, Any]) -> PseudoLabels:
+    """Let the teacher label the ignored pixels of a batch, and weigh them (section 3.4).
 
     Args:
         teacher: In evaluation mode.
         batch: With ``image`` or ``maps``, ``mask`` and ``valid``.
-        first: First class that may be given: S for unseen classes alone, 0 for all.
-        top_p: Count only pseudo-labels that rank within the top p of all logits (CaGNet's rule); 0 counts all.
+        num_seen: S.
+        hparams: Of the task: `pseudo_classes`, `pseudo_top_p`, `self_training`, `temperature`, `top_fraction`.
     """
+    first = num_seen if hparams["pseudo_classes"] == "unseen" else 0
     logits = resize_map(teacher(inputs_of(batch)).float(), map_size(batch["mask"]))
     confidence, labels = logits.softmax(dim=1)[:, first:].max(dim=1)
     labels = labels + first
     counts = (batch["mask"] == IGNORE_INDEX) & batch["valid"]
-    if top_p:
-        counts = counts & within_top(logits, labels, top_p)
-    return PseudoLabels(labels, confidence, counts)
-
-
-def pseudo_weights(pseudo: PseudoLabels, rule: str, temperature: float, fraction: float) -> Tensor:
-    """Weigh pseudo-labels: ``annealed``, by eq. 17; else 1 for the most confident ones of each image, 0 for the others.
-
-    Args:
-        pseudo: Of the teacher.
-        rule: ``annealed`` or ``top_fraction``.
-        temperature: T of eq. 17.
-        fraction: Of an image's pseudo-labels that ``top_fraction`` keeps.
-
-    Returns:
-        (N, H, W) float32 in [0, 1]; it has no meaning where `pseudo.counts` is False.
-    """
-    if rule == "annealed":
-        return annealed_weights(pseudo.confidence, pseudo.counts, temperature)
-    return confident_fraction(pseudo.confidence, pseudo.counts, fraction).float()
+    if hparams["pseudo_top_p"]:
+        counts = counts & within_top(logits, labels, hparams["pseudo_top_p"])
+    if hparams["self_training"] == "annealed":
+        weights = annealed_weights(confidence, counts, hparams["temperature"])
+    else:
+        weights = confident_fraction(confidence, counts, hparams["top_fraction"]).float()
+    return PseudoLabels(labels, confidence, counts, weights)
 
 
 def self_training_losses(
-    segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, pseudo_weights: Tensor, alpha: float | None
+    segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, alpha: float | None
 ) -> tuple[SpatialFeatures, Losses, dict[str, Tensor]]:
     """Cross-entropy of labels with weight 1 and of pseudo-labels with weights of their own (section 3.4).
 
@@ -134,7 +129,6 @@ def self_training_losses(
         segmenter: The student.
         batch: With ``image`` or ``maps``, ``mask``, ``valid`` and ``hidden``.
         pseudo: Of the teacher.
-        pseudo_weights: (N, H, W) float32 in [0, 1], read where `pseudo.counts`.
         alpha: As in `supervised_losses`.
 
     Returns:
@@ -144,7 +138,7 @@ def self_training_losses(
     """
     mask, counts = batch["mask"], pseudo.counts
     labelled = mask != IGNORE_INDEX
-    weights = torch.where(counts, pseudo_weights, labelled.float())
+    weights = torch.where(counts, pseudo.weights, labelled.float())
     spatial = segmenter.features(inputs_of(batch))
     logits = segmenter.classifier(spatial.features)
     loss, each = weighted_cross_entropy(logits, torch.where(counts, pseudo.labels, mask), weights)
@@ -246,8 +240,7 @@ def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synth
         synthetic: (N, D, h, w), of G.
         labels: (N, h, w) int64, what they were generated for.
     """
-    loss_seg = pixel_cross_entropy(classifier(features), mask)
-    loss_synthetic = pixel_cross_entropy(classifier(synthetic), labels)
+    loss_seg, loss_synthetic = transfer_loss(classifier(features), mask, classifier(synthetic), labels)
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from sign_zs3.protocol import IGNORE_INDEX
 from sign_zs3.tasks.progress import Progress
@@ -19,32 +19,40 @@ log = logging.getLogger(__name__)
 
 
 class Training:
-    """What is done around the steps of each batch.
+    """What is done around the steps of each batch; made where training starts.
 
     Args:
-        module: The task: its device, trainer and log.
+        module: The task: its optimisers, device, trainer and log.
         progress: Its schedule and counts, which move with each batch.
-        updates: Its optimisers.
-        rates: From a kind of phase to the base learning rate of each optimiser.
+        parts: Its networks by name.
+        rates: From a kind of phase to the base learning rate of each optimiser, in the order of the optimisers.
         enter_phase: Called with the kind of a phase that starts now; not when one is resumed.
-        seed: Random seed of noise and dropout.
 
     Attributes:
+        updates: How losses move weights.
         losses: Of the last batch, by name.
     """
 
     def __init__(
-        self, module: pl.LightningModule, progress: Progress, updates: Updates,
-        rates: Callable[[str], dict[str, float]], enter_phase: Callable[[str], None], seed: int,
+        self, module: pl.LightningModule, progress: Progress, parts: Mapping[str, nn.Module],
+        rates: Callable[[str], dict[str, float]], enter_phase: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.module = module
         self.progress = progress
-        self.updates = updates
         self.rates = rates
         self.enter_phase = enter_phase
-        self.seed = seed
         self.losses: dict[str, Tensor] = {}
         self._announced = ""
+        optimizers, hp = module.optimizers(), module.hparams
+        listed = optimizers if isinstance(optimizers, list) else [optimizers]
+        self.updates = Updates(
+            module, dict(zip(rates("train"), listed, strict=True)), parts, progress.counts,
+            hp["accumulate"], hp["clip_norm"], hp["max_nonfinite"],
+        )  # fmt: skip
+        progress.put_back_gradients(module.named_parameters())
+        if progress.schedule.done:
+            module.trainer.should_stop = True
+            log.info("the schedule is complete: nothing left to train")
 
     @contextmanager
     def batch(self, batch: Batch) -> Iterator[str | None]:
@@ -61,7 +69,7 @@ class Training:
             log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
             yield None
         else:
-            with counted_randomness(module.device, self.seed, schedule.batches, module.global_rank):
+            with counted_randomness(module.device, module.hparams["seed"], schedule.batches, module.global_rank):
                 yield kind
         if kind == "self_training":
             counts.tally("ignored_pixels", ((batch["mask"] == IGNORE_INDEX) & batch["valid"]).sum())

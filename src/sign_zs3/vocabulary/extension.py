@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.embeddings import ClassTable
 from sign_zs3.embeddings.spelling import canonical
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
@@ -225,9 +224,8 @@ def rebuild(
 
 def _check_known(protocol: Protocol, name: str) -> None:
     if name not in protocol.classes:
-        near = difflib.get_close_matches(name, protocol.classes, 3, 0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "correct the name"
-        raise UserError(f"classes: found {name!r}, expected one of {', '.join(protocol.classes)}; {hint}")
+        hint = did_you_mean(name, protocol.classes, otherwise="; correct the name")
+        raise UserError(f"classes: found {name!r}, expected one of {', '.join(protocol.classes)}{hint}")
 
 
 def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
-from sign_zs3.data.stream import Loader, LoaderPlan, ShardSampler, Stream, StreamLoader, Uncounted, worker_options
+from sign_zs3.data.stream import Loader, LoaderPlan, ShardSampler, Stream, StreamLoader, UnscoredSamples, worker_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
@@ -98,7 +98,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> SegmentationDataset:
-        """Returns a split under `protocol`; checks lists and files first.
+        """Return a split under `protocol`; checks lists and files first.
 
         Args:
             split: ``"val"`` is asked for only where `own_validation` is True.
@@ -110,7 +110,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads lists and checks that every file is there, before any training.
+        """Read lists and checks that every file is there, before any training.
 
         Args:
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.
@@ -167,7 +167,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.follow(LoaderPlan())
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
-        """Returns how images are encoded and maps are cropped, instead of the data set's transform.
+        """Return how images are encoded and maps are cropped, instead of the data set's transform.
 
         This one takes images as they are, mirrored or not; override it where `make_dataset` gives other transforms.
 
@@ -225,24 +225,24 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Widens masks to int64 on the device: from the worker to there those of training are uint8."""
+        """Widen masks to int64 on the device: from the worker to there those of training are uint8."""
         return {**batch, "mask": batch["mask"].long()}
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Returns the loader of the validation images; an empty list where there are none."""
+        """Return the loader of the validation images; an empty list where there are none."""
         if not self.val_indices:
             return []
         return self._evaluation(_ready(self.val_set), self.val_indices)
 
     def test_dataloader(self) -> Loader:
-        """Returns the loader of the test images, unseen classes shown."""
+        """Return the loader of the test images, unseen classes shown."""
         test_set = _ready(self.test_set)
         if self.development:
             return self._evaluation(test_set, self.val_indices)
         return self._evaluation(test_set, range(len(test_set)))
 
     def predict_dataloader(self) -> Loader:
-        """Returns the loader of the test images."""
+        """Return the loader of the test images."""
         return self.test_dataloader()
 
     def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
@@ -252,7 +252,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             dataset = features = self._features(dataset, self.plan.maps, augment=False)
             self._in_shares(lambda *_: features.fill(sampler.shard, progress=rank == 0))
         return Loader(
-            dataset if sampler.counts else Uncounted(dataset),
+            dataset if sampler.counts else UnscoredSamples(dataset),
             batch_size=self.eval_batch_size,
             sampler=sampler,
             collate_fn=_collate,
@@ -260,7 +260,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         )
 
     def _features(self, dataset: SegmentationDataset, maps: FeatureCache, augment: bool) -> FeatureDataset:
-        """Returns a data set with maps for images, the same one each time: it remembers masks."""
+        """Return a data set with maps for images, the same one each time: it remembers masks."""
         if id(dataset) not in self._with_features:
             view = self.feature_view(dataset, augment, maps.strides[-1])
             self._with_features[id(dataset)] = FeatureDataset(dataset, maps, view)
@@ -272,7 +272,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return self.trainer.global_rank, self.trainer.world_size
 
     def _cut(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Cuts the training list into (training, validation), both sorted."""
+        """Cut the training list into (training, validation), both sorted."""
         count = max(1, round(length * self.val_fraction)) if self.val_fraction > 0 else 0
         if count >= length:
             raise UserError(
@@ -283,7 +283,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
 
     def _held(self) -> list[bool]:
-        """Says for each training image whether it holds an unseen class; each rank reads its share of the masks."""
+        """Tell for each training image whether it holds an unseen class; each rank reads its share of the masks."""
         dataset = _ready(self.train_set)
 
         def share(rank: int, count: int) -> list[bool]:
@@ -297,7 +297,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return held
 
     def _in_shares(self, work: Callable[[int, int], _Share]) -> list[_Share]:
-        """Returns what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
+        """Return what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
 
         Raises:
             UserError: One of them raised it.

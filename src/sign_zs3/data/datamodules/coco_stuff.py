@@ -41,9 +41,9 @@ class COCOStuffDataModule(ImageDataModule):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> COCOStuffDataset:
-        """Returns the images of a split.
+        """Return the images of a split.
 
         Raises:
             UserError: A folder or a pixel map is missing, or `val_size` leaves no image to train on.
         """
-        return COCOStuffDataset(self.root, split, self.val_size, **self.reading(hide_unseen, augment))
+        return COCOStuffDataset(self.root, split, self.val_size, **self.dataset_options(hide_unseen, augment))

@@ -80,7 +80,7 @@ class FolderDataModule(ImageDataModule):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> FolderDataset:
-        """Returns the images of a split.
+        """Return the images of a split.
 
         Raises:
             UserError: A folder, a list, or an image or mask of a list is missing; two images have one name.
@@ -92,7 +92,7 @@ class FolderDataModule(ImageDataModule):
             masks=self.masks,
             list_file=self.lists[split],
             test_fraction=self.test_fraction,
-            **self.reading(hide_unseen, augment),
+            **self.dataset_options(hide_unseen, augment),
         )
 
 

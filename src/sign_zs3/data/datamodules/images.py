@@ -60,7 +60,7 @@ class ImageDataModule(ZeroShotDataModule):
         self.eval_size = eval_size
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads lists and checks that every file is there, before any training.
+        """Read lists and checks that every file is there, before any training.
 
         Args:
             stage: As in `ZeroShotDataModule.setup`.
@@ -81,8 +81,8 @@ class ImageDataModule(ZeroShotDataModule):
                     "of them; remove it from the other"
                 )
 
-    def reading(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:
-        """Returns the arguments of a `ListedDataset` that do not depend on the data set."""
+    def dataset_options(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:
+        """Return the arguments of a `ListedDataset` that do not depend on the data set."""
         transform = evaluation_preset(self.eval_size)
         if augment:
             transform = training_preset(self.warp_size, self.scale, self.crop_size, augmentations=self.augmentations)
@@ -94,7 +94,7 @@ class ImageDataModule(ZeroShotDataModule):
         }
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
-        """Returns how images are encoded and maps are cropped, instead of the transforms.
+        """Return how images are encoded and maps are cropped, instead of the transforms.
 
         A crop at least as large as the warped image is the whole of it, without padding.
 

@@ -49,12 +49,17 @@ class PascalContextDataModule(ImageDataModule):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> PascalContextDataset:
-        """Returns the training or the test images.
+        """Return the training or the test images.
 
         Raises:
             UserError: A folder, a list, or an image or mask of a list is missing.
         """
         part: Literal["train", "test"] = "test" if split == "test" else "train"
         return PascalContextDataset(
-            self.root, part, self.labels, self.lists[part], self.num_classes, **self.reading(hide_unseen, augment)
+            self.root,
+            part,
+            self.labels,
+            self.lists[part],
+            self.num_classes,
+            **self.dataset_options(hide_unseen, augment),
         )

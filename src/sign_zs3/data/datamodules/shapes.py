@@ -67,7 +67,7 @@ class ShapesDataModule(ZeroShotDataModule):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> ShapesDataset:
-        """Returns the scenes of a split, mirrored at random when `augment` is set."""
+        """Return the scenes of a split, mirrored at random when `augment` is set."""
         return ShapesDataset(
             split,
             self.lengths[split],

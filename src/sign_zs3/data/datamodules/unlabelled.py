@@ -35,11 +35,11 @@ class UnlabelledDataset(SegmentationDataset):
         return len(self.files)
 
     def name(self, index: int) -> str:
-        """Returns the file's path."""
+        """Return the file's path."""
         return str(self.files[index])
 
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
-        """Reads an image; its mask is 255 everywhere.
+        """Read an image; its mask is 255 everywhere.
 
         Raises:
             UserError: The image cannot be read.
@@ -76,5 +76,5 @@ class UnlabelledDataModule(ImageDataModule):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> SegmentationDataset:
-        """Returns all images, whatever the split."""
-        return UnlabelledDataset(self.protocol, self.files, self.reading(hide_unseen, augment)["transform"])
+        """Return all images, whatever the split."""
+        return UnlabelledDataset(self.protocol, self.files, self.dataset_options(hide_unseen, augment)["transform"])

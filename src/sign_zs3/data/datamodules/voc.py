@@ -40,7 +40,7 @@ class VOCDataModule(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Downloads what is missing, where `download` is set.
+        """Download what is missing, where `download` is set.
 
         Raises:
             UserError: The download failed.
@@ -49,10 +49,10 @@ class VOCDataModule(ImageDataModule):
             download_voc(self.root, self.sbd_root)
 
     def make_dataset(self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool) -> VOCDataset:
-        """Returns `train_aug` for ``"train"`` and VOC 2012 val for ``"test"``.
+        """Return `train_aug` for ``"train"`` and VOC 2012 val for ``"test"``.
 
         Raises:
             UserError: A root, a list, or an image or mask of a list is missing.
         """
         part: Literal["train", "val"] = "val" if split == "test" else "train"
-        return VOCDataset(self.root, part, self.sbd_root, **self.reading(hide_unseen, augment))
+        return VOCDataset(self.root, part, self.sbd_root, **self.dataset_options(hide_unseen, augment))

@@ -24,7 +24,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
 Valid: TypeAlias = NDArray[np.bool_]
-Enough: TypeAlias = Callable[[int, int], tuple[int, int]]
+NeededSize: TypeAlias = Callable[[int, int], tuple[int, int]]
 """From an image's height and width to those that are needed."""
 
 
@@ -33,10 +33,10 @@ class Transform(ABC):
 
     @abstractmethod
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
-        """Transforms an image and its mask.
+        """Transform an image and its mask.
 
         Args:
-            image: uint8 (h, w, 3) RGB; where `enough` asks for less than the full size it may be reduced to
+            image: uint8 (h, w, 3) RGB; where `needed_size` asks for less than the full size it may be reduced to
                 1/2, 1/4 or 1/8 of the mask's size, rounded up.
             mask: uint8 (H, W) of contiguous ids and 255.
             seed: Decides the augmentation.
@@ -45,8 +45,8 @@ class Transform(ABC):
             Image, mask, and where they are no padding, bool; all of one size.
         """
 
-    def enough(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Returns the height and width at which an image of a size is needed: a reader may decode less then."""
+    def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
+        """Return the height and width at which an image of a size is needed: a reader may decode less then."""
         return height, width
 
 
@@ -76,22 +76,22 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Returns the number of images."""
+        """Return the number of images."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Returns the name of an image, unique in the data set and fit for a file name."""
+        """Return the name of an image, unique in the data set and fit for a file name."""
 
     @abstractmethod
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
-        """Reads an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of the data set's own ids."""
+        """Read an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of the data set's own ids."""
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Reads a mask alone, (H, W) of own ids; worth overriding where that saves decoding the image."""
+        """Read a mask alone, (H, W) of own ids; worth overriding where that saves decoding the image."""
         return self.read(index)[1]
 
-    def read_reduced(self, index: int, enough: Enough | None) -> tuple[Image, NDArray[Any]]:
-        """Reads as `read`, but may decode the image at 1/2, 1/4 or 1/8, rounded up, if that is still `enough`.
+    def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
+        """Read as `read`, but may decode the image at 1/2, 1/4 or 1/8, rounded up, if that is still `needed_size`.
 
         Raises:
             UserError: The mask has another size than the image.
@@ -102,16 +102,16 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return image, mask
 
     def fingerprint(self, index: int) -> str:
-        """Returns 32 hexadecimal digits that stand for an image's content (BLAKE2b); here of its shape and pixels."""
+        """Return 32 hexadecimal digits that stand for an image's content (BLAKE2b); here of its shape and pixels."""
         image = self.read(index)[0]
         return content_hash(repr(image.shape).encode() + image.tobytes())
 
     def mask_source(self, index: int) -> str:
-        """Returns what an error about a mask should name: its file, or else the image's name."""
+        """Return what an error about a mask should name: its file, or else the image's name."""
         return self.name(index)
 
     def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
-        """Reads and augments one image.
+        """Read and augments one image.
 
         Args:
             index: Which image, 0..len-1.
@@ -128,8 +128,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
             UserError: The mask has another size than the image or an id that is no class and not ignored.
         """
         transform = self.transform
-        enough = None if transform is None else functools.partial(transform.enough, seed=seed)
-        image, raw = self.read_reduced(index, enough)
+        needed_size = None if transform is None else functools.partial(transform.needed_size, seed=seed)
+        image, raw = self.read_reduced(index, needed_size)
         mask = self._contiguous(index, raw)
         if transform is None:
             valid: Valid = np.ones(mask.shape, np.bool_)
@@ -140,7 +140,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return {"image": planes, **self.labels(mask, valid, compact), "size": size, "id": self.name(index)}
 
     def labels(self, mask: Image, valid: Valid, compact: bool) -> Sample:
-        """Returns the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes.
+        """Return the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes.
 
         Args:
             mask: uint8 (H, W) of contiguous ids and 255.
@@ -160,11 +160,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
         }
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns ``sample(index, seed=index)``."""
+        """Return ``sample(index, seed=index)``."""
         return self.sample(index, seed=index)
 
     def holds_unseen(self, index: int) -> bool:
-        """Says whether an image holds a pixel of an unseen class (read from its mask).
+        """Tell whether an image holds a pixel of an unseen class (read from its mask).
 
         Raises:
             UserError: The mask holds an id that is no class and not ignored.
@@ -172,7 +172,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return bool(self._is_unseen(self._contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Reads an image and its mask whole, and says what is wrong with them instead of raising.
+        """Read an image and its mask whole, and says what is wrong with them instead of raising.
 
         Args:
             index: Which image, 0..len-1.
@@ -190,7 +190,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return np.bincount(self._contiguous(index, raw).ravel(), minlength=256)
 
     def plot(self, sample: Sample) -> Figure:
-        """Draws a sample: the image beside its mask, with a legend that marks unseen classes.
+        """Draw a sample: the image beside its mask, with a legend that marks unseen classes.
 
         Args:
             sample: What `sample` or ``dataset[i]`` returned.
@@ -203,7 +203,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol)
 
     def refuse_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-        """Raises the error for an image and a mask of two sizes.
+        """Raise the error for an image and a mask of two sizes.
 
         Raises:
             UserError: Always.
@@ -240,17 +240,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
 
 def content_hash(content: bytes) -> str:
-    """Returns 32 hexadecimal digits that stand for some bytes (BLAKE2b)."""
+    """Return 32 hexadecimal digits that stand for some bytes (BLAKE2b)."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Returns an array that torch can hold: by rows and open to writing; a copy only where it is not."""
+    """Return an array that torch can hold: by rows and open to writing; a copy only where it is not."""
     return np.require(array, requirements=["C", "W"])
 
 
 def _ranges(ids: tuple[int, ...]) -> str:
-    """Writes ids as short ranges, e.g. ``1-20, 255``."""
+    """Write ids as short ranges, e.g. ``1-20, 255``."""
     parts: list[list[int]] = []
     for i in sorted(ids):
         if parts and parts[-1][1] == i - 1:

@@ -24,7 +24,7 @@ _FETCH = (
 
 
 def coco_stuff_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
-    """Returns a class split of COCO-Stuff: 171 classes, 255 and the values that never occur ignored.
+    """Return a class split of COCO-Stuff: 171 classes, 255 and the values that never occur ignored.
 
     Args:
         unseen: Names of the unseen classes; None takes those of `split`.

@@ -19,7 +19,7 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 
 
 def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
-    """Reads a list of image ids, one a line, in the file's order.
+    """Read a list of image ids, one a line, in the file's order.
 
     Args:
         path: The list.
@@ -45,7 +45,7 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
 
 
 def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
-    """Reads a list of classes, ``id<TAB>name`` or ``id: name`` a line.
+    """Read a list of classes, ``id<TAB>name`` or ``id: name`` a line.
 
     Args:
         path: The list.
@@ -91,7 +91,7 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
 
 
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
-    """Decodes a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
+    """Decode a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
 
     Memory: at most 4 bytes per pixel that the header tells of, and 179 million of them, above which Pillow refuses.
 
@@ -121,7 +121,7 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
-    """Reads a label map from a MATLAB file; nothing in it is run.
+    """Read a label map from a MATLAB file; nothing in it is run.
 
     Memory: at most 20 times what the file holds unpacked, and that is refused above `matlab.MOST` bytes, 64 MiB.
 
@@ -169,7 +169,7 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
 
 
 def missing_files(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files that are not there.
+    """Return the files that are not there.
 
     Each folder is listed once: asking for 20,000 files one by one takes minutes on a network disk.
     """
@@ -178,12 +178,12 @@ def missing_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Returns the names of a folder's files; none where it is not there."""
+    """Return the names of a folder's files; none where it is not there."""
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
 def find_folder(root: str | Path, places: Sequence[str], sign: str) -> Path | None:
-    """Returns the first of `places` below `root` that holds `sign`, a file or folder."""
+    """Return the first of `places` below `root` that holds `sign`, a file or folder."""
     candidates = (Path(root) / place for place in places)
     return next((folder for folder in candidates if (folder / sign).exists()), None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Literal
 from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import visible_files
 from sign_zs3.images import SUFFIXES
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
@@ -32,7 +31,7 @@ def folder_protocol(
     ignored_classes: Sequence[str] = (),
     ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
 ) -> Protocol:
-    """Returns the class split of a folder, named after the folder.
+    """Return the class split of a folder, named after the folder.
 
     Args:
         root: The folder.
@@ -48,9 +47,8 @@ def folder_protocol(
     names = read_classes(path)
     for name in ignored_classes:
         if name not in names.values():
-            close = difflib.get_close_matches(name, names.values(), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "correct the name"
-            raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}; {hint}")
+            hint = did_you_mean(name, names.values(), 1, "; correct the name")
+            raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}{hint}")
         if name in (unseen or ()):
             raise UserError(f"unseen: found {name!r}, which is in ignored_classes too; remove it from one of them")
     for i, name in names.items():

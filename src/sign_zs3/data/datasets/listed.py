@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import Enough, Image, SegmentationDataset, Transform, content_hash
+from sign_zs3.data.datasets.base import Image, NeededSize, SegmentationDataset, Transform, content_hash
 from sign_zs3.data.datasets.files import missing_files, read_index_mask
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image, undecodable
@@ -66,18 +66,18 @@ class ListedDataset(SegmentationDataset):
                 )
 
     def shared_with(self, other: ListedDataset) -> list[Path]:
-        """Returns the images that are in another data set, too, sorted."""
+        """Return the images that are in another data set, too, sorted."""
         return sorted({item.image for item in self.items} & {item.image for item in other.items})
 
     def __len__(self) -> int:
         return len(self.items)
 
     def name(self, index: int) -> str:
-        """Returns the image's id, e.g. ``"2007_000032"``."""
+        """Return the image's id, e.g. ``"2007_000032"``."""
         return self.items[index].name
 
     def fingerprint(self, index: int) -> str:
-        """Returns what stands for the bytes of the image's file; they are read again where the file has changed.
+        """Return what stands for the bytes of the image's file; they are read again where the file has changed.
 
         Raises:
             UserError: The file cannot be read.
@@ -94,31 +94,31 @@ class ListedDataset(SegmentationDataset):
         return known[1]
 
     def mask_source(self, index: int) -> str:
-        """Returns the path of the mask."""
+        """Return the path of the mask."""
         return str(self.items[index].mask)
 
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
-        """Reads an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of own ids.
+        """Read an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of own ids.
 
         Raises:
             UserError: One of the files cannot be decoded, or their sizes differ.
         """
         return self.read_reduced(index, None)
 
-    def read_reduced(self, index: int, enough: Enough | None) -> tuple[Image, NDArray[Any]]:
-        """Reads an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask.
+    def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
+        """Read an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask.
 
         Raises:
             UserError: One of the files cannot be decoded, or their sizes differ.
         """
         mask = self.read_mask(index)
-        image, size = read_image(self.items[index].image, (mask.shape[0], mask.shape[1]), enough)
+        image, size = read_image(self.items[index].image, (mask.shape[0], mask.shape[1]), needed_size)
         if size != mask.shape:
             self.refuse_sizes(index, size, mask.shape)
         return image, mask
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Examines as `SegmentationDataset.examine`; a broken mask does not hide a broken image."""
+        """Examine as `SegmentationDataset.examine`; a broken mask does not hide a broken image."""
         faults: list[str] = []
         pixels: NDArray[np.int64] | None = None
         mask_size: tuple[int, int] | None = None
@@ -137,7 +137,7 @@ class ListedDataset(SegmentationDataset):
         return pixels, faults
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Reads a mask alone.
+        """Read a mask alone.
 
         Raises:
             UserError: The file cannot be decoded.

@@ -27,7 +27,7 @@ _OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 
 
 def unpacked(path: Path, name: str) -> BytesIO:
-    """Reads a MATLAB file and leaves out all but one variable, which is not packed any more.
+    """Read a MATLAB file and leaves out all but one variable, which is not packed any more.
 
     Args:
         path: The file.
@@ -75,7 +75,7 @@ def unpacked(path: Path, name: str) -> BytesIO:
 
 
 def _name(walk: _Walk) -> bytes | None:
-    """Returns the name of a variable; None where there is none."""
+    """Return the name of a variable; None where there is none."""
     try:
         return walk.header()[2] if walk.start()[1] else None
     except ValueError:
@@ -98,7 +98,7 @@ class _Walk:
         self.count = 0
 
     def start(self) -> tuple[int, int]:
-        """Goes past the tag of a matrix; returns its type and size."""
+        """Go past the tag of a matrix; return its type and size."""
         kind, size = _unpack(f"{self.order}2I", self.content, self.at)
         if kind != _MATRIX:
             raise ValueError(f"found an element of type {kind} where a matrix belongs")
@@ -106,7 +106,7 @@ class _Walk:
         return kind, size
 
     def element(self, *kinds: int) -> bytes:
-        """Goes past an element of one of some types, and returns its data."""
+        """Go past an element of one of some types, and return its data."""
         (kind,) = _unpack(f"{self.order}I", self.content, self.at)
         if small := kind >> 16:
             start, size, after, kind = self.at + 4, small, 8, kind & 0xFFFF
@@ -123,7 +123,7 @@ class _Walk:
         return self.content[start : start + size]
 
     def header(self) -> tuple[int, tuple[int, ...], bytes]:
-        """Goes past the header of a matrix; returns class and flags, sizes and name."""
+        """Go past the header of a matrix; return class and flags, sizes and name."""
         if _unpack(f"{self.order}2I", self.content, self.at) != (_UINT32, 8):
             raise ValueError("found no flags in an array")
         (flags,) = _unpack(f"{self.order}I", self.element(_UINT32), 0)
@@ -133,7 +133,7 @@ class _Walk:
         return flags, _unpack(f"{self.order}{len(sizes) // 4}i", sizes, 0), self.element(_INT8)
 
     def matrix(self, depth: int = 0) -> None:
-        """Goes past a matrix, refusing one that claims more than there is."""
+        """Go past a matrix, refusing one that claims more than there is."""
         self.count += 1
         if depth > _DEPTH or self.count > _ELEMENTS:
             raise ValueError(f"found more than {_DEPTH} arrays in each other, or more than {_ELEMENTS:,}")

@@ -30,7 +30,7 @@ _ID_LISTS = {"train": ("train.txt", "pascal_context_train.txt"), "test": ("val.t
 def context_protocol(
     num_classes: Literal[33, 59] = 33, unseen: Sequence[str] | None = None, split: str = "default"
 ) -> Protocol:
-    """Returns a class split of Pascal Context.
+    """Return a class split of Pascal Context.
 
     Args:
         num_classes: 33 (CaGNet, SIGN) or 59.
@@ -103,7 +103,7 @@ class PascalContextDataset(ListedDataset):
         super().__init__(items, protocol, hide_unseen, transform, problems or (), check)
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Reads a mask alone, (H, W) of ids 0..33 or 0..59.
+        """Read a mask alone, (H, W) of ids 0..33 or 0..59.
 
         Raises:
             UserError: The file cannot be decoded, or has an id that the list of names lacks.
@@ -123,7 +123,7 @@ class PascalContextDataset(ListedDataset):
 
 
 def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArray[np.uint8] | None]:
-    """Returns the folder of the masks and, for MATLAB files, the table from their ids to ours."""
+    """Return the folder of the masks and, for MATLAB files, the table from their ids to ours."""
     pngs = f"{num_classes}_context_labels"
     for place in places:
         if (place / pngs).is_dir():

@@ -65,7 +65,7 @@ _Bool = NDArray[np.bool_]
 
 
 def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequence[str] = ()) -> Protocol:
-    """Returns the class split of the built-in data.
+    """Return the class split of the built-in data.
 
     Args:
         unseen: Names of the unseen classes; None means the default four pairs.
@@ -90,7 +90,7 @@ def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequen
 def draw_scene(
     index: int, seed: int, split: str = "train", size: int = 64
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draws one scene, a function of its arguments alone.
+    """Draw one scene, a function of its arguments alone.
 
     Args:
         index: Number of the scene in its split, at least 0.
@@ -175,11 +175,11 @@ class ShapesDataset(SegmentationDataset):
         return self.length
 
     def name(self, index: int) -> str:
-        """Returns the scene's name, e.g. ``"train-00012"``."""
+        """Return the scene's name, e.g. ``"train-00012"``."""
         return f"{self.split}-{index:05d}"
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Returns a copy of the image, uint8 (H, W, 3), and of the mask, uint8 (H, W) of own ids.
+        """Return a copy of the image, uint8 (H, W, 3), and of the mask, uint8 (H, W) of own ids.
 
         Raises:
             IndexError: No scene has that number.
@@ -228,7 +228,7 @@ def _paint(
     rng: np.random.Generator,
     scale: float,
 ) -> None:
-    """Paints one shape at a random place and rotation into image and mask."""
+    """Paint one shape at a random place and rotation into image and mask."""
     size = mask.shape[0]
     row, column = rng.uniform(6 * scale, size - 6 * scale, 2)
     angle = rng.uniform(0, 2 * math.pi)
@@ -246,7 +246,7 @@ def _paint(
 
 
 def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64], angle: float, radius: float) -> _Bool:
-    """Says which points, relative to the centre, lie in the shape."""
+    """Tell which points, relative to the centre, lie in the shape."""
     inside: _Bool
     if shape == "cross":
         along = np.abs(x * math.cos(angle) + y * math.sin(angle))

@@ -36,7 +36,7 @@ _SBD_FETCH = (
 
 
 def voc_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
-    """Returns a class split of Pascal VOC: 20 classes; void (255) is ignored, and so is background (0) in most.
+    """Return a class split of Pascal VOC: 20 classes; void (255) is ignored, and so is background (0) in most.
 
     Args:
         unseen: Names of the unseen classes; None takes those of `split`.
@@ -83,7 +83,7 @@ class VOCDataset(ListedDataset):
         super().__init__(items, protocol or voc_protocol(), hide_unseen, transform, problems or (), check)
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Reads a mask alone, (H, W) of ids 0..20 and 255.
+        """Read a mask alone, (H, W) of ids 0..20 and 255.
 
         Raises:
             UserError: The file cannot be decoded.
@@ -93,7 +93,7 @@ class VOCDataset(ListedDataset):
 
 
 def download_voc(root: str | Path, sbd_root: str | Path | None = None) -> None:
-    """Fetches what is missing of VOC 2012 (2 GB) and, where a root is given, of SBD (1.4 GB), by torchvision.
+    """Fetch what is missing of VOC 2012 (2 GB) and, where a root is given, of SBD (1.4 GB), by torchvision.
 
     Args:
         root: As in `VOCDataset`; ``VOCdevkit/VOC2012`` is made under it.

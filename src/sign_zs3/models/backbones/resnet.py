@@ -1,4 +1,4 @@
-"""Residual backbones: torchvision's ResNets, dilated, and a small one for small images."""
+"""Residual backbones: torchvision's ResNets with dilation in the place of strides, and a small one for small images."""
 
 from __future__ import annotations
 
@@ -8,59 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.models.backbones.files import load_weights
-from sign_zs3.models.backbones.pyramid import ChainBackbone
+from sign_zs3.models.backbones.base import Backbone, ChainBackbone
+from sign_zs3.models.backbones.weights import load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def build_resnet(name: str, output_stride: int, weights: str | None, path: Path | None) -> ChainBackbone:
-    """Make one of `RESNETS` with the weights of a file, with those that torchvision names, or with initial ones."""
-    from torchvision.models import get_model, get_model_weights
-
-    pretrained = None
-    if weights is not None and path is None:
-        enum = get_model_weights(name)
-        members = {member.name: member for member in enum} | {"DEFAULT": enum.DEFAULT}
-        if weights not in members:
-            raise UserError(
-                f"weights: found {weights!r} for {name}, expected null, one of {', '.join(members)}, "
-                "or a .pth or .safetensors file"
-            )
-        pretrained = members[weights]
-    network = get_model(name, weights=pretrained)
-    channels = int(network.fc.in_features)
-    network.fc = nn.Identity()
-    if path is not None:
-        load_weights(network, path, name)
-    dilation = 1
-    for stage, dilate in ((network.layer3, output_stride == 8), (network.layer4, output_stride < 32)):
-        if dilate:
-            _trade_stride(stage, dilation)
-            dilation *= 2
-    return ChainBackbone(
-        list(network.children())[:8],  # two modules follow the stages: pooling and what was the classifier
-        taps=(4, 5, 6, 7),
-        channels=(channels // 8, channels // 4, channels // 2, channels),
-        strides=(4, 8, min(16, output_stride), output_stride),
-    )
-
-
-def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
-    """Take the stride out of a ResNet stage; its blocks after the first dilate twice as much."""
-    for block in stage:
-        for module in block.modules():
-            if isinstance(module, nn.Conv2d):
-                strided = module.stride[0] == 2
-                module.stride = (1, 1)
-                if module.kernel_size[0] == 3:
-                    # The strided convolution itself still reads the grid before it; what follows reads the denser one.
-                    d = dilation if strided else 2 * dilation
-                    module.dilation = module.padding = (d, d)
-
-
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around an identity (or 1x1) shortcut; the first one takes the stride."""
+    """Two 3x3 convolutions with batch norm around an identity (or 1x1) shortcut.
+
+    Args:
+        channels_in: Input channels.
+        channels_out: Output channels.
+        stride: Stride of the first convolution.
+        dilation: Dilation of both convolutions.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -82,8 +44,65 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-def build_small() -> ChainBackbone:
-    """Make the backbone ``small``: one level of stride 4."""
-    stem = (nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
-    blocks = (ResidualBlock(32, 64, stride=2), ResidualBlock(64, 64), ResidualBlock(64, 64, dilation=2))
-    return ChainBackbone((*stem, *blocks), taps=(5,), channels=(64,), strides=(4,))
+def resnet(name: str, output_stride: int, weights: str | None, path: Path | None) -> Backbone:
+    """Make a ResNet with the weights of torchvision of that name, or of a file; see `build_backbone`."""
+    from torchvision.models import get_model, get_model_weights
+
+    enum = None
+    if weights is not None and path is None:
+        members = {member.name: member for member in get_model_weights(name)} | {
+            "DEFAULT": get_model_weights(name).DEFAULT
+        }
+        if weights not in members:
+            raise UserError(
+                f"weights: found {weights!r} for {name}, expected null, one of {', '.join(members)}, "
+                "or a .pth or .safetensors file"
+            )
+        enum = members[weights]
+    network = get_model(name, weights=enum)
+    channels = int(network.fc.in_features)
+    network.fc = nn.Identity()
+    if path is not None:
+        load_weights(network, path, name)
+    dilation = 1
+    stages = [(network.layer3, output_stride == 8), (network.layer4, output_stride < 32)]
+    for stage, dilate in stages:
+        if dilate:
+            _trade_stride(stage, dilation)
+            dilation *= 2
+    modules = (
+        network.conv1, network.bn1, network.relu, network.maxpool,
+        network.layer1, network.layer2, network.layer3, network.layer4,
+    )  # fmt: skip
+    return ChainBackbone(
+        modules,
+        taps=(4, 5, 6, 7),
+        channels=(channels // 8, channels // 4, channels // 2, channels),
+        strides=(4, 8, min(16, output_stride), output_stride),
+    )
+
+
+def small() -> Backbone:
+    """Make the network of 0.2 M parameters and one level of stride 4."""
+    modules = (
+        nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(inplace=True),
+        ResidualBlock(32, 64, stride=2),
+        ResidualBlock(64, 64),
+        ResidualBlock(64, 64, dilation=2),
+    )
+    return ChainBackbone(modules, taps=(5,), channels=(64,), strides=(4,))
+
+
+def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
+    """Take the stride out of a ResNet stage; its blocks after the first dilate twice as much."""
+    for block in stage:
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d):
+                strided = module.stride[0] == 2
+                module.stride = (1, 1)
+                if module.kernel_size[0] == 3:
+                    # The strided convolution itself still reads the grid before it; what follows reads the denser one.
+                    d = dilation if strided else 2 * dilation
+                    module.dilation = module.padding = (d, d)

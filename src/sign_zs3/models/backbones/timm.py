@@ -1,9 +1,8 @@
-"""Backbones from the library timm."""
+"""Backbones of the library timm."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.errors import UserError
-from sign_zs3.models.backbones.files import load_weights
-from sign_zs3.models.backbones.pyramid import Backbone
+from sign_zs3.errors import UserError, close_names
+from sign_zs3.models.backbones.base import Backbone
+from sign_zs3.models.backbones.weights import load_weights
 
 TIMM = "timm/"
+"""What stands before timm's name of a network."""
 
 
 class TimmBackbone(Backbone):
@@ -37,18 +37,17 @@ class TimmBackbone(Backbone):
         self, name: str, output_stride: int, levels: Sequence[str] | None = None, weights: Path | None = None
     ) -> None:
         super().__init__()
-        called = f"{TIMM}{name}"
         try:
             import timm
         except ImportError as error:
             raise UserError(
-                f"backbone: found {called!r} but timm is not installed: pip install 'sign-zs3[timm]'"
+                f"backbone: found '{TIMM}{name}' but timm is not installed: pip install 'sign-zs3[timm]'"
             ) from error
         # Names such as hf-hub:... that timm would download are none of its own.
         if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), 3)
+            near = close_names(name, timm.list_models())
             hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
-            raise UserError(f"backbone: found {called!r}, which timm {timm.__version__} does not have: try {hint}")
+            raise UserError(f"backbone: found '{TIMM}{name}', which timm {timm.__version__} does not have: try {hint}")
         # Many networks know no such option; 32 is what they have without it.
         options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
@@ -58,9 +57,9 @@ class TimmBackbone(Backbone):
                 self.read: tuple[Any, ...] = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
             else:
                 self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
-                _check_modules(levels, self.network, called)
+                _check_modules(levels, self.network, f"{TIMM}{name}")
             if weights is not None:
-                load_weights(self.network, weights, called)
+                load_weights(self.network, weights, f"{TIMM}{name}")
             if levels is not None:
                 self.network = timm.models.create_feature_extractor(self.network, list(levels))
                 self.read = tuple(levels)
@@ -81,7 +80,7 @@ class TimmBackbone(Backbone):
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"backbone: {called!r} gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
+                f"backbone: '{TIMM}{name}' gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
                 "try output_stride 32, other backbone_levels, or another network"
             ) from error
 
@@ -105,7 +104,7 @@ def _check_modules(levels: Sequence[str], network: nn.Module, name: str) -> None
     modules = [module for module, _ in network.named_modules() if module]
     unknown = [level for level in levels if level not in modules]
     if not levels or unknown or len(set(levels)) < len(levels):
-        near = difflib.get_close_matches(unknown[0], modules, 3) if unknown else modules[:3]
+        near = close_names(unknown[0], modules) if unknown else modules[:3]
         raise UserError(
             f"backbone_levels: found {list(levels)}, expected different modules of {name}, fine to coarse: try "
             + (", ".join(near) or f"names such as {modules[-1]}")
