@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 from tests.conftest import TINY
-from tests.reports.test_results import PROTOCOL, write_run
+from tests.reports.test_table import PROTOCOL, write_run
 
 from sign_zs3.cli import main
 from sign_zs3.reports.formats import _escape, as_latex

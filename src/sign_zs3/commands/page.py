@@ -140,7 +140,7 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
         )
         visit = gr.State(Visit(), time_to_live=KEPT)
         with gr.Row():
-            # not an Image: its own reading fails before ours can say why
+            # not an Image, whose own reader would fail before ours can say why
             upload = gr.File(label="Image", elem_id="upload", height=150)
             with gr.Column():
                 new = gr.Textbox(

@@ -45,7 +45,7 @@ DEVICE_HELP = "As torch names it: cpu, cuda, cuda:1 (default: auto, a GPU where 
 
 _DATA_OPTIONS = {"--config", "-c", "--data", "--data.class_path"}
 _OWN_OPTIONS = {"--output", "--overwrite", "--window", "--overlap", "--max_pixels", "--device"}
-# no other image fares better
+# no other image could be written either
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -82,12 +82,17 @@ def run(args: list[str]) -> int:
     from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 
     device = _device(options.device)
-    segmenter, method, evaluation = _load(Path(options.ckpt_path))
+    segmenter, method = _load(Path(options.ckpt_path))
     segmenter.to(device)
-    assert segmenter.config is not None
-    protocol = segmenter.config.protocol
+    config = segmenter.config
+    assert config is not None
+    evaluation: dict[str, Any] = {
+        "flip": config.flip,
+        "scales": list(config.scales),
+        "seen_penalty": config.seen_penalty,
+    }
     evaluation |= {name: given for name in evaluation if (given := getattr(options, name)) is not None}
-    windows = window_options(segmenter, options)
+    evaluation |= window_options(segmenter, options)
 
     labelled: list[dict[str, Any]] = []
     complete = False
@@ -97,8 +102,8 @@ def run(args: list[str]) -> int:
                 for name, path in bar:
                     try:
                         image, _ = read_image(path, max_pixels=options.max_pixels)
-                        found = segmenter.segment(image, **evaluation, **windows)
-                        labelled.append(write_prediction(output, name, str(path), image, found, protocol))
+                        found = segmenter.segment(image, **evaluation)
+                        labelled.append(write_prediction(output, name, str(path), image, found, config.protocol))
                     except UserError as error:
                         fail(path, error)
                         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
@@ -111,8 +116,8 @@ def run(args: list[str]) -> int:
         finally:
             for failure in failed:
                 print(f"failed: {failure['error']}", file=sys.stderr)
-            facts = {"checkpoint": options.ckpt_path, "method": method, "options": evaluation | windows}
-            write_report(output, protocol, labelled, failed, complete, **facts)
+            facts = {"checkpoint": options.ckpt_path, "method": method, "options": evaluation}
+            write_report(output, config.protocol, labelled, failed, complete, **facts)
     print(closing_line(output, len(labelled)))
     if failed:
         total = len(labelled) + len(failed)
@@ -249,17 +254,14 @@ def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> Non
 # -- the model -----------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> tuple[Segmenter, str | None, dict[str, Any]]:
-    """Return a model, the method it was trained with where that is known, and its options of evaluation."""
+def _load(path: Path) -> tuple[Segmenter, str | None]:
+    """Return a model and the method it was trained with, where that is known."""
     from sign_zs3.tasks.loading import load_segmenter, load_task
 
     if path.is_dir():
-        segmenter = load_segmenter(path)
-        config = segmenter.config
-        assert config is not None
-        return segmenter, None, {name: config.as_dict()[name] for name in ("flip", "scales", "seen_penalty")}
+        return load_segmenter(path), None
     task = load_task(path)
-    return task.segmenter, type(task).__name__.removesuffix("Module"), task.evaluation
+    return task.segmenter, type(task).__name__.removesuffix("Module")
 
 
 def _device(name: str) -> torch.device:

@@ -27,7 +27,7 @@ def _distinct() -> NDArray[np.float64]:
     """Choose 255 colours, each as far as a grid allows from those before it, from greys, black and white."""
     steps = np.linspace(0, 1, 9)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    # the eye tells greens best and blues worst apart
+    # the eye separates greens best and blues worst
     scale = np.sqrt([0.30, 0.59, 0.25])
     greys = np.repeat(np.append(steps, UNLABELLED[0])[:, None], 3, axis=1)
     nearest = np.linalg.norm((grid[:, None] - greys) * scale, axis=-1).min(axis=1)

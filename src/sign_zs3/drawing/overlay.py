@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from sign_zs3.drawing.colours import class_colours
 
 if TYPE_CHECKING:
     from PIL import ImageFont
+
+Picture: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.uint8]
 
 LONGEST = 1600
 """Longer side in pixels to which the picture of a larger image is reduced."""
@@ -30,12 +33,8 @@ _GREY = (90, 90, 90)
 
 
 def draw_overlay(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    classes: Sequence[str],
-    num_seen: int,
-    shown: Collection[int] | None = None,
-) -> NDArray[np.uint8]:
+    image: Picture, labels: Labels, classes: Sequence[str], num_seen: int, shown: Collection[int] | None = None
+) -> Picture:
     """Draw labels over their image, and below it the names and shares of the classes that it holds.
 
     Args:
@@ -51,9 +50,7 @@ def draw_overlay(
     return np.concatenate([_widened(picture, width), _widened(legend, width)])
 
 
-def blend(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int, shown: Collection[int] | None = None
-) -> NDArray[np.uint8]:
+def blend(image: Picture, labels: Labels, num_classes: int, shown: Collection[int] | None = None) -> Picture:
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
     Args:
@@ -76,17 +73,13 @@ def blend(
     colours = class_colours(num_classes)[reduced] * 255
     opacity = np.where(drawn[reduced], OPACITY, 0.0)
     opacity[_edges(reduced) & drawn[reduced]] = 1.0
-    mixed: NDArray[np.uint8] = (picture + (colours - picture) * opacity[..., None]).round().astype(np.uint8)
+    mixed: Picture = (picture + (colours - picture) * opacity[..., None]).round().astype(np.uint8)
     return mixed
 
 
 def draw_legend(
-    labels: NDArray[np.uint8],
-    classes: Sequence[str],
-    num_seen: int,
-    width: int,
-    shown: Collection[int] | None = None,
-) -> NDArray[np.uint8]:
+    labels: Labels, classes: Sequence[str], num_seen: int, width: int, shown: Collection[int] | None = None
+) -> Picture:
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
     The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
@@ -117,7 +110,7 @@ def draw_legend(
     return np.asarray(legend)
 
 
-def legend_entries(labels: NDArray[np.uint8], classes: Sequence[str], num_seen: int) -> list[tuple[str, int]]:
+def legend_entries(labels: Labels, classes: Sequence[str], num_seen: int) -> list[tuple[str, int]]:
     """Return the text and index of each class that labels (H, W) hold, the largest first.
 
     A text is the class's name, shortened if it is long, a star where it is unseen, and its share of the pixels.
@@ -135,7 +128,7 @@ def legend_entries(labels: NDArray[np.uint8], classes: Sequence[str], num_seen: 
     return entries
 
 
-def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _edges(labels: Labels) -> NDArray[np.bool_]:
     """Say which pixels touch another class on the right, left, above or below."""
     edges = np.zeros(labels.shape, np.bool_)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
@@ -144,7 +137,7 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return edges
 
 
-def _widened(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+def _widened(picture: Picture, width: int) -> Picture:
     return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
 
 

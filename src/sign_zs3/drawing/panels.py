@@ -8,7 +8,7 @@ where one is unseen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,18 +22,16 @@ from sign_zs3.protocol import IGNORE_INDEX, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Maps: TypeAlias = Sequence[Tensor]
+"""A tensor per image."""
+
 DIMMED = 0.35
 DIM_NOTE = "★ unseen in training; where nothing is labelled, predictions are dim and not scored"
 LEGEND_ROWS = 14
 
 
 def prediction_panel(
-    images: Sequence[Tensor],
-    truths: Sequence[Tensor],
-    predictions: Sequence[Tensor],
-    protocol: Protocol,
-    title: str = "",
-    confidences: Sequence[Tensor] | None = None,
+    images: Maps, truths: Maps, predictions: Maps, protocol: Protocol, title: str = "", confidences: Maps | None = None
 ) -> Figure:
     """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled.
 
@@ -51,12 +49,7 @@ def prediction_panel(
 
 
 def pseudo_label_panel(
-    images: Sequence[Tensor],
-    truths: Sequence[Tensor],
-    pseudo_labels: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    protocol: Protocol,
-    title: str = "",
+    images: Maps, truths: Maps, pseudo_labels: Maps, weights: Maps, protocol: Protocol, title: str = ""
 ) -> Figure:
     """Draw a column per image: the image, its labels, the pseudo-labels and their weights.
 
@@ -73,11 +66,7 @@ def pseudo_label_panel(
 
 
 def comparison_panel(
-    images: Sequence[Tensor],
-    truths: Sequence[Tensor],
-    predictions: Mapping[str, Sequence[Tensor]],
-    protocol: Protocol,
-    title: str = "",
+    images: Maps, truths: Maps, predictions: Mapping[str, Maps], protocol: Protocol, title: str = ""
 ) -> Figure:
     """Draw a row per image, as the paper's Figures 3 and 4: image, truth and a column per model, headed by its name."""
     shown = _classes_in(*truths, *(labels for model in predictions.values() for labels in model))
@@ -97,12 +86,7 @@ def comparison_panel(
 
 
 def contact_sheet(
-    images: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    names: Sequence[str],
-    protocol: Protocol,
-    title: str = "",
-    pairs: int = 3,
+    images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "", pairs: int = 3
 ) -> Figure:
     """Draw `pairs` images in a row, each below its name, with its mask to the right."""
     pairs = min(pairs, len(images))

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.protocol import IGNORE_INDEX
 
-__all__ = ["pixel_cross_entropy", "weighted_cross_entropy", "weighted_mean"]
+__all__ = ["pixel_cross_entropy", "transfer_loss", "weighted_cross_entropy", "weighted_mean"]
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of labelled pixels at the resolution of the labels (eq. 3, 9 and 10's two terms).
+    """Return the mean cross-entropy of labelled pixels at the resolution of the labels (eq. 3 and 9).
 
     Args:
         logits: (N, C, h, w), float; resized bilinearly to the labels.
@@ -30,6 +30,28 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
+def transfer_loss(
+    real_logits: Tensor, real_labels: Tensor, synthetic_logits: Tensor, synthetic_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return both terms of the transfer step's loss, which is their sum (eq. 10).
+
+    Args:
+        real_logits: (N, C, h, w), float, of real features; resized bilinearly to their labels.
+        real_labels: (N, H, W) int64, seen classes; pixels of 255 do not count.
+        synthetic_logits: (M, C, h', w'), float, of generated features.
+        synthetic_labels: (M, h', w') int64, the classes, seen and unseen, that these were generated for.
+
+    Returns:
+        Two scalars, float32: the mean cross-entropy of real and of synthetic features, so that neither term weighs
+        more for having more pixels.
+
+    >>> unsure, sure = torch.zeros(1, 2, 1, 1), torch.tensor([[[[0.0]], [[100.0]]]])
+    >>> transfer_loss(unsure, torch.tensor([[[0]]]), sure, torch.tensor([[[1]]]))  # log(2) and 0
+    (tensor(0.6931), tensor(0.))
+    """
+    return pixel_cross_entropy(real_logits, real_labels), pixel_cross_entropy(synthetic_logits, synthetic_labels)
+
+
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weighted mean cross-entropy of pixels at the resolution of the labels (section 3.4), and each pixel's.
 
@@ -40,6 +62,10 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> t
 
     Returns:
         Scalar float32, 0 where all weights are; and (N, H, W) float32, the cross-entropy before weighting.
+
+    >>> logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
+    >>> weighted_cross_entropy(logits, labels, torch.ones(1, 1, 2))  # the mean of log(2) and 0
+    (tensor(0.3466), tensor([[[0.6931, 0.0000]]]))
     """
     logits = resize_map(logits.float(), map_size(labels))
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")

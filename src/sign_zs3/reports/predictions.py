@@ -81,7 +81,7 @@ def write_prediction(
     with replacing(folder / index) as beside:
         index_map(labels, protocol).save(beside, format="PNG")
     content = io.BytesIO()
-    # without the usual halving of colour, which would smear outlines and letters
+    # without the usual subsampling of colour, which would smear outlines and characters
     picture.save(content, format="JPEG", quality=90, subsampling=0)
     with replacing(folder / overlay) as beside:
         # Pillow's own writing of a JPEG does not see when the disk is full

@@ -16,7 +16,7 @@ from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
 
 KINDS = ("train", "generator", "transfer", "self_training")
 SELF_TRAINING = {"annealed": "+ AST", "top_fraction": "+ ST"}
-# These say where a run read and wrote, or how fast; the final phase tells the phases, the split's name the split.
+# what a run read and wrote, or how fast; and what its final phase or the name of its split says already
 _NOT_DISTINGUISHING = {
     *("seed", "self_training", "phases", "init_from", "feature_cache", "train_size"),
     *(f"data.{name}" for name in ("root", "sbd_root", "download", "split", "unseen", "seed", "num_workers",
@@ -93,7 +93,7 @@ class Run:
 
     @cached_property
     def distinguishing(self) -> tuple[Mapping[str, str] | None, Mapping[str, str] | None]:
-        """What may tell it from another run of its row, as text: hyperparameters; options of data and trainer."""
+        """What may distinguish it from others of its row, as strings: hyperparameters; options of data and trainer."""
         left_out = set(_NOT_DISTINGUISHING)
         if not self.final.startswith("self_training"):
             left_out |= _OF_SELF_TRAINING
@@ -218,7 +218,7 @@ def _read_unfinished(folder: Path) -> Run | None:
 
 
 def _text(value: Any) -> str:
-    """Write an option; equal values give equal texts, and paths count by their last part."""
+    """Write an option as a string; equal values give equal strings, and paths count by their last part."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, (int, float)):

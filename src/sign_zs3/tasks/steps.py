@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import pixel_cross_entropy, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional.cross_entropy import (
+    pixel_cross_entropy,
+    transfer_loss,
+    weighted_cross_entropy,
+    weighted_mean,
+)
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
@@ -235,8 +240,7 @@ def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synth
         synthetic: (N, D, h, w), of G.
         labels: (N, h, w) int64, what they were generated for.
     """
-    loss_seg = pixel_cross_entropy(classifier(features), mask)
-    loss_synthetic = pixel_cross_entropy(classifier(synthetic), labels)
+    loss_seg, loss_synthetic = transfer_loss(classifier(features), mask, classifier(synthetic), labels)
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 
 
