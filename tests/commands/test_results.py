@@ -18,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 from tests.conftest import TINY
+from tests.opens import LINUX, counted
 from tests.reports.test_table import PROTOCOL, write_run
 
 from sign_zs3.cli import main
@@ -147,6 +148,14 @@ def test_panels_show_what_the_checkpoints_predict(
             assert torch.equal(truth, sample["mask"])
             assert torch.equal(predicted, model.segmenter.predict(sample["image"], **model.evaluation)), number
     assert (tmp_path / "panels-transfer.png").is_file()
+
+
+@pytest.mark.skipif(not LINUX, reason="openings are counted by Linux")
+def test_panels_open_each_checkpoint_once(fitted: Path, tmp_path: Path) -> None:
+    run = fitted / "version_0"
+    with counted(run / "checkpoints" / "transfer.ckpt") as opened:
+        assert main(["results", str(run), "--output", str(tmp_path), "--panels", "1", "--phase", "transfer"]) == 0
+    assert opened.count == 1
 
 
 def test_panels_need_checkpoints(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -51,7 +51,6 @@ def run(args: list[str]) -> int:
         raise UserError(
             "--panels: found runs on validation images (development), expected runs on test images; leave it out"
         )
-    assert first.results is not None
     title = f"{first.results['dataset']}, split {first.split}"
     title += " (scores of validation images)" if first.is_development else ""
     title += f", after phase {phase}" if phase else ""

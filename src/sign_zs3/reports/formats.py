@@ -60,7 +60,7 @@ def runs_as_csv(rows: Sequence[Row], phase: str | None) -> str:
     for row in rows:
         for one in row.runs:
             scores = one.scores(phase) or {}
-            share = (one.results or {}).get("unseen_share")
+            share = one.results.get("unseen_share")
             numbers = [scores[key] for key in SUMMARY.values()]
             lines.append([row.label, one.seed, phase or one.final, *numbers, share, one.path])
     return _write_csv(lines)

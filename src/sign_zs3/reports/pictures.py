@@ -34,7 +34,7 @@ def draw_figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
     runs = [run for row in scored for run in row.runs]
     # under development each seed has other classes
     if len({run.classes for run in runs}) == 1:
-        unseen = next((found for run in runs if (found := (run.results or {}).get("unseen")) is not None), ())
+        unseen = next((found for run in runs if (found := run.results.get("unseen")) is not None), ())
         per_class = {name: [row.per_class[name] for row in scored] for name in scored[0].per_class}
         figures["per_class"] = draw_per_class(labels, per_class, unseen, title)
     if curves := temperature_curves(rows):

@@ -40,7 +40,7 @@ class Run:
         options: Hyperparameters by name; None where they are not known.
         surroundings: Options of data and trainer as ``data.NAME`` and ``trainer.NAME``; None where there is no
             ``config.yaml`` beside.
-        results: The content of ``results.json``; None for a run that did not finish.
+        results: The content of ``results.json``; empty for a run that did not finish.
     """
 
     path: Path
@@ -48,17 +48,17 @@ class Run:
     seed: int | None
     options: Mapping[str, Any] | None
     surroundings: Mapping[str, Any] | None
-    results: Mapping[str, Any] | None
+    results: Mapping[str, Any]
 
     @property
     def folder(self) -> Path:
         """Where the run wrote."""
-        return self.path if self.results is None else self.path.parent
+        return self.path.parent if self.results else self.path
 
     @property
     def final(self) -> str:
         """The last phase: the one whose scores count, or of a run that did not finish the one it was to reach."""
-        if self.results is not None:
+        if self.results:
             return str(self.results["final"])
         options = self.options or {}
         only = options.get("phases") or KINDS
@@ -79,17 +79,17 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, seen ones first; none for a run that did not finish."""
-        return () if self.results is None else tuple(self.results["test"]["per_class"])
+        return tuple(self.results["test"]["per_class"]) if self.results else ()
 
     @property
     def split(self) -> str:
         """The class split, without the seed that a development split is drawn by; empty for one that did not finish."""
-        return re.sub(r"-development(\d+)-\d+$", r"-development\1", (self.results or {}).get("split", ""))
+        return re.sub(r"-development(\d+)-\d+$", r"-development\1", self.results.get("split", ""))
 
     @property
     def is_development(self) -> bool:
         """Whether its scores are of validation images, with seen classes that play unseen ones."""
-        return self.results is not None and self.split != self.results["split"]
+        return bool(self.split != self.results.get("split", ""))
 
     @cached_property
     def distinguishing(self) -> tuple[Mapping[str, str] | None, Mapping[str, str] | None]:
@@ -109,9 +109,7 @@ class Run:
 
     def scores(self, phase: str | None = None) -> Scores | None:
         """Return the scores after a phase, None for the final one; None where the run has none."""
-        if self.results is None:
-            return None
-        found: Scores | None = self.results["test"] if phase is None else self.results["phases"].get(phase)
+        found: Scores | None = self.results.get("test") if phase is None else self.results.get("phases", {}).get(phase)
         return found
 
 
@@ -209,12 +207,12 @@ def _read_unfinished(folder: Path) -> Run | None:
     config = _read_config(folder)
     if config is None:
         # without checkpoints, the config.yaml of something else
-        return Run(folder, str(folder), None, None, None, None) if (folder / "checkpoints").is_dir() else None
+        return Run(folder, str(folder), None, None, None, {}) if (folder / "checkpoints").is_dir() else None
     if "verbose" in config or "return_predictions" in config:
         return None  # `validate`, `test` and `predict` have these options, `fit` does not
     seed = config.get("seed_everything")
     seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
-    return Run(folder, str(config.get("method") or "SIGN"), seed, config["model"], _surroundings(config), None)
+    return Run(folder, str(config.get("method") or "SIGN"), seed, config["model"], _surroundings(config), {})
 
 
 def _text(value: Any) -> str:

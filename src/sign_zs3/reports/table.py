@@ -61,10 +61,10 @@ def tabulate(runs: Sequence[Run], phase: str | None = None) -> list[Row]:
         UserError: Runs of other classes, of another split or on validation images are among them; a row has a seed
             twice; or no run has the phase.
     """
-    finished = [run for run in runs if run.results is not None]
+    finished = [run for run in runs if run.results]
     _check_same_data(finished)
     if phase is not None and not any(run.scores(phase) for run in finished):
-        there = sorted({name for run in finished for name in (run.results or {})["phases"]})
+        there = sorted({name for run in finished for name in run.results["phases"]})
         raise UserError(f"phase: found {phase!r}, which no run has, expected one of {', '.join(there)}; correct it")
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -99,9 +99,7 @@ def temperature_curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, float
 
 def _row(label: str, base: str, options: Mapping[str, str], members: Sequence[Run], phase: str | None) -> Row:
     by_seed: dict[int | None, Run] = {}
-    for run in members:
-        if run.results is None:
-            continue
+    for run in (run for run in members if run.results):
         if (other := by_seed.setdefault(run.seed, run)) is not run:
             raise UserError(
                 f"{run.path}: found {label} with seed {run.seed} again, as in {other.path}, expected each seed once; "
@@ -116,7 +114,7 @@ def _row(label: str, base: str, options: Mapping[str, str], members: Sequence[Ru
         base=base,
         options=options,
         runs=tuple(scored),
-        unfinished=tuple(run for run in members if run.results is None and run.seed not in by_seed),
+        unfinished=tuple(run for run in members if not run.results and run.seed not in by_seed),
         scores={name: _mean([scores[key] for scores in found]) for name, key in SUMMARY.items()},
         per_class={name: _mean_of_present([scores["per_class"].get(name) for scores in found]) for name in names},
         paper=published(first["dataset"], first["split"], base, options, phase) if first else None,
@@ -147,24 +145,21 @@ def _varied(members: Sequence[Run]) -> list[str]:
 
 def _check_same_data(runs: Sequence[Run]) -> None:
     first = runs[0]
-    assert first.results is not None
     of_seed: dict[int | None, Run] = {}
     for run in runs:
-        assert run.results is not None
         if run.is_development != first.is_development:
             on_validation, on_test = (run, first) if run.is_development else (first, run)
             raise UserError(
                 f"{on_validation.path}: found scores of validation images (development), but {on_test.path} has those "
                 "of test images, expected one kind; make a table of each"
             )
-        mine, others = (f"{one.results['dataset']}, split {one.split}" for one in (run, first) if one.results)
+        mine, others = (f"{one.results['dataset']}, split {one.split}" for one in (run, first))
         if mine != others:
             raise UserError(
                 f"{run.path}: found {mine}, but {first.path} has {others}, expected the same; make a table of each"
             )
         # Under development each seed draws its own unseen classes.
         other = of_seed.setdefault(run.seed, run) if run.is_development else first
-        assert other.results is not None
         unseen = [results.get("unseen") for results in (run.results, other.results)]
         if run.classes != other.classes or (None not in unseen and unseen[0] != unseen[1]):
             raise UserError(
