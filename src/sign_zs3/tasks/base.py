@@ -202,10 +202,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._tell_loaders()
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
-        """Make E, the spatial module and C, as `segmenter`, for class vectors of length `word_dim`.
-
-        Backbone `weights` are None where a checkpoint brings them, or there are none.
-        """
+        """Make `segmenter` for class vectors of length `word_dim`; a checkpoint brings the backbone's `weights` itself."""
         dim = self.feature_dim(word_dim)
         config = segmenter_config(self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options())
         self.segmenter = Segmenter.build(config, weights)
@@ -312,10 +309,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 self.training_run.record(losses, batch)
 
     def segmentation_step(self, kind: str, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
-        """Train E, the spatial module and C on labels (eq. 3, 4), in self-training on pseudo-labels too.
-
-        Return the features of the batch, and losses by name.
-        """
+        """Train E, the spatial module and C (eq. 3, 4, section 3.4); return the batch's features and losses by name."""
         alpha, report = self.kl_weight, dict[str, Tensor]()
         with self.updates.of("segmenter"):
             if kind == "train":
