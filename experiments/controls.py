@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fitting import fit_unless_done
 
 from sign_zs3 import ClassTable, Protocol
-from sign_zs3.cli import main as program
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
 
 CONFIG = Path(__file__).parent / "quickstart.yaml"
@@ -28,13 +28,8 @@ SCORES = ("seen_miou", "unseen_miou", "harmonic_miou")
 
 def run(folder: Path, seed: int, *options: str) -> dict[str, Any]:
     """Fit with these options, or read what an earlier run left."""
-    done = sorted(folder.glob("version_*/results.json"))
-    if not done:
-        arguments = ["--config", str(CONFIG), "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        if program(["fit", *arguments, *options]) != 0:
-            raise SystemExit(1)
-        done = sorted(folder.glob("version_*/results.json"))
-    found: dict[str, Any] = json.loads(done[-1].read_text(encoding="utf-8"))
+    done = fit_unless_done(folder, ["--config", str(CONFIG), "--seed_everything", str(seed), *options])
+    found: dict[str, Any] = json.loads((done / "results.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -68,7 +63,7 @@ def main() -> None:
         rows.setdefault("after training", []).append(demo["phases"]["train"])
         rows.setdefault("after transfer", []).append(demo["phases"]["transfer"])
         rows.setdefault("annealed, T = 0.2", []).append(demo["test"])
-        checkpoints = sorted((root / "demo").glob("version_*/checkpoints"))[-1]
+        checkpoints = fit_unless_done(root / "demo", []) / "checkpoints"
         again = ["--model.init_from", str(checkpoints / "transfer.ckpt"), "--model.phases", "[self_training]"]
         paper = run(root / "T2", seed, *again, "--model.temperature", "2")
         rows.setdefault("annealed, T = 2 (the paper's)", []).append(paper["test"])

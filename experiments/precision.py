@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from sign_zs3.cli import main as program
+from fitting import fit_unless_done
 
 CONFIG = Path(__file__).parent / "quickstart.yaml"
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -33,12 +33,9 @@ SHORT = [
 def run(folder: Path, seed: int, precision: str, options: list[str]) -> dict[str, Any]:
     """Fit, or read what an earlier run left."""
     folder = folder / f"{precision}-seed{seed}"
-    if not (done := sorted(folder.glob("version_*/results.json"))):
-        arguments = ["--config", str(CONFIG), "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        if program(["fit", *arguments, "--trainer.precision", precision, *options]) != 0:
-            raise SystemExit(1)
-        done = sorted(folder.glob("version_*/results.json"))
-    found: dict[str, Any] = json.loads(done[-1].read_text(encoding="utf-8"))["phases"]
+    arguments = ["--config", str(CONFIG), "--seed_everything", str(seed), "--trainer.precision", precision, *options]
+    done = fit_unless_done(folder, arguments)
+    found: dict[str, Any] = json.loads((done / "results.json").read_text(encoding="utf-8"))["phases"]
     return found
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import Job, done, run_all
+from fitting import finished_run
+from tables import Job, run_all
 
 CUTS = {"a": ("tree", "bird", "chair", "car")}
 IGNORED = "[horse,mountain,cow,dog,boat,bicycle]"
@@ -52,7 +53,7 @@ def jobs() -> dict[str, Job]:
 
 def scores(folder: Path) -> dict[str, float]:
     """Return the last scores of a run."""
-    run = done(folder)
+    run = finished_run(folder)
     assert run is not None
     results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     return {name: 100 * results["test"][f"{name}_miou"] for name in ("seen", "unseen", "harmonic")}

@@ -11,13 +11,14 @@ delete its folder after a change of the settings.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+
+from fitting import finished_run, fit_unless_done
 
 from sign_zs3.commands.results import run as collect
 
@@ -66,36 +67,26 @@ def jobs_of(table: str) -> dict[str, Job]:
     return {job.name: job for job in jobs}
 
 
-def done(folder: Path) -> Path | None:
-    """Return the finished run in a folder."""
-    found = list(folder.glob("version_*/results.json"))
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
-
-
 def fit(job: Job, seed: int, runs: Path, extra: Sequence[str]) -> str | None:
     """Run a row; return what went wrong."""
     folder = runs / job.name / f"seed{seed}"
     arguments = ["--config", str(HERE / job.config), "--seed_everything", str(seed)]
-    arguments += ["--trainer.default_root_dir", str(folder), "--model.feature_cache", str(runs / "features")]
+    arguments += ["--model.feature_cache", str(runs / "features")]
     if job.base is not None:
-        base = done(runs / job.base / f"seed{seed}")
+        base = finished_run(runs / job.base / f"seed{seed}")
         if base is None:
             return f"{job.name}, seed {seed}: {job.base} is not there"
         arguments += ["--model.init_from", str(base / "checkpoints" / "transfer.ckpt"), *SELF_TRAINING]
-    folder.mkdir(parents=True, exist_ok=True)
-    # more threads than one would wait for each other where two runs share two cores
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sign_zs3", "fit", *arguments, *job.options, *extra]
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        log.write(" ".join(command) + "\n")
-        log.flush()
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    return f"{job.name}, seed {seed}: exit code {code}, see {folder / 'log.txt'}" if code else None
+    try:
+        fit_unless_done(folder, [*arguments, *job.options, *extra], log=True)
+    except subprocess.CalledProcessError as error:
+        return f"{job.name}, seed {seed}: exit code {error.returncode}, see {folder / 'log.txt'}"
+    return None
 
 
 def run_all(jobs: dict[str, Job], seeds: Sequence[int], runs: Path, extra: Sequence[str], workers: int) -> list[str]:
     """Run what is not there, each row once its base is; return what went wrong."""
-    todo = [(job, seed) for seed in seeds for job in jobs.values() if not done(runs / job.name / f"seed{seed}")]
+    todo = [(job, seed) for seed in seeds for job in jobs.values() if not finished_run(runs / job.name / f"seed{seed}")]
     total, errors = len(todo), []
     with ThreadPoolExecutor(workers) as pool:
         running: dict[Future[str | None], tuple[str, int]] = {}

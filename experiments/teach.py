@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from fitting import fit_unless_done
 from PIL import Image
 
 from sign_zs3 import GZSLMeanIoU, Protocol, ShapesDataModule, ZeroShotTask, load_task
@@ -39,15 +38,9 @@ VOCABULARIES = {"full": ["--data.unseen", f"[{','.join(UNSEEN + TAUGHT)}]"],
 
 def train(name: str, seed: int, output: Path) -> Path:
     """Run the training unless it is there; return its transferred checkpoint."""
-    folder = output / name / f"seed{seed}"
-    found = sorted(folder.glob("version_*/results.json"))
-    if not found:
-        options = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *VOCABULARIES[name]]
-        config = str(Path(__file__).parent / "quickstart.yaml")
-        phases = ["--model.phases", "[train,generator,transfer]"]
-        subprocess.run([sys.executable, "-m", "sign_zs3", "fit", "--config", config, *phases, *options], check=True)
-        found = sorted(folder.glob("version_*/results.json"))
-    return found[-1].parent / "checkpoints" / "transfer.ckpt"
+    config, phases = str(Path(__file__).parent / "quickstart.yaml"), ["--model.phases", "[train,generator,transfer]"]
+    arguments = ["--config", config, *phases, "--seed_everything", str(seed), *VOCABULARIES[name]]
+    return fit_unless_done(output / name / f"seed{seed}", arguments) / "checkpoints" / "transfer.ckpt"
 
 
 @torch.no_grad()
@@ -56,7 +49,6 @@ def measure(model: ZeroShotTask) -> dict[str, Any]:
     data = ShapesDataModule(unseen=UNSEEN + TAUGHT)
     data.setup("test")
     truth, mine = data.protocol, model.protocol
-    assert mine is not None
     # a pixel that gets the name of an absent class is wrong, whatever it is
     names = (*truth.classes, "absent")
     absent = len(truth.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ class Fits:
 
     def __call__(self, job: Any, seed: int, runs: Path, extra: Sequence[str]) -> str | None:
         self.asked.append((job.name, seed))
-        if job.base is not None and self.tables.done(runs / job.base / f"seed{seed}") is None:
+        if job.base is not None and self.tables.finished_run(runs / job.base / f"seed{seed}") is None:
             return f"{job.base} is not there"
         if job.name == self.broken:
             return "broken"
@@ -70,7 +71,7 @@ def test_a_row_that_fails_is_named_and_the_others_run(
     jobs = tables.jobs_of("table1")
     monkeypatch.setattr(tables, "fit", Fits(tables, broken="zs3"))
     assert tables.run_all(jobs, [0], tmp_path, [], 2) == ["broken", "zs3 is not there"]
-    assert {name for name in jobs if tables.done(tmp_path / name / "seed0")} == set(jobs) - {"zs3", "zs3_st"}
+    assert {name for name in jobs if tables.finished_run(tmp_path / name / "seed0")} == set(jobs) - {"zs3", "zs3_st"}
 
 
 def test_the_program_is_asked_for_a_row(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +80,14 @@ def test_the_program_is_asked_for_a_row(tables: ModuleType, tmp_path: Path, monk
     def run(command: list[str], **options: Any) -> Any:
         asked.append(command)
         assert options["env"]["OMP_NUM_THREADS"] == "1"
-        return type("Done", (), {"returncode": len(asked) - 1})
+        assert options["check"]
+        if len(asked) == 2:
+            raise subprocess.CalledProcessError(1, command)
+        place = Path(command[command.index("--trainer.default_root_dir") + 1]) / "version_0"
+        place.mkdir()
+        (place / "results.json").write_text("{}")
 
-    monkeypatch.setattr(tables.subprocess, "run", run)
+    monkeypatch.setattr("fitting.subprocess.run", run)
     jobs = tables.jobs_of("ablations")
     base = tmp_path / "sign" / "seed3" / "version_0"
     base.mkdir(parents=True)

@@ -8,92 +8,53 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sign_zs3._version import __version__
+from sign_zs3._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sign_zs3.data.datamodules import (
-        COCOStuffDataModule,
-        FolderDataModule,
-        PascalContextDataModule,
-        ShapesDataModule,
-        VOCDataModule,
-        ZeroShotDataModule,
-    )
-    from sign_zs3.embeddings import ClassTable
-    from sign_zs3.errors import UserError
-    from sign_zs3.metrics import GZSLMeanIoU
-    from sign_zs3.models import Segmenter
-    from sign_zs3.protocol import Protocol
-    from sign_zs3.tasks import (
-        CaGNetModule,
-        SIGNModule,
-        SPNetModule,
-        ZeroShotTask,
-        ZS3Module,
-        load_segmenter,
-        load_task,
-    )
-    from sign_zs3.vocabulary import extend, remove, rename, save_model, self_train
+    from sign_zs3.data.datamodules import COCOStuffDataModule as COCOStuffDataModule
+    from sign_zs3.data.datamodules import FolderDataModule as FolderDataModule
+    from sign_zs3.data.datamodules import PascalContextDataModule as PascalContextDataModule
+    from sign_zs3.data.datamodules import ShapesDataModule as ShapesDataModule
+    from sign_zs3.data.datamodules import VOCDataModule as VOCDataModule
+    from sign_zs3.data.datamodules import ZeroShotDataModule as ZeroShotDataModule
+    from sign_zs3.embeddings import ClassTable as ClassTable
+    from sign_zs3.errors import UserError as UserError
+    from sign_zs3.metrics import GZSLMeanIoU as GZSLMeanIoU
+    from sign_zs3.models import Segmenter as Segmenter
+    from sign_zs3.protocol import Protocol as Protocol
+    from sign_zs3.tasks import CaGNetModule as CaGNetModule
+    from sign_zs3.tasks import SIGNModule as SIGNModule
+    from sign_zs3.tasks import SPNetModule as SPNetModule
+    from sign_zs3.tasks import ZeroShotTask as ZeroShotTask
+    from sign_zs3.tasks import ZS3Module as ZS3Module
+    from sign_zs3.tasks import load_segmenter as load_segmenter
+    from sign_zs3.tasks import load_task as load_task
+    from sign_zs3.vocabulary import extend as extend
+    from sign_zs3.vocabulary import remove as remove
+    from sign_zs3.vocabulary import rename as rename
+    from sign_zs3.vocabulary import save_model as save_model
+    from sign_zs3.vocabulary import self_train as self_train
 
 _HOMES = {
-    "COCOStuffDataModule": "data.datamodules",
-    "CaGNetModule": "tasks",
-    "ClassTable": "embeddings",
-    "FolderDataModule": "data.datamodules",
-    "GZSLMeanIoU": "metrics",
-    "PascalContextDataModule": "data.datamodules",
-    "Protocol": "protocol",
-    "SIGNModule": "tasks",
-    "SPNetModule": "tasks",
-    "Segmenter": "models",
-    "ShapesDataModule": "data.datamodules",
-    "UserError": "errors",
-    "VOCDataModule": "data.datamodules",
-    "ZS3Module": "tasks",
-    "ZeroShotDataModule": "data.datamodules",
-    "ZeroShotTask": "tasks",
-    "extend": "vocabulary",
-    "load_segmenter": "tasks",
-    "load_task": "tasks",
-    "remove": "vocabulary",
-    "rename": "vocabulary",
-    "save_model": "vocabulary",
-    "self_train": "vocabulary",
-}
-
-__all__ = [
-    "COCOStuffDataModule",
-    "CaGNetModule",
-    "ClassTable",
-    "FolderDataModule",
-    "GZSLMeanIoU",
-    "PascalContextDataModule",
-    "Protocol",
-    "SIGNModule",
-    "SPNetModule",
-    "Segmenter",
-    "ShapesDataModule",
-    "UserError",
-    "VOCDataModule",
-    "ZS3Module",
+    "data.datamodules": "COCOStuffDataModule FolderDataModule PascalContextDataModule ShapesDataModule VOCDataModule "
     "ZeroShotDataModule",
-    "ZeroShotTask",
-    "__version__",
-    "extend",
-    "load_segmenter",
-    "load_task",
-    "remove",
-    "rename",
-    "save_model",
-    "self_train",
-]
+    "embeddings": "ClassTable",
+    "errors": "UserError",
+    "metrics": "GZSLMeanIoU",
+    "models": "Segmenter",
+    "protocol": "Protocol",
+    "tasks": "CaGNetModule SIGNModule SPNetModule ZS3Module ZeroShotTask load_segmenter load_task",
+    "vocabulary": "extend remove rename save_model self_train",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'sign_zs3' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sign_zs3.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"sign_zs3.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -9,7 +9,8 @@ import re
 import sys
 import warnings
 
-from sign_zs3.commands import VERBS, predict
+from sign_zs3.commands import predict
+from sign_zs3.commands.verbs import VERBS
 from sign_zs3.errors import UserError
 
 

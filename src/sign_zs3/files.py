@@ -14,18 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sign_zs3.errors import UserError
-
-MAX_TEXT = 1 << 26
-"""Bytes of a list or a JSON file, at most: what is made of one takes some thirty times as much memory."""
-
-MAX_YAML = 1 << 18
-"""Bytes of a YAML file, at most: its reader takes ten seconds for a few MB."""
-
-MAX_DEPTH = 100
-"""Lists and mappings within one another in a YAML file, at most."""
-
-MAX_NAME = 200
-"""Letters of a class name, at most: near spellings of a name are looked for, which costs the square of its length."""
+from sign_zs3.limits import MAX_DEPTH, MAX_NAME, MAX_TEXT, MAX_YAML
 
 CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
 """A line of a list of classes: id, a tab or colon, name."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError, did_you_mean
-from sign_zs3.files import MAX_NAME, is_name
+from sign_zs3.files import is_name
+from sign_zs3.limits import MAX_NAME
 
 IGNORE_INDEX = 255
 

@@ -22,8 +22,9 @@ from sign_zs3 import ClassTable, UserError
 from sign_zs3.data.datasets.files import read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.embeddings import read_vectors
-from sign_zs3.files import MAX_NAME, check_archive, not_plain, read_json, read_yaml
+from sign_zs3.files import check_archive, not_plain, read_json, read_yaml
 from sign_zs3.images import read_image
+from sign_zs3.limits import MAX_NAME
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.protocol import Protocol
 from sign_zs3.reports.runs import collect

@@ -13,7 +13,7 @@ from sign_zs3.data.check import Part, SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Sample
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, write_json
-from sign_zs3.protocol import Protocol
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
        sign-zs3 data show  --config FILE [options of fit] [--split SPLIT] [--count N] [--output FILE]
@@ -94,7 +94,9 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
         cells = [f"{entry[what][part]:,}" for part in counts for what in ("images", "pixels")]
         table.add_row(str(entry["id"]), escape(name), *cells)
     table.add_section()
-    table.add_row("", "ignored", *(f"{n:,}" for c in counts.values() for n in (c.holding[255], c.pixels[255])))
+    table.add_row(
+        "", "ignored", *(f"{n:,}" for c in counts.values() for n in (c.holding[IGNORE_INDEX], c.pixels[IGNORE_INDEX]))
+    )
     table.add_row("", "all", *(f"{n:,}" for c in counts.values() for n in (c.images, int(c.pixels.sum()))))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     training = report["training"]

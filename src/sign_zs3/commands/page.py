@@ -16,7 +16,7 @@ from sign_zs3.drawing.colours import class_colours
 from sign_zs3.drawing.overlay import NOTE, blend, legend_entries
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
-from sign_zs3.models.inference import MAX_PIXELS
+from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.vocabulary.extension import check_teachable, extend

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sign_zs3.errors import UserError
+from sign_zs3.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,7 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--window", type=at_least(0), metavar="PIXELS", help=WINDOW_HELP)
     add("--overlap", type=at_least(0), metavar="PIXELS", help=OVERLAP_HELP)
-    add("--max_pixels", type=at_least(1), default=100_000_000, metavar="N", help=PIXELS_HELP)
+    add("--max_pixels", type=at_least(1), default=MAX_PIXELS, metavar="N", help=PIXELS_HELP)
 
 
 def window_options(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sign_zs3.embeddings.stream import MAX_WIDTH, Blocks, Vector, VectorFile
+from sign_zs3.embeddings.stream import Blocks, Vector, VectorFile
 from sign_zs3.errors import UserError
+from sign_zs3.limits import MAX_WIDTH
 
 __all__ = ["is_model", "read_model"]
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sign_zs3.errors import UserError
+from sign_zs3.limits import GZIP_RATIO, GZIP_ROOM, MAX_WIDTH, MAX_WORD
 
 __all__ = ["MAX_WIDTH", "Blocks", "Progress", "Vector", "VectorFile", "open_vectors"]
 
@@ -21,14 +22,7 @@ Vector = npt.NDArray[np.float32]
 Progress = Callable[[int], object]
 """Told how many bytes of the file have been read since it was last told."""
 
-MAX_WIDTH = 16_384
-"""Numbers in a vector, at most: a header that claims more is damaged, and nothing is allocated for it."""
 BLOCK = 1 << 22
-MAX_WORD = 1 << 16
-GZIP_RATIO = 100
-"""Bytes that a byte of a `.gz` file unpacks to, at most: of vectors it is some three, of a decompression bomb 1032."""
-GZIP_ROOM = 1 << 24
-"""Bytes that any `.gz` file may unpack to."""
 
 
 class VectorFile:

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from sign_zs3.embeddings.spelling import Vocabulary
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, replacing
+from sign_zs3.limits import MAX_TABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["ClassTable", "class_vectors"]
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES = 1 << 30
-"""Of a table, unpacked, at most: 400,000 names with 600 numbers each."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -97,7 +95,7 @@ class ClassTable:
     def load(cls, path: str | Path) -> ClassTable:
         """Read a `.npz` or `.safetensors` table; nothing in it is ever unpickled.
 
-        Memory: at most four times what the file holds unpacked, and that is refused above `MAX_BYTES`, 1 GiB.
+        Memory: at most four times what the file holds unpacked, and that is refused above `MAX_TABLE`, 1 GiB.
 
         Args:
             path: The file.
@@ -121,8 +119,8 @@ class ClassTable:
                 f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors; "
                 "word vectors become one by `sign-zs3 embed`"
             )
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: has more than {MAX_BYTES:,} bytes: expected a table of class vectors")
+        if path.stat().st_size > MAX_TABLE:
+            raise UserError(f"{path}: has more than {MAX_TABLE:,} bytes: expected a table of class vectors")
         names, sources = readers[path.suffix](path)
         return cls(names, sources, str(path))
 
@@ -321,7 +319,7 @@ def _read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
             is_array = file.read(6) == b"\x93NUMPY"
         if is_array:
             raise UserError(f"{path}: is no .npz archive: expected 'names' and one matrix per source")
-        check_archive(path, MAX_BYTES)
+        check_archive(path, MAX_TABLE)
         # Given a path, np.load leaves the file open when the archive turns out to be damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}

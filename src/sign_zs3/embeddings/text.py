@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sign_zs3.embeddings.stream import BLOCK, MAX_WIDTH, Vector, VectorFile, open_vectors
+from sign_zs3.embeddings.stream import BLOCK, Vector, VectorFile, open_vectors
 from sign_zs3.errors import UserError
+from sign_zs3.limits import MAX_WIDTH
 
 __all__ = ["read_text", "read_text_vectors"]
 

@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from sign_zs3.embeddings.stream import MAX_WIDTH, Blocks, Vector, VectorFile
+from sign_zs3.embeddings.stream import Blocks, Vector, VectorFile
 from sign_zs3.errors import UserError
+from sign_zs3.limits import MAX_WIDTH
 
 __all__ = ["read_binary"]
 

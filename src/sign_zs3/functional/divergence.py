@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sign_zs3.protocol import IGNORE_INDEX
+
 __all__ = ["class_mmd", "gaussian_kl", "mmd"]
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
@@ -95,7 +97,7 @@ def class_mmd(
     labels_fake: Tensor | None = None,
     bandwidths: Sequence[float] = BANDWIDTHS,
     sqrt: bool = True,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """The mean over classes of `mmd` between a class's real and synthetic features (eq. 5).
 

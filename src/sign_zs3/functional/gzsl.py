@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sign_zs3.protocol import IGNORE_INDEX
+
 __all__ = ["confusion_matrix", "gzsl_scores", "per_class_iou"]
 
 Absent = Literal["skip", "zero"]
 
 
-def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Return the counts of pixels by true and predicted class.
 
     Args:

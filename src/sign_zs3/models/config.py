@@ -9,10 +9,8 @@ from typing import Any
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import not_plain
+from sign_zs3.limits import MAX_SCALE, MAX_SCALES
 from sign_zs3.protocol import Protocol
-
-MAX_SCALE, MAX_SCALES = 4.0, 16
-"""The largest scale at which a model reads images, and the most of them: attention costs a scale's fourth power."""
 
 SCALES = f"numbers above 0, at most {MAX_SCALE:g}, and no more than {MAX_SCALES} of them"
 

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from sign_zs3.checks import check_choice
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, resize_map
-
-MAX_DILATION = 1024
-"""In cells. A dilation beyond the map reads nothing but padding, which takes memory all the same."""
+from sign_zs3.limits import MAX_DILATION
 
 
 class DeepLabHead(nn.ModuleList):

@@ -16,9 +16,6 @@ from sign_zs3.images import as_rgb, check_pixels, read_image
 from sign_zs3.models.scores import Scores, Segmentation, label_scores
 from sign_zs3.models.windows import Place, windows
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused by default."""
-
 
 def check_windows(window: int, overlap: int) -> None:
     """Raise a UserError for windows of a negative side, or that overlap by half of it or more."""

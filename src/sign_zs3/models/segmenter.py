@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder, rescale
-from sign_zs3.models.inference import MAX_PIXELS, check_windows, label_by_windows, read_pixels
+from sign_zs3.models.inference import check_windows, label_by_windows, read_pixels
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.scores import Scores, Segmentation
 from sign_zs3.models.spatial.build import build_spatial

@@ -8,13 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -37,6 +36,7 @@ from sign_zs3.tasks.updates import Updates, segmenter_optimizer
 
 log = logging.getLogger(__name__)
 
+_Task = TypeVar("_Task", bound="ZeroShotTask")
 SEGMENTER = frozenset({"encoder", "spatial", "classifier"})
 """The parts whose weights the SGD moves."""
 
@@ -156,6 +156,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Whether the networks are made."""
         return "segmenter" in self._modules
 
+    @property
+    def _fits(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+
     def _take(self, protocol: Protocol) -> None:
         self._protocol = protocol
         self.hparams["protocol"] = protocol.as_dict()
@@ -187,21 +191,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
             if self._buffers["class_vectors"] is None:
                 sources = Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
                 self.class_vectors = sources.class_vectors
-            # Lightning would make them where they will run; a seed is to give the same weights on every device
+            # Lightning would make them where they run; a seed is to give the same weights on every device
             with torch.device("cpu"), counted_randomness(torch.device("cpu"), hp["seed"], "initial weights"):
                 self.build_networks(self.class_vectors.shape[1], sources.weights if sources else None)
             self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
             if sources is not None and sources.checkpoint is not None:
                 self.progress.start_from(sources.checkpoint)
                 self.load_state_dict(sources.state_for(self.state_dict()))
-        if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is not None and not self._fits:
             self._tell_loaders()
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
-        """Make E, the spatial module and C, as `segmenter`, for class vectors of length `word_dim`.
-
-        Backbone `weights` are None where a checkpoint brings them, or there are none.
-        """
+        """Make `segmenter` for class vectors of length `word_dim`; a checkpoint brings the backbone's `weights` itself."""
         dim = self.feature_dim(word_dim)
         config = segmenter_config(self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options())
         self.segmenter = Segmenter.build(config, weights)
@@ -224,8 +225,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
-        own = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
-        checkpoint[stored.CHECKPOINT_KEY] = own
+        method, parameters = type(self).__name__, self.named_parameters()
+        checkpoint[stored.CHECKPOINT_KEY] = self.progress.stored(method, self.protocol, parameters)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the networks of a checkpoint, where there are none yet, and take up its progress.
@@ -233,8 +234,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         Raises:
             UserError: It is damaged, of other classes, vectors or networks, or holds no training to go on with.
         """
-        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        protocol = stored.prepare(checkpoint, self._protocol, fitting)
+        protocol = stored.prepare(checkpoint, self._protocol, self._fits)
         if self._protocol is None:
             self._take(protocol)
         state: dict[str, Tensor] = checkpoint["state_dict"]
@@ -264,7 +264,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return on_meta(make, lambda twin: twin.segmenter).state_dict()
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls: type[_Task], checkpoint_path: str | Path, **_: Any) -> _Task:  # type: ignore[override]
         """Load a ``.ckpt`` file of this method, as `load_task` does for any."""
         return stored.restored(cls, stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}")
 
@@ -309,10 +309,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
                 self.training_run.record(losses, batch)
 
     def segmentation_step(self, kind: str, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
-        """Train E, the spatial module and C on labels (eq. 3, 4), in self-training on pseudo-labels too.
-
-        Return the features of the batch, and losses by name.
-        """
+        """Train E, the spatial module and C (eq. 3, 4, section 3.4); return the batch's features and losses by name."""
         alpha, report = self.kl_weight, dict[str, Tensor]()
         with self.updates.of("segmenter"):
             if kind == "train":
@@ -333,12 +330,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def enter_phase(self, kind: str) -> None:
         """Prepare for a phase that starts now: renew the teacher for self-training."""
-        self._set_teacher(kind == "self_training")
-        if self.teacher is not None and self.hparams["compile"]:
-            run.compile_networks(self.teacher)
+        self._set_teacher(kind == "self_training", self.hparams["compile"])
 
-    def _set_teacher(self, wanted: bool) -> None:
+    def _set_teacher(self, wanted: bool, compiled: bool = False) -> None:
         self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False) if wanted else None
+        if self.teacher is not None and compiled:
+            run.compile_networks(self.teacher)
 
     def pseudo_labels(self, batch: Batch) -> PseudoLabels:
         """Let the teacher label the ignored pixels of a batch, see `steps.pseudo_labels`."""
@@ -395,8 +392,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     @torch.no_grad()
     def label_image(self, image: Tensor) -> Tensor:
         """Label one image (3, H, W) in [0, 255] with the options of the evaluation: (H, W) int64, on the CPU."""
-        was_training = self.training
-        self.eval()
-        scores = self._scores({"image": image.unsqueeze(0).to(self.device)})
+        was_training, batch = self.training, {"image": image.unsqueeze(0).to(self.device)}
+        scores = self.eval()._scores(batch)
         self.train(was_training)
         return label_scores(scores, map_size(image), confidence=False).label[0].cpu()

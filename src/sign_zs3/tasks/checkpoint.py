@@ -21,14 +21,13 @@ from torch import Tensor
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
+from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite, difference, kinds_of
 from sign_zs3.protocol import Protocol
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
 """Raised where an earlier version would misread a checkpoint; what is new and may be missing needs no other number."""
-MAX_PICKLE = 1 << 23
-"""Bytes of all that is no tensor, at most: torch takes ten seconds for as many, and a ResNet-152 needs a tenth."""
 _Task = TypeVar("_Task", bound=pl.LightningModule)
 GIVE = "give a .ckpt file that `fit` wrote"
 

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 
 from sign_zs3.errors import UserError
-
-MAX_ROUNDS = 1_000
-"""Of self-training; each is a phase in the schedule's list."""
+from sign_zs3.limits import MAX_ROUNDS
 
 KINDS = ("train", "generator", "transfer", "self_training")
 

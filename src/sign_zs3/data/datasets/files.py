@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.matlab import unpacked
 from sign_zs3.errors import UserError
-from sign_zs3.files import CLASS_LINE, MAX_NAME, read_lines, refuse_special
+from sign_zs3.files import CLASS_LINE, read_lines, refuse_special
 from sign_zs3.images import FORMATS, undecodable
+from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
 
 _SPREAD = {"L;2": 85, "L;4": 17}

@@ -12,8 +12,7 @@ from io import BytesIO
 from math import prod
 from pathlib import Path
 
-MOST = 1 << 26
-"""Bytes of a file, and of a variable unpacked, at most."""
+from sign_zs3.limits import MAX_MATLAB
 
 _DEPTH = 16
 _ELEMENTS = 100_000
@@ -43,9 +42,9 @@ def unpacked(path: Path, name: str) -> BytesIO:
     from scipy.io.matlab import matfile_version
 
     with path.open("rb") as file:
-        content = file.read(MOST + 1)
-    if len(content) > MOST:
-        raise ValueError(f"found more than {MOST:,} bytes")
+        content = file.read(MAX_MATLAB + 1)
+    if len(content) > MAX_MATLAB:
+        raise ValueError(f"found more than {MAX_MATLAB:,} bytes")
     if matfile_version(BytesIO(content))[0] != 1:
         return BytesIO(content)
     order = "<" if content[126:128] == b"IM" else ">"
@@ -61,9 +60,9 @@ def unpacked(path: Path, name: str) -> BytesIO:
             if _name(_Walk(zlib.decompressobj().decompress(element[8:], 1024), order)) != name.encode():
                 continue
             unpacking = zlib.decompressobj()
-            element = unpacking.decompress(element[8:], MOST + 1)
-            if len(element) > MOST:
-                raise ValueError(f"a variable unpacks to more than {MOST:,} bytes")
+            element = unpacking.decompress(element[8:], MAX_MATLAB + 1)
+            if len(element) > MAX_MATLAB:
+                raise ValueError(f"a variable unpacks to more than {MAX_MATLAB:,} bytes")
             if not unpacking.eof:
                 raise ValueError("a variable is cut short")
         elif kind != _MATRIX:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import SegmentationDataset, Transform
 from sign_zs3.errors import UserError
-from sign_zs3.protocol import Protocol
+from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple")
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
@@ -80,7 +80,7 @@ def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequen
             "the name"
         )
     names = {own_id: name for own_id, name in NAMES.items() if name not in ignored_classes}
-    ignored_ids = {0, 255} | (NAMES.keys() - names.keys())
+    ignored_ids = {0, IGNORE_INDEX} | (NAMES.keys() - names.keys())
     default = unseen is None and not ignored_classes
     return Protocol.build(
         "shapes", "default" if default else "custom", names, UNSEEN if unseen is None else unseen, ignored_ids

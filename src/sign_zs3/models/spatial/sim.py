@@ -13,12 +13,10 @@ from sign_zs3.functional.positional import (
     interpolated_positional_encoding,
     relative_positional_encoding,
 )
+from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.attention import AttentionEncoding
 from sign_zs3.models.spatial.convolution import ConvolutionEncoding, GatedEncoding
 from sign_zs3.models.spatial.features import SpatialFeatures, SpatialModule, gate_features, scaled_width, start_at_zero
-
-MAX_SIDE = 512
-"""In cells, of the feature map in training, whose encoding takes memory whatever the size of an image."""
 
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
 Position = Literal["relative", "absolute", "interpolated", "none"]

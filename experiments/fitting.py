@@ -1,0 +1,44 @@
+"""Runs that are made once: what is there is not run again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def finished_run(folder: Path) -> Path | None:
+    """Return the latest finished run in a folder of runs; None where there is none."""
+    found = list(folder.glob("version_*/results.json"))
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def fit_unless_done(folder: Path, arguments: Sequence[str], log: bool = False) -> Path:
+    """Run `sign-zs3 fit` into a folder unless a run there is finished; return the run.
+
+    Args:
+        folder: Of the runs.
+        arguments: Of `fit`, but for the folder.
+        log: Write what the program prints into ``log.txt`` of the folder, on one thread.
+
+    Raises:
+        subprocess.CalledProcessError: The program failed.
+    """
+    if (done := finished_run(folder)) is not None:
+        return done
+    command = [sys.executable, "-m", "sign_zs3", "fit", *arguments, "--trainer.default_root_dir", str(folder)]
+    if log:
+        folder.mkdir(parents=True, exist_ok=True)
+        # more threads than one would wait for each other where two runs share two cores
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (folder / "log.txt").open("w", encoding="utf-8") as file:
+            file.write(" ".join(command) + "\n")
+            file.flush()
+            subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=True)
+    else:
+        subprocess.run(command, check=True)
+    done = finished_run(folder)
+    assert done is not None
+    return done
