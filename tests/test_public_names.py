@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 from collections.abc import Callable
@@ -54,6 +55,20 @@ def test_public_names() -> None:
     }  # fmt: skip
     for name in sign_zs3.__all__:
         assert getattr(sign_zs3, name) is not None, name
+    assert dir(sign_zs3) == sign_zs3.__all__
+
+
+def test_type_checkers_see_the_same_public_names() -> None:
+    tree = ast.parse(inspect.getsource(sign_zs3))
+    imported = {
+        alias.name: str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("sign_zs3.")
+        for alias in node.names
+    }
+    assert sorted(imported) == sign_zs3.__all__
+    for name, module in imported.items():
+        assert getattr(importlib.import_module(module), name) is getattr(sign_zs3, name)
 
 
 @pytest.mark.parametrize("package", ["callbacks", "data.datamodules", "data.datasets", "embeddings", "functional",
