@@ -181,14 +181,7 @@ class PictureLogger(pl.Callback):
 
 
 def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, count: int = 6) -> None:
-    """Label a few test images and write their panel as PNG.
-
-    Args:
-        path: The file.
-        model: A built task.
-        dataset: Test set.
-        count: How many images.
-    """
+    """Label a few test images and write their panel as PNG."""
     samples = [dataset[index] for index in choose_examples(dataset, count)]
     images, truths = ([sample[key] for sample in samples] for key in ("image", "mask"))
     labels = [model.label_image(image) for image in images]

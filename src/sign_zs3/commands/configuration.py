@@ -15,9 +15,6 @@ from sign_zs3.files import read_yaml
 def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Put a ``--config`` before each one of the command line for every file that it includes.
 
-    Returns:
-        The longer command line, and the top-level settings of all its files; the last file that has one holds.
-
     Raises:
         UserError: An included file is not there, includes itself, or ``include`` is no path.
     """

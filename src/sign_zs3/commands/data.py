@@ -33,14 +33,7 @@ SHOWN = 256
 
 
 def run(args: list[str]) -> int:
-    """Run `data check` or `data show`.
-
-    Args:
-        args: The command line after ``data``.
-
-    Returns:
-        0; 1 where the check found faults; 2 after a wrong command.
-    """
+    """Run `data check` or `data show`."""
     verbs = {"check": _check, "show": _show}
     if not args or args[0] not in verbs:
         asked = args[:1] in (["--help"], ["-h"])

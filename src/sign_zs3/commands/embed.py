@@ -55,12 +55,6 @@ KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "
 def run(args: list[str]) -> int:
     """Build a table, or show neighbours.
 
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
-
     Raises:
         UserError: A name, a source or the output cannot be used.
     """

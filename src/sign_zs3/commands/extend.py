@@ -30,12 +30,6 @@ features of some training images as well."""
 def run(args: list[str]) -> int:
     """Write a checkpoint with more classes.
 
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
-
     Raises:
         UserError: A name is there already or has no vector, the checkpoint cannot learn by name, or a file cannot be
             used.

@@ -60,9 +60,6 @@ def takes(args: Sequence[str]) -> bool:
 def run(args: list[str]) -> int:
     """Label the images of a command line after the verb, going on past those that cannot be read.
 
-    Returns:
-        0; 1 where an image could not be labelled.
-
     Raises:
         UserError: No image is found, the output would replace files, or the model or an option cannot be used.
     """

@@ -8,12 +8,6 @@ from sign_zs3.commands.checkpoints import check_output, listed, parser, save
 def run(args: list[str]) -> int:
     """Write a checkpoint without some classes; what the others score is not touched.
 
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
-
     Raises:
         UserError: A class is not there, no seen class is left, or a file cannot be used.
     """

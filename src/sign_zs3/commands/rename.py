@@ -9,12 +9,6 @@ from sign_zs3.errors import UserError
 def run(args: list[str]) -> int:
     """Write a checkpoint whose classes have other names; weights and class vectors stay.
 
-    Args:
-        args: The command line after the verb.
-
-    Returns:
-        0.
-
     Raises:
         UserError: A class is not there, two would have one name, or a file cannot be used.
     """

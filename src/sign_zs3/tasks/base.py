@@ -202,7 +202,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._tell_loaders()
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
-        """Make `segmenter` for class vectors of length `word_dim`; a checkpoint brings the backbone's `weights` itself."""
+        """Make `segmenter` for class vectors of length `word_dim`; `weights` are the backbone's, if a file has them."""
         dim = self.feature_dim(word_dim)
         config = segmenter_config(self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options())
         self.segmenter = Segmenter.build(config, weights)

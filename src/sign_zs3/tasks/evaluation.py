@@ -17,27 +17,14 @@ FEATURE_RESOLUTION_SIZE = (513, 513)
 
 
 def read(segmenter: Segmenter, inputs: Inputs, resolution: str, options: Mapping[str, Any]) -> Scores:
-    """Return the scores of images.
-
-    Args:
-        segmenter: E, the spatial module and C.
-        inputs: (N, 3, H, W) in [0, 255], or the maps that a cache kept of them, which are not warped.
-        resolution: ``feature`` warps images first.
-        options: `seen_penalty`, `flip` and `scales` of `Segmenter.scores`.
-    """
+    """Return the scores of images or of their maps; with `resolution` ``feature`` images are warped first."""
     if isinstance(inputs, Tensor) and resolution == "feature":
         inputs = resize_map(inputs.float(), FEATURE_RESOLUTION_SIZE)
     return segmenter.scores(inputs, **options)
 
 
 def labels_and_truth(scores: Scores, mask: Tensor, resolution: str) -> tuple[Tensor, Tensor]:
-    """Return the predicted label map and the truth, both (N, h, w) int64, at the resolution at which they are compared.
-
-    Args:
-        scores: Of the images.
-        mask: (N, H, W) int64, the truth at its own size.
-        resolution: ``label``: that of the mask; ``feature``: that of the feature map.
-    """
+    """Return the predicted label map and the truth, both (N, h, w) int64, at the resolution that is scored."""
     if resolution == "label":
         return label_scores(scores, map_size(mask), confidence=False).label, mask
     label = label_scores(scores, None, confidence=False).label

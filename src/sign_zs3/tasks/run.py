@@ -61,10 +61,6 @@ def check_data(data: object, hparams: Mapping[str, Any]) -> None:
 def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
     """Refuse a trainer that cannot train with three optimisers, and tell DDP what to expect.
 
-    Args:
-        trainer: Of the run.
-        compiles: Whether networks are to be compiled.
-
     Raises:
         UserError: Its precision or an option does not serve, or a compiler is missing.
     """

@@ -82,14 +82,7 @@ def inputs_of(batch: Batch) -> Tensor | Sequence[Tensor]:
 def supervised_losses(
     segmenter: Segmenter, batch: Batch, num_seen: int, alpha: float | None
 ) -> tuple[SpatialFeatures, Losses]:
-    """Cross-entropy over the seen classes alone (eq. 3) and, weighed by `alpha`, the KL divergence (eq. 2, 4).
-
-    Args:
-        segmenter: E, the spatial module and C.
-        batch: With ``image`` or ``maps``, and ``mask``.
-        num_seen: S; logits of unseen classes take no part.
-        alpha: None: the spatial module learns no latent.
-    """
+    """Cross-entropy over the first `num_seen` classes alone (eq. 3) and, weighed by `alpha`, KL (eq. 2, 4)."""
     spatial = segmenter.features(inputs_of(batch))
     seen_logits = segmenter.classifier(spatial.features)[:, :num_seen]
     loss_seg = pixel_cross_entropy(seen_logits, batch["mask"])
@@ -98,14 +91,7 @@ def supervised_losses(
 
 @torch.no_grad()
 def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapping[str, Any]) -> PseudoLabels:
-    """Let the teacher label the ignored pixels of a batch, and weigh them (section 3.4).
-
-    Args:
-        teacher: In evaluation mode.
-        batch: With ``image`` or ``maps``, ``mask`` and ``valid``.
-        num_seen: S.
-        hparams: Of the task: `pseudo_classes`, `pseudo_top_p`, `self_training`, `temperature`, `top_fraction`.
-    """
+    """Let the teacher label the ignored pixels of a batch, and weigh them, as a task's options say (section 3.4)."""
     first = num_seen if hparams["pseudo_classes"] == "unseen" else 0
     logits = resize_map(teacher(inputs_of(batch)).float(), map_size(batch["mask"]))
     confidence, labels = logits.softmax(dim=1)[:, first:].max(dim=1)
@@ -160,13 +146,7 @@ def _with_kl(loss: Tensor, terms: dict[str, Tensor], spatial: SpatialFeatures, a
 
 
 def labelled_features(spatial: SpatialFeatures, mask: Tensor, class_vectors: Tensor) -> LabelledFeatures:
-    """Gather the features of all labelled pixels of a batch, P = 0 or more.
-
-    Args:
-        spatial: Of the batch; no gradient flows back into it.
-        mask: (N, H, W) int64.
-        class_vectors: (C, W).
-    """
+    """Gather the features of all labelled pixels of a batch, P = 0 or more; no gradient flows back into them."""
     labels = shrink_labels(mask, map_size(spatial.features))
     labelled = labels != IGNORE_INDEX  # (N, h, w)
     pixels = labels[labelled]  # (P,)
@@ -189,17 +169,7 @@ def generator_losses(
     generator: Generator, discriminator: Discriminator | None, pixels: LabelledFeatures, mode: AdversarialMode,
     beta: float, bandwidths: Sequence[float], per_image: bool,
 ) -> Losses:  # fmt: skip
-    """G's side of eq. 7 and, weighed by `beta`, the MMD (eq. 5, 6, 8).
-
-    Args:
-        generator: G.
-        discriminator: D; None leaves eq. 7 out.
-        pixels: Of the batch.
-        mode: See `generator_loss`.
-        beta: Weight of the MMD.
-        bandwidths: See `class_mmd`.
-        per_image: Compare a class's features within each image, as eq. 5; else over the batch.
-    """
+    """G's side of eq. 7, where there is a D, and, weighed by `beta`, the MMD (eq. 5, 6, 8)."""
     fake = generator(pixels.vectors, pixels.latent)
     counts = pixels.per_image if per_image else [len(pixels.labels)]
     parts = (torch.split(rows, counts) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
@@ -231,15 +201,7 @@ def random_labels(shape: tuple[int, int, int], num_seen: int, num_classes: int, 
 
 
 def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:
-    """Eq. 10: C on real features of seen classes and synthetic ones of all.
-
-    Args:
-        classifier: C.
-        features: (N, D, h, w), F of images.
-        mask: (N, H, W) int64, their labels.
-        synthetic: (N, D, h, w), of G.
-        labels: (N, h, w) int64, what they were generated for.
-    """
+    """Eq. 10: C on real features of seen classes and synthetic ones of all, each with its label map."""
     loss_seg, loss_synthetic = transfer_loss(classifier(features), mask, classifier(synthetic), labels)
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 

@@ -62,16 +62,7 @@ class Updates:
     # -- around a batch -------------------------------------------------------------------------------------
 
     def begin_batch(self, schedule: Schedule, trained: Iterable[str], rates: Mapping[str, float]) -> dict[str, float]:
-        """Freeze what the phase does not train, and set the learning rates.
-
-        Args:
-            schedule: Where the run stands.
-            trained: Names of the parts that the phase trains; the others get no gradient and no batch statistics.
-            rates: Optimiser -> base learning rate, multiplied for each parameter group; SGD's falls over the phase.
-
-        Returns:
-            Optimiser -> its largest rate.
-        """
+        """Freeze what the phase does not train, and set the rates (SGD's falls in it); return the largest of each."""
         phase, (_, done) = schedule.phase, schedule.locate()
         self._where, self._completes = f"phase {phase.name}, iteration {done}", schedule.completes_iteration
         if schedule.at_phase_start:
