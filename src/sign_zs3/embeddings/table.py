@@ -193,6 +193,11 @@ class ClassTable:
         Raises:
             UserError: Names without a vector (all of them are named, with close matches), an unknown source,
                 a zero vector, or no name at all.
+
+        >>> table = ClassTable(("sky", "sea"), {"glove": np.eye(2, dtype=np.float32)})
+        >>> table.vectors(["sea", "sea sky"])
+        tensor([[0.0000, 1.0000],
+                [0.7071, 0.7071]])
         """
         if isinstance(class_names, str) or not class_names:
             raise UserError(f"{self.origin}: expected a list of class names, got {class_names!r}")

@@ -58,7 +58,7 @@ def self_train(
     options = checkpoint["hyper_parameters"]
     options |= {
         "phases": ["self_training"], "self_training_iterations": iterations, "pseudo_classes": "all", "rounds": 1,
-        "feature_cache": None, "init_from": None, "accumulate": 1, "resolution": "label",
+        "init_from": None, "accumulate": 1, "resolution": "label",
     }  # fmt: skip
     if options["self_training"] == "none":
         options["self_training"] = "annealed"
