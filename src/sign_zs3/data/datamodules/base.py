@@ -98,7 +98,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> SegmentationDataset:
-        """Return a split under `protocol`; checks lists and files first.
+        """Return a split under `protocol`; check lists and files first.
 
         Args:
             split: ``"val"`` is asked for only where `own_validation` is True.
@@ -110,7 +110,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Read lists and checks that every file is there, before any training.
+        """Read lists and check that every file is there, before any training.
 
         Args:
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.

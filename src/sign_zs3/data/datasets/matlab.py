@@ -26,7 +26,7 @@ _OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 
 
 def unpacked(path: Path, name: str) -> BytesIO:
-    """Read a MATLAB file and leaves out all but one variable, which is not packed any more.
+    """Read a MATLAB file and leave out all but one variable, which is not packed any more.
 
     Args:
         path: The file.

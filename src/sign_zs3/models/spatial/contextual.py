@@ -35,17 +35,7 @@ class ContextualModule(nn.Module):
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
     ) -> SpatialFeatures:
-        """Add context to a feature map.
-
-        Args:
-            x: E(x), (N, D, h, w).
-            sample: Draw z, or take its mean; None: draw in training mode.
-            origin: Not read: the module knows no position.
-            full_size: Not read.
-
-        Returns:
-            F, z, mu and logvar.
-        """
+        """Add context to a feature map, as `SpatialInformationModule.forward`; no position is read."""
         context = self.context(x)
         mu, logvar = self.mu(context), self.logvar(context)
         latent = draw_latent(mu, logvar, self.training if sample is None else sample)

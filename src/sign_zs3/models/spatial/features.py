@@ -44,17 +44,7 @@ class PlainFeatures(nn.Module):
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
     ) -> SpatialFeatures:
-        """Pass a feature map on.
-
-        Args:
-            x: E(x), (N, D, h, w).
-            sample: Draw z from N(0, 1), or take its mean 0; None: draw in training mode.
-            origin: Not read: there is no position.
-            full_size: Not read.
-
-        Returns:
-            F, z, and mu = logvar = 0, all of x's shape.
-        """
+        """Pass a feature map on, as `SpatialInformationModule.forward`; z is of N(0, 1), and mu = logvar = 0."""
         zero = torch.zeros_like(x)
         drawn = self.training if sample is None else sample
         latent = _noise(x) if drawn else zero
