@@ -12,7 +12,6 @@ unlabelled scenes. About seven minutes a seed on two cores:
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,11 +22,10 @@ import torch
 from fitting import fit_unless_done
 from PIL import Image
 
-from sign_zs3 import GZSLMeanIoU, Protocol, ShapesDataModule, ZeroShotTask, load_task
+from sign_zs3 import GZSLMeanIoU, Protocol, ShapesDataModule, ZeroShotTask, extend, load_task, self_train
 from sign_zs3.data.datasets.shapes import ShapesDataset
-from sign_zs3.files import replacing
+from sign_zs3.files import write_json
 from sign_zs3.functional import gzsl_scores
-from sign_zs3.vocabulary.extension import extend, self_train
 
 UNSEEN = ["red square", "green triangle", "blue star", "yellow circle"]
 TAUGHT = ["purple triangle", "blue square"]
@@ -107,8 +105,7 @@ def main(args: Sequence[str] | None = None) -> None:
             models[f"{name}, self-trained"] = (trained, time.perf_counter() - start)
         for name, (model, seconds) in models.items():
             rows.setdefault(name, []).append({"seed": seed, "seconds": seconds, **measure(model)})
-    with replacing(options.output / "teach.json") as beside:
-        beside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(options.output / "teach.json", rows)
     title = f"mean of seeds {' '.join(map(str, options.seeds))}"
     print(f"{title:34} {'taught':>7} {'seen':>6} {'seen*':>6} {'other':>6} {'s':>5}")
     for name, found in rows.items():

@@ -21,7 +21,7 @@ from sign_zs3 import ZeroShotTask
 from sign_zs3.cli import main
 from sign_zs3.commands.page import Page, Visit, build_page
 from sign_zs3.drawing.overlay import blend
-from sign_zs3.vocabulary.extension import save_model
+from sign_zs3.vocabulary import save_model
 
 pytestmark = [
     # gradio's own use of what its web framework will drop

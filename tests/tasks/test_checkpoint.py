@@ -15,7 +15,7 @@ from sign_zs3 import SIGNModule, UserError, __version__, load_task
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
 from sign_zs3.tasks import ZeroShotTask
-from sign_zs3.vocabulary.extension import extend
+from sign_zs3.vocabulary import extend
 from tests.conftest import TINY, Fit, quiet_trainer, tiny_data, tiny_model
 from tests.tasks.test_sign import StopAt, same, state_of
 

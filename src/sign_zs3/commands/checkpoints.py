@@ -45,7 +45,7 @@ def check_output(path: str, overwrite: bool) -> Path:
 
 def save(model: ZeroShotTask, output: Path) -> None:
     """Write the checkpoint, and say what it knows."""
-    from sign_zs3.vocabulary.extension import save_model
+    from sign_zs3.vocabulary import save_model
 
     save_model(model, output)
     if not model.schedule.done:

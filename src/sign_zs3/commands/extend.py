@@ -45,7 +45,8 @@ def run(args: list[str]) -> int:
         find_images(options.images, "--images")
     data = _data(rest) if rest else None
     from sign_zs3.tasks import load_task
-    from sign_zs3.vocabulary.extension import check_teachable, extend, self_train
+    from sign_zs3.vocabulary import extend, self_train
+    from sign_zs3.vocabulary.extension import check_teachable
 
     model = load_task(options.ckpt_path)
     check_teachable(model)

@@ -14,7 +14,7 @@ def run(args: list[str]) -> int:
     options = parser("remove", "Take classes out of a checkpoint.", "names of the classes, by commas").parse_args(args)
     output = check_output(options.output, options.overwrite)
     from sign_zs3.tasks import load_task
-    from sign_zs3.vocabulary.extension import remove
+    from sign_zs3.vocabulary import remove
 
     save(remove(load_task(options.ckpt_path), listed(options.classes)), output)
     return 0

@@ -25,7 +25,7 @@ def run(args: list[str]) -> int:
             raise UserError(f"--classes: found {old!r} twice, expected one new name for it: leave one out")
         names[old] = new
     from sign_zs3.tasks import load_task
-    from sign_zs3.vocabulary.extension import rename
+    from sign_zs3.vocabulary import rename
 
     save(rename(load_task(options.ckpt_path), names), output)
     return 0

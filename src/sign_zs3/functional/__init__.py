@@ -16,6 +16,7 @@ from sign_zs3.functional.positional import (
     relative_positional_encoding,
 )
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
+from sign_zs3.functional.teaching import excess_logit, logits_beside_old
 
 __all__ = [
     "absolute_positional_encoding",
@@ -24,10 +25,12 @@ __all__ = [
     "confident_fraction",
     "confusion_matrix",
     "discriminator_loss",
+    "excess_logit",
     "gaussian_kl",
     "generator_loss",
     "gzsl_scores",
     "interpolated_positional_encoding",
+    "logits_beside_old",
     "map_size",
     "mmd",
     "per_class_iou",

@@ -1,5 +1,8 @@
 """The classes of a trained model: added by name alone, renamed, removed."""
 
-from sign_zs3.vocabulary.extension import extend, remove, rename, save_model, self_train
+from sign_zs3.vocabulary.checkpoints import save_model
+from sign_zs3.vocabulary.editing import remove, rename
+from sign_zs3.vocabulary.extension import extend
+from sign_zs3.vocabulary.self_training import self_train
 
 __all__ = ["extend", "remove", "rename", "save_model", "self_train"]

@@ -25,14 +25,7 @@ class Backbone(nn.Module, ABC):
 
 
 class ChainBackbone(Backbone):
-    """Modules in a row, some of whose outputs are the levels.
-
-    Args:
-        modules: Applied one after the other.
-        taps: Indices of the modules whose outputs are the levels, ascending.
-        channels: Of each level.
-        strides: Of each level.
-    """
+    """Modules applied one after the other; the outputs of those with an index in `taps`, ascending, are the levels."""
 
     def __init__(
         self, modules: Iterable[nn.Module], taps: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]

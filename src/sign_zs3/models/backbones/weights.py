@@ -61,14 +61,14 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
     needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
     read = {key: value for key, value in state.items() if key in needed or key.partition(".")[0] in modules}
-    if fault := difference(kinds_of(read), kinds_of(needed)):
+    fault = difference(kinds_of(read), kinds_of(needed))
+    if fault is None:
+        try:
+            network.load_state_dict({key: state[key] for key in needed}, strict=False)
+        except RuntimeError as error:  # numbers of another kind, such as sparse ones
+            fault = line_of(error)
+    if fault is not None:
         raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
-    try:
-        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-    except RuntimeError as error:  # numbers of another kind, such as sparse ones
-        raise UserError(
-            f"weights: {path} does not fit the backbone {name} ({line_of(error)}): give a state dict of this network"
-        ) from error
 
 
 def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:

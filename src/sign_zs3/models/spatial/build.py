@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from sign_zs3.errors import UserError
+from sign_zs3.checks import check_choice
 from sign_zs3.models.spatial.contextual import ContextualModule
-from sign_zs3.models.spatial.features import PlainFeatures
+from sign_zs3.models.spatial.features import PlainFeatures, SpatialModule
 from sign_zs3.models.spatial.sim import SpatialInformationModule
 
+MODULES: dict[str, Any] = {"sim": SpatialInformationModule, "contextual": ContextualModule, "plain": PlainFeatures}
 
-def build_spatial(name: str, feature_dim: int, **options: Any) -> nn.Module:
-    """Make what stands between E and C: (E(x), sample, origin, full_size) -> `SpatialFeatures`.
 
-    Args:
-        name: ``sim``, ``contextual`` or ``plain``.
-        feature_dim: D.
-        **options: Further arguments of `SpatialInformationModule`, `ContextualModule` or `PlainFeatures`.
+def build_spatial(name: str, feature_dim: int, **options: Any) -> SpatialModule:
+    """Make what stands between E and C, one of `MODULES` with its further options.
 
     Raises:
-        UserError: An unknown name.
+        UserError: The name is unknown.
     """
-    makers: dict[str, type[nn.Module]] = {
-        "sim": SpatialInformationModule, "contextual": ContextualModule, "plain": PlainFeatures,
-    }  # fmt: skip
-    if name not in makers:
-        raise UserError(f"spatial: found {name!r}, expected one of {', '.join(makers)}")
-    return makers[name](feature_dim, **options)
+    check_choice("spatial", name, *MODULES)
+    made: SpatialModule = MODULES[name](feature_dim, **options)
+    return made

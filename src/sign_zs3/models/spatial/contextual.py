@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from sign_zs3.models.spatial.convolution import GatedScales
-from sign_zs3.models.spatial.features import SpatialFeatures, draw_latent, scaled_width, start_at_zero
+from sign_zs3.models.spatial.features import SpatialFeatures, SpatialModule, gate_features, scaled_width, start_at_zero
 
 
-class ContextualModule(nn.Module):
+class ContextualModule(SpatialModule):
     """CaGNet's contextual module (Gu et al., ACM MM 2020): a latent of each pixel's surroundings, and no position.
 
     3x3 convolutions of dilations 1, 2 and 5, each weighed by its own attention map, give a context of D channels;
@@ -35,8 +34,7 @@ class ContextualModule(nn.Module):
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
     ) -> SpatialFeatures:
-        """Add context to a feature map, as `SpatialInformationModule.forward`; no position is read."""
+        """See `SpatialModule`; positions are not read."""
         context = self.context(x)
-        mu, logvar = self.mu(context), self.logvar(context)
-        latent = draw_latent(mu, logvar, self.training if sample is None else sample)
-        return SpatialFeatures(torch.sigmoid(x + x * torch.sigmoid(latent)), latent, mu, logvar)
+        drawn = self.training if sample is None else sample
+        return gate_features(x, self.mu(context), self.logvar(context), drawn)

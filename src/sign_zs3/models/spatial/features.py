@@ -1,7 +1,8 @@
-"""What stands between E and C returns: features and a latent; and the module that adds nothing to E(x)."""
+"""What stands between E and C: its interface, what it returns, and the module that adds nothing to E(x)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 
 class SpatialFeatures(NamedTuple):
-    """What the modules of this file return.
+    """Features and their latent.
 
     Attributes:
         features: F, (N, D, h, w), in (0, 1) after a sigmoid.
@@ -24,7 +25,28 @@ class SpatialFeatures(NamedTuple):
     logvar: Tensor
 
 
-class PlainFeatures(nn.Module):
+class SpatialModule(nn.Module, ABC):
+    """A module between E and C."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        origin: tuple[int, int] = (0, 0),
+        full_size: tuple[int, int] | None = None,
+    ) -> SpatialFeatures:
+        """Add position or context to a feature map.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z, or take its mean; None: draw in training mode.
+            origin: (row, column) of the map in the whole map, where it is a window of one.
+            full_size: (height, width) of the whole map; None: it is the map.
+        """
+
+
+class PlainFeatures(SpatialModule):
     """No spatial information: F = sigmoid(E(x)) or E(x) itself, and a latent of pure noise. Has no parameters.
 
     Args:
@@ -44,16 +66,16 @@ class PlainFeatures(nn.Module):
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
     ) -> SpatialFeatures:
-        """Pass a feature map on, as `SpatialInformationModule.forward`; z is of N(0, 1), and mu = logvar = 0."""
+        """See `SpatialModule`; z is of N(0, 1)."""
         zero = torch.zeros_like(x)
-        drawn = self.training if sample is None else sample
-        latent = _noise(x) if drawn else zero
+        latent = _noise(x) if (self.training if sample is None else sample) else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
 
 
-def draw_latent(mu: Tensor, logvar: Tensor, sample: bool) -> Tensor:
-    """Return z = mu + eps * exp(logvar / 2) with eps of N(0, 1), or mu where it is not to be sampled."""
-    return mu + _noise(mu) * torch.exp(logvar / 2) if sample else mu
+def gate_features(h: Tensor, mu: Tensor, logvar: Tensor, sample: bool) -> SpatialFeatures:
+    """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
+    latent = mu + _noise(mu) * torch.exp(logvar / 2) if sample else mu
+    return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,20 @@ from sign_zs3.functional.positional import (
 from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.attention import AttentionEncoding
 from sign_zs3.models.spatial.convolution import ConvolutionEncoding, GatedEncoding
-from sign_zs3.models.spatial.features import SpatialFeatures, draw_latent, scaled_width, start_at_zero
+from sign_zs3.models.spatial.features import SpatialFeatures, SpatialModule, gate_features, scaled_width, start_at_zero
 
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
 Position = Literal["relative", "absolute", "interpolated", "none"]
 
 
-class SpatialInformationModule(nn.Module):
+class SpatialInformationModule(SpatialModule):
     """F, z = SIM(E(x) + PE) with + the concatenation (eq. 1).
 
     A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar;
     z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent gates the feature,
     F = sigmoid(h + h * sigmoid(z)), so that features lie in (0, 1).
 
-    The paper's appendix with the layers is not to be had: the structures here are inferred from Table 2's
+    The paper's appendix with the layers is not available: the structures here are inferred from Table 2's
     parameter counts of the encoding (D = 600: ``multihead`` 4.86 M, ``self_attention`` 4.60 M, ``conv`` 5.25 M,
     ``attention`` 5.24 M with mu and logvar counted in), the gate and the last sigmoid from the released code.
 
@@ -109,25 +109,16 @@ class SpatialInformationModule(nn.Module):
         full_size: tuple[int, int] | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Return PE, (D, height, width) float32, for a map or for a window of a larger one.
-
-        Args:
-            height: Rows.
-            width: Columns.
-            origin: (row, column) of the window in the whole map.
-            full_size: (height, width) of the whole map; None: the window is the map.
-            device: Where to make it.
-        """
+        """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
         dim = self.feature_dim
+        where: dict[str, Any] = {"origin": origin, "full_size": full_size, "device": device}
         if self.position == "relative":
-            return relative_positional_encoding(height, width, dim, origin=origin, full_size=full_size, device=device)
+            return relative_positional_encoding(height, width, dim, **where)
         if self.position == "absolute":
-            return absolute_positional_encoding(height, width, dim, origin=origin, full_size=full_size, device=device)
+            return absolute_positional_encoding(height, width, dim, **where)
         if self.position == "interpolated":
             assert self.train_size is not None
-            return interpolated_positional_encoding(
-                height, width, self.train_size, dim, origin=origin, full_size=full_size, device=device
-            )
+            return interpolated_positional_encoding(height, width, self.train_size, dim, **where)
         return torch.zeros(dim, height, width, device=device)
 
     def forward(
@@ -137,20 +128,8 @@ class SpatialInformationModule(nn.Module):
         origin: tuple[int, int] = (0, 0),
         full_size: tuple[int, int] | None = None,
     ) -> SpatialFeatures:
-        """Add position and context to a feature map.
-
-        Args:
-            x: E(x), (N, D, h, w).
-            sample: Draw z, or take its mean; None: draw in training mode.
-            origin: See `position_map`.
-            full_size: See `position_map`.
-
-        Returns:
-            F, z, mu and logvar.
-        """
+        """See `SpatialModule`."""
         n, _, height, width = x.shape
         position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
         h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
-        mu, logvar = self.mu(h), self.logvar(h)
-        latent = draw_latent(mu, logvar, self.training if sample is None else sample)
-        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+        return gate_features(h, self.mu(h), self.logvar(h), self.training if sample is None else sample)

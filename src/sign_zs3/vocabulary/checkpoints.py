@@ -1,0 +1,76 @@
+"""A model in memory as a checkpoint, and as a model of other classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sign_zs3.files import replacing
+from sign_zs3.protocol import Protocol
+from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, is_by_class, write_checkpoint
+from sign_zs3.tasks.loading import task_of
+
+
+def save_model(model: ZeroShotTask, path: str | Path) -> None:
+    """Write a model as a checkpoint that `test`, `predict` and `load_task` read, and runs start from (`init_from`).
+
+    Args:
+        model: A built model, trained or not.
+        path: The file; it is written beside its place first.
+    """
+    with replacing(Path(path)) as beside:
+        write_checkpoint(as_checkpoint(model), beside)
+
+
+def as_checkpoint(model: ZeroShotTask) -> dict[str, Any]:
+    """Return what a checkpoint of a model holds, without the state of a training."""
+    checkpoint: dict[str, Any] = {
+        "state_dict": {key: value for key, value in model.state_dict().items() if not key.startswith("teacher.")},
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+        "epoch": 0,
+        "global_step": 0,
+    }
+    model.on_save_checkpoint(checkpoint)
+    checkpoint[CHECKPOINT_KEY]["gradients"] = {}
+    return checkpoint
+
+
+def rebuild(
+    old: ZeroShotTask, protocol: Protocol, rows: Sequence[int | None], vectors: Mapping[str, Tensor] | None = None
+) -> ZeroShotTask:
+    """Make a model of other classes from a model, which is not changed.
+
+    Args:
+        old: The model.
+        protocol: The new classes.
+        rows: For each of them its number in the old model; None for a class that it does not have.
+        vectors: Name -> (W,) class vector of the latter.
+
+    Returns:
+        The model, on the CPU; classes that the old one does not have are not `known`, with zero rows in C.
+    """
+    checkpoint = copy.deepcopy(as_checkpoint(old))
+    state, own = checkpoint["state_dict"], checkpoint[CHECKPOINT_KEY]
+    for key in filter(is_by_class, list(state)):
+        before = state[key]
+        has_vectors = key in ("class_vectors", "segmenter.classifier.vectors")
+        state[key] = before.new_zeros(len(rows), *before.shape[1:])
+        for row, number in enumerate(rows):
+            if number is not None:
+                state[key][row] = before[number]
+            elif has_vectors and vectors is not None:
+                state[key][row] = vectors[protocol.classes[row]]
+    if "segmenter.classifier.vectors" in state:
+        # a C that is made of class vectors knows every class
+        state["segmenter.known"].fill_(True)
+    looked_up = old.progress.looked_up
+    names = [protocol.classes[row] if number is None else looked_up[number] for row, number in enumerate(rows)]
+    own |= {"protocol": protocol.as_dict(), "looked_up": names}
+    return task_of(checkpoint, "the model")

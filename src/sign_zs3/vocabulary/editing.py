@@ -1,0 +1,79 @@
+"""Classes of a trained model renamed and removed; no weight is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sign_zs3.embeddings.spelling import canonical
+from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.protocol import Protocol
+from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.vocabulary.checkpoints import rebuild
+
+
+def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
+    """Give classes other names; weights and class vectors stay.
+
+    Args:
+        model: A trained model; it is not changed.
+        names: Old name -> new name.
+
+    Raises:
+        UserError: A class is not there, or two would have one name.
+    """
+    protocol = model.protocol
+    _check_known(protocol, names)
+    given = {old: " ".join(new.split()) for old, new in names.items()}
+    if not all(given.values()):
+        raise UserError("rename: found an empty name, expected OLD=NEW: give a name")
+    others = [name for name in protocol.classes if name not in given]
+    for name in given.values():
+        check_new(name, others)
+        others.append(name)
+    renamed = replace(protocol, classes=tuple(given.get(name, name) for name in protocol.classes))
+    return rebuild(model, renamed, range(protocol.num_classes))
+
+
+def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
+    """Take classes out of the vocabulary; their own ids become ignored ones.
+
+    Args:
+        model: A trained model; it is not changed.
+        classes: Their names.
+
+    Raises:
+        UserError: A class is not there, or no seen class is left.
+    """
+    protocol = model.protocol
+    _check_known(protocol, classes)
+    kept = [row for row, name in enumerate(protocol.classes) if name not in classes]
+    num_seen = sum(row < protocol.num_seen for row in kept)
+    if not num_seen:
+        raise UserError(
+            f"remove: found all {protocol.num_seen} seen classes in the list, expected that one is left: shorten it"
+        )
+    ids = tuple(protocol.ids[row] for row in kept)
+    left = replace(
+        protocol,
+        classes=tuple(protocol.classes[row] for row in kept),
+        ids=ids,
+        num_seen=num_seen,
+        ignored_ids=tuple(sorted({*protocol.ignored_ids, *protocol.ids} - {*ids})),
+    )
+    return rebuild(model, left, kept)
+
+
+def check_new(name: str, others: Sequence[str], what: str = "which the model has already") -> None:
+    """Refuse a name whose class vector would be that of another class, since it differs in spelling alone."""
+    for other in others:
+        if canonical(name) == canonical(other):
+            also = "" if name == other else f" as {other!r}"
+            raise UserError(f"classes: found {name!r}, {what}{also}, expected another class; leave it out")
+
+
+def _check_known(protocol: Protocol, names: Sequence[str] | Mapping[str, str]) -> None:
+    for name in names:
+        if name not in protocol.classes:
+            hint = did_you_mean(name, protocol.classes, otherwise="; correct the name")
+            raise UserError(f"classes: found {name!r}, expected one of {', '.join(protocol.classes)}{hint}")
