@@ -336,14 +336,14 @@ def _read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
             "objects; fetch or build it again"
         ) from None
     names = arrays.pop("names", None)
-    # texts of no letters take no bytes, however many there are
+    # empty strings take no bytes, however many there are
     if not isinstance(names, np.ndarray) or names.ndim != 1 or names.dtype.kind != "U" or not names.dtype.itemsize:
         found = f"'names' of {names.dtype}, shape {names.shape}" if isinstance(names, np.ndarray) else "no 'names'"
         raise UserError(f"{path}: {found}: expected a one-dimensional array 'names' of strings")
     codes = np.frombuffer(names.tobytes(), np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-        # NumPy would make texts of them that Python ends on
-        raise UserError(f"{path}: found letters in 'names' that Unicode does not have: build the table again")
+        # NumPy would make strings of them that Python ends on
+        raise UserError(f"{path}: found characters in 'names' that Unicode does not have: build the table again")
     return tuple(names.tolist()), arrays
 
 
