@@ -72,15 +72,15 @@ class VectorFile:
         """Return whether the file's size allows for a content of `count` bytes."""
         return count <= (max(GZIP_ROOM, self.size * GZIP_RATIO) if self.compressed else self.size)
 
-    def check_header(self, where: str, count: int, width: int, least: int) -> None:
-        """Refuse a header's number and width of vectors where the file cannot hold `least` bytes for each."""
+    def check_header(self, where: str, count: int, width: int, least: int, length: int = 0) -> None:
+        """Refuse a header, itself `length` bytes, whose vectors of `least` bytes or more each the file cannot hold."""
         says = f"{where} says {count} vectors of {width} numbers"
         if count < 1 or not 1 <= width <= MAX_WIDTH:
             raise UserError(
                 f"{self.path}: {says}: expected at least one vector of 1 to {MAX_WIDTH}; the file is damaged, fetch it "
                 "again"
             )
-        if not self.can_hold(count * least):
+        if not self.can_hold(length + count * least):
             raise self.cut_short(f"{says}, which need {count * least:,} bytes, but the file has {self.size:,}")
 
     def check_finite(self, vector: Vector, where: str) -> Vector:

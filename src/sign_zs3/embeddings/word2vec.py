@@ -30,7 +30,7 @@ def read_binary(
     except ValueError:
         raise UserError(f"{file.path}: line 1 is {header[:40]!r}: expected the count and width of vectors") from None
     size = 4 * width
-    file.check_header("the header", count, width, size + 1)
+    file.check_header("the header", count, width, size + 1, len(header))
     file.seek(len(header))
     blocks = Blocks(file, len(header))
     # those that were found are taken out: of two entries with one name the first counts
