@@ -125,8 +125,8 @@ def _read_header(file: VectorFile, blocks: Blocks) -> _Header:
     if not (1 <= dim <= MAX_WIDTH and 1 <= model <= 3 and buckets >= 0 and shortest >= 0 and longest >= 0):
         raise UserError(
             f"{file.path}: the header says {dim} numbers per vector, model {model}, {buckets} subwords of {shortest} "
-            f"to {longest} letters: expected 1 to {MAX_WIDTH} numbers, model 1 to 3 and no negative number; the file "
-            "is damaged, fetch it again"
+            f"to {longest} characters: expected 1 to {MAX_WIDTH} numbers, model 1 to 3 and no negative number; the "
+            "file is damaged, fetch it again"
         )
     return _Header(signed, dim, model, buckets, shortest, longest)
 

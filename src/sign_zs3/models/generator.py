@@ -14,9 +14,8 @@ PUBLISHED_DROPOUT = (0.1, 0.1, 0.3, 0.5, 0.5)
 class Generator(nn.Module):
     """A perceptron per pixel: class vector and latent in, feature out.
 
-    At D = 600 and 600-d class vectors this is the published 1200-1024-960-864-784-720-600 with 4.72 M
-    parameters. LeakyReLU 0.2 and dropout follow each hidden layer; a sigmoid ends it, because the real features
-    lie in (0, 1) too.
+    At D = 600 and 600-d class vectors this is the published 1200-1024-960-864-784-720-600 with 4.72 M parameters.
+    LeakyReLU 0.2 and dropout follow each hidden layer; a sigmoid ends it, since real features lie in (0, 1) too.
 
     Args:
         word_dim: W, length of a class vector.
@@ -45,7 +44,7 @@ class Generator(nn.Module):
         rates = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
         if len(rates) != len(widths):
             raise ValueError(
-                f"dropout: found {len(rates)} rates for {len(widths)} hidden layers: give one rate, or one each"
+                f"dropout: found {len(rates)} rates for {len(widths)} hidden layers: give one, or one each"
             )
         layers: list[nn.Module] = []
         previous = word_dim + latent_dim

@@ -72,10 +72,7 @@ class UNetHead(nn.Module):
         self.steps = nn.ModuleList()
         below = channels[-1]
         for finer in reversed(channels[:-1]):
-            layers: list[nn.Module] = []
-            for read in (below + finer, width):
-                layers += [nn.Conv2d(read, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
-            self.steps.append(nn.Sequential(*layers))
+            self.steps.append(nn.Sequential(*_convolution(below + finer, width), *_convolution(width, width)))
             below = width
         self.projection = nn.Conv2d(below, feature_dim, 1)
         for module in self.modules():
@@ -91,6 +88,10 @@ class UNetHead(nn.Module):
             x = step(torch.cat([resize_map(x, map_size(finer)), finer], dim=1))
         features: Tensor = self.projection(x)
         return features
+
+
+def _convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
 
 
 def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:

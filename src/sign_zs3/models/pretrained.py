@@ -45,6 +45,7 @@ class PretrainedFolder(
     """Gives `Segmenter` save_pretrained, from_pretrained and push_to_hub."""
 
     config: SegmenterConfig | None
+    known: Tensor
 
     def save_pretrained(
         self,
@@ -65,16 +66,12 @@ class PretrainedFolder(
             save_directory: The folder.
             scores: For the model card: mIoU as in `GZSLMeanIoU.compute` or ``results.json``, fractions.
             model_card_kwargs: Further arguments of `card_text`: `method`, `phase`.
-            push_to_hub: Also upload the folder.
+            push_to_hub: Also upload the folder; the address of the commit is returned.
             repo_id: Its name on the hub; None: that of the folder.
             **options: Of huggingface_hub's `push_to_hub`, such as `private` and `token`.
 
-        Returns:
-            The address of the commit where the folder is uploaded, else None.
-
         Raises:
-            UserError: The segmenter was not made from a config, the scores are no fractions, or the folder is a file
-                or cannot be written.
+            UserError: There is no config, the scores are no fractions, or the folder is a file or cannot be written.
         """
         folder = Path(save_directory)
         self.require_config()
@@ -111,20 +108,14 @@ class PretrainedFolder(
         }
 
     def require_config(self) -> SegmenterConfig:
-        """Return the config.
-
-        Raises:
-            UserError: The segmenter was not made from one.
-        """
+        """Return the config; a segmenter that was made without one is a UserError."""
         if self.config is None:
             raise UserError("segmenter: found none of the options it was made with, expected one of Segmenter.build")
         return self.config
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the model card; the arguments are those of `card_text` after the first two."""
-        known = getattr(self, "known", None)
-        assert isinstance(known, Tensor)
-        text = card_text(self.require_config(), known.tolist(), *args, **kwargs)
+        text = card_text(self.require_config(), self.known.tolist(), *args, **kwargs)
         return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
 
     @classmethod
@@ -133,42 +124,37 @@ class PretrainedFolder(
 
         A folder is read without any network, and code is never run. Memory: at most three times the size of the
         weights' file, whatever the config claims. Only a string ``NAMESPACE/NAME`` whose namespace is no folder here
-        is looked for on the hub.
+        is looked for on the hub. The segmenter is on the CPU, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: The folder, or its name on the hub.
             **options: Of the hub's `hf_hub_download`, such as `revision`, `token` and `local_files_only`.
 
-        Returns:
-            The segmenter on the CPU, in evaluation mode.
-
         Raises:
             UserError: Nothing is there, it is damaged, of another library or version, or a weight is not finite.
         """
         name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
-        segmenter: _Self
+        paths = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name.partition("/")[0]).exists():
-            segmenter = _load(cls, *_download(name, options))
-            return segmenter
-        if not folder.exists():
+            paths = _download(name, options)
+        elif not folder.exists():
             raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
-        if not folder.is_dir():
+        elif not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected {_EXPECTED}; load_segmenter reads a checkpoint")
-        segmenter = _load(cls, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+        segmenter: _Self = _load(cls, *paths)
         return segmenter
 
 
-def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
+def _download(name: str, options: Mapping[str, Any]) -> list[Path]:
     from huggingface_hub import hf_hub_download
 
     try:
-        config, weights = (Path(hf_hub_download(name, file, **options)) for file in (CONFIG_FILE, WEIGHTS_FILE))
+        return [Path(hf_hub_download(name, file, **options)) for file in (CONFIG_FILE, WEIGHTS_FILE)]
     except Exception as error:  # each version of huggingface_hub has other errors for a network that is not there
         raise UserError(
             f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct the "
             "path, or see to the network"
         ) from error
-    return config, weights
 
 
 def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
@@ -206,12 +192,7 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
 
 
 def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the weights of a network, once the file's header says that they are those.
-
-    Raises:
-        ValueError: They are another network's.
-        UserError: One is not finite.
-    """
+    """Read weights once the file's header says that they are those of a network; a ValueError where they are not."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:

@@ -72,20 +72,17 @@ class Segmenter(nn.Module, PretrainedFolder):
 
     @classmethod
     def build(cls, config: SegmenterConfig, weights: str | None = None) -> Segmenter:
-        """Make a segmenter with initial weights.
-
-        Args:
-            config: What to make.
-            weights: Of the backbone, see `build_backbone`.
+        """Make a segmenter with initial weights but for those of its backbone, see `build_backbone`.
 
         Raises:
-            UserError: An option that the networks do not have.
+            UserError: The networks do not have an option of the config.
         """
-        encoder = Encoder(weights=weights, **config.encoder)
-        dim = encoder.feature_dim
-        spatial = build_spatial(feature_dim=dim, **config.spatial)
-        classifier = build_classifier(feature_dim=dim, num_classes=config.protocol.num_classes, **config.classifier)
-        return cls(encoder, spatial, classifier, config.protocol.num_seen, config.image_mean, config.image_std, config)
+        encoder, protocol = Encoder(weights=weights, **config.encoder), config.protocol
+        spatial = build_spatial(feature_dim=encoder.feature_dim, **config.spatial)
+        classifier = build_classifier(
+            feature_dim=encoder.feature_dim, num_classes=protocol.num_classes, **config.classifier
+        )
+        return cls(encoder, spatial, classifier, protocol.num_seen, config.image_mean, config.image_std, config)
 
     @property
     def num_classes(self) -> int:
@@ -102,20 +99,16 @@ class Segmenter(nn.Module, PretrainedFolder):
         return (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Return E(x), (N, D, h, w), of images or their maps, see `Inputs`."""
+        """Return E(x), (N, D, h, w)."""
         x: Tensor = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
         return x
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of the backbone that the encoder's head reads, see `Encoder.maps`.
-
-        Args:
-            images: (N, 3, H, W), RGB, uint8 or float in [0, 255].
-        """
+        """Return the maps of images that the encoder's head reads, see `Encoder.maps`."""
         return self.encoder.maps(self.normalise(images))
 
     def features(self, inputs: Inputs, sample: bool | None = None, place: Place | None = None) -> SpatialFeatures:
-        """Return F, z, mu and logvar.
+        """Return F, z, mu and logvar, each (N, D, h, w).
 
         Args:
             inputs: Images or their maps, see `Inputs`.
@@ -145,9 +138,8 @@ class Segmenter(nn.Module, PretrainedFolder):
         features = self.spatial(x, sample=False, **self._origin(x, place)).features
         logits: Tensor = self.classifier(features)
         if seen_penalty:
-            penalty = torch.zeros(self.num_classes, device=logits.device, dtype=logits.dtype)
-            penalty[: self.num_seen] = seen_penalty
-            logits = logits - penalty.view(1, -1, 1, 1)
+            seen = torch.arange(self.num_classes, device=logits.device) < self.num_seen
+            logits = logits - seen_penalty * seen.to(logits.dtype).view(1, -1, 1, 1)
         return logits.masked_fill(~self.known.view(1, -1, 1, 1), -math.inf)
 
     def scores(
@@ -160,11 +152,8 @@ class Segmenter(nn.Module, PretrainedFolder):
             inputs: Images or their maps, see `Inputs`.
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
-            scales: Image scales to read.
+            scales: Image scales to read; the result has the feature resolution of the first one.
             place: Where the images lie in a larger one; None: they are whole.
-
-        Returns:
-            Scores at the feature resolution of the first scale.
 
         Raises:
             UserError: No scale, or one that is not above 0; or `flip` or scales with maps, which hold one view alone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sign_zs3.models.spatial.convolution import GatedScales
-from sign_zs3.models.spatial.features import SpatialFeatures, SpatialModule, gate_features, scaled_width, start_at_zero
+from sign_zs3.models.spatial.features import Cells, SpatialFeatures, SpatialModule, scaled_width
 
 
 class ContextualModule(SpatialModule):
@@ -25,16 +25,11 @@ class ContextualModule(SpatialModule):
         self.context = GatedScales(feature_dim, width or scaled_width(256, feature_dim))
         self.mu = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
         self.logvar = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
-        start_at_zero(self.mu, self.logvar)
+        self._start_at_zero(self.mu, self.logvar)
 
     def forward(
-        self,
-        x: Tensor,
-        sample: bool | None = None,
-        origin: tuple[int, int] = (0, 0),
-        full_size: tuple[int, int] | None = None,
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """See `SpatialModule`; positions are not read."""
         context = self.context(x)
-        drawn = self.training if sample is None else sample
-        return gate_features(x, self.mu(context), self.logvar(context), drawn)
+        return self._gate(x, self.mu(context), self.logvar(context), sample)

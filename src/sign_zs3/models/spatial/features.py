@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Cells: TypeAlias = tuple[int, int]
+"""Rows and columns of a feature map: a position, or a size."""
 
 
 class SpatialFeatures(NamedTuple):
@@ -30,11 +33,7 @@ class SpatialModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        x: Tensor,
-        sample: bool | None = None,
-        origin: tuple[int, int] = (0, 0),
-        full_size: tuple[int, int] | None = None,
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """Add position or context to a feature map.
 
@@ -44,6 +43,21 @@ class SpatialModule(nn.Module, ABC):
             origin: (row, column) of the map in the whole map, where it is a window of one.
             full_size: (height, width) of the whole map; None: it is the map.
         """
+
+    def _gate(self, h: Tensor, mu: Tensor, logvar: Tensor, sample: bool | None) -> SpatialFeatures:
+        """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
+        latent = mu + _noise(mu) * torch.exp(logvar / 2) if self._draws(sample) else mu
+        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+
+    def _draws(self, sample: bool | None) -> bool:
+        return self.training if sample is None else sample
+
+    @staticmethod
+    def _start_at_zero(*heads: nn.Conv2d) -> None:
+        """Let z start as N(0, 1): at the published alpha = 100, a random e^logvar diverges within two iterations."""
+        for head in heads:
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
 
 class PlainFeatures(SpatialModule):
@@ -60,34 +74,17 @@ class PlainFeatures(SpatialModule):
         self.sigmoid = sigmoid
 
     def forward(
-        self,
-        x: Tensor,
-        sample: bool | None = None,
-        origin: tuple[int, int] = (0, 0),
-        full_size: tuple[int, int] | None = None,
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """See `SpatialModule`; z is of N(0, 1)."""
         zero = torch.zeros_like(x)
-        latent = _noise(x) if (self.training if sample is None else sample) else zero
+        latent = _noise(x) if self._draws(sample) else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
-
-
-def gate_features(h: Tensor, mu: Tensor, logvar: Tensor, sample: bool) -> SpatialFeatures:
-    """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
-    latent = mu + _noise(mu) * torch.exp(logvar / 2) if sample else mu
-    return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
 
 
 def _noise(like: Tensor) -> Tensor:
     # randn_like fills by the layout in memory, so that channels_last would draw another noise
     return torch.randn(like.shape, dtype=like.dtype, device=like.device)
-
-
-def start_at_zero(*heads: nn.Conv2d) -> None:
-    """Let z start as N(0, 1): at the published alpha = 100 a random start of e^logvar diverges in two iterations."""
-    for head in heads:
-        for parameter in head.parameters():
-            nn.init.zeros_(parameter)
 
 
 def scaled_width(published: int, feature_dim: int, multiple: int = 1) -> int:

@@ -16,7 +16,7 @@ from sign_zs3.functional.positional import (
 from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.attention import AttentionEncoding
 from sign_zs3.models.spatial.convolution import ConvolutionEncoding, GatedEncoding
-from sign_zs3.models.spatial.features import SpatialFeatures, SpatialModule, gate_features, scaled_width, start_at_zero
+from sign_zs3.models.spatial.features import Cells, SpatialFeatures, SpatialModule, scaled_width
 
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
 Position = Literal["relative", "absolute", "interpolated", "none"]
@@ -60,30 +60,31 @@ class SpatialInformationModule(SpatialModule):
         window: int | None = None,
     ) -> None:
         super().__init__()
+        attends = encoding in ("multihead", "self_attention")
+        sides = [] if train_size is None else list(train_size)
         if position not in ("relative", "absolute", "interpolated", "none"):
             raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
         if position == "interpolated" and train_size is None:
             raise ValueError("position: interpolated needs train_size, the feature map's size in training")
-        if train_size is not None and not (
-            len(train_size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in train_size)
-        ):
+        two_sides = len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
+        if train_size is not None and not two_sides:
             raise ValueError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
         if type(heads) is not int or heads < 1:
             raise ValueError(f"heads: found {heads!r:.100}, expected a whole number of at least 1")
         if window is not None and not (type(window) is int and 2 <= window <= MAX_SIDE):
             raise ValueError(f"window: found {window!r:.100}, expected a whole number of 2 to {MAX_SIDE}, or None")
-        if window is not None and encoding not in ("multihead", "self_attention"):
+        if window is not None and not attends:
             raise ValueError(
-                f"window: found {window} with encoding {encoding!r}, expected None: it has no self-attention"
+                f"window: found {window} with encoding {encoding!r}, which has no self-attention: use None"
             )
         if position != "none" and feature_dim % 4:
             raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
         self.position = position
-        self.train_size = None if train_size is None else (train_size[0], train_size[1])
+        self.train_size = (sides[0], sides[1]) if sides else None
         self.feature_dim = feature_dim
         dim_in = 2 * feature_dim
         self.encoding: nn.Module
-        if encoding in ("multihead", "self_attention"):
+        if attends:
             heads = heads if encoding == "multihead" else 1
             inner = scaled_width(512, feature_dim, heads) if width is None else width
             if inner % heads:
@@ -99,14 +100,14 @@ class SpatialInformationModule(SpatialModule):
         # Table 2's count of "attention" has no room for biases on mu and logvar.
         self.mu = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
         self.logvar = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
-        start_at_zero(self.mu, self.logvar)
+        self._start_at_zero(self.mu, self.logvar)
 
     def position_map(
         self,
         height: int,
         width: int,
-        origin: tuple[int, int] = (0, 0),
-        full_size: tuple[int, int] | None = None,
+        origin: Cells = (0, 0),
+        full_size: Cells | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
         """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
@@ -122,14 +123,10 @@ class SpatialInformationModule(SpatialModule):
         return torch.zeros(dim, height, width, device=device)
 
     def forward(
-        self,
-        x: Tensor,
-        sample: bool | None = None,
-        origin: tuple[int, int] = (0, 0),
-        full_size: tuple[int, int] | None = None,
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """See `SpatialModule`."""
         n, _, height, width = x.shape
         position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
         h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
-        return gate_features(h, self.mu(h), self.logvar(h), self.training if sample is None else sample)
+        return self._gate(h, self.mu(h), self.logvar(h), sample)
