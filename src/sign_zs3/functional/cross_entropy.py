@@ -35,15 +35,8 @@ def transfer_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return both terms of the transfer step's loss, which is their sum (eq. 10).
 
-    Args:
-        real_logits: (N, C, h, w), float, of real features; resized bilinearly to their labels.
-        real_labels: (N, H, W) int64, seen classes; pixels of 255 do not count.
-        synthetic_logits: (M, C, h', w'), float, of generated features.
-        synthetic_labels: (M, h', w') int64, the classes, seen and unseen, that these were generated for.
-
-    Returns:
-        Two scalars, float32: the mean cross-entropy of real and of synthetic features, so that neither term weighs
-        more for having more pixels.
+    Each is the `pixel_cross_entropy` of its logits and labels: of real features, whose labels are seen classes, and of
+    synthetic ones, generated for seen and unseen classes. They are means: neither weighs more for having more pixels.
 
     >>> unsure, sure = torch.zeros(1, 2, 1, 1), torch.tensor([[[[0.0]], [[100.0]]]])
     >>> transfer_loss(unsure, torch.tensor([[[0]]]), sure, torch.tensor([[[1]]]))  # log(2) and 0
