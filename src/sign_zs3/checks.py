@@ -21,11 +21,11 @@ def check_range(name: str, value: float, above: float, most: float = math.inf) -
         raise UserError(f"{name}: found {value}, expected more than {above:g}{limit}")
 
 
-def check_not_negative(**values: float) -> None:
-    """Refuse numbers below 0; their names are the options'."""
+def check_at_least(least: float, **values: float) -> None:
+    """Refuse numbers below a limit; their names are the options', `_` for the dashes of a command line's."""
     for name, value in values.items():
-        if not value >= 0:
-            raise UserError(f"{name}: found {value}, expected 0 or more")
+        if not value >= least:
+            raise UserError(f"{name}: found {value}, expected at least {least:g}; raise it")
 
 
 def check_positive(**lists: Sequence[float]) -> None:

@@ -298,13 +298,13 @@ def refuse_special(path: Path, expected: str) -> None:
 
 
 def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
-    """Say what keeps a value from being plain: numbers, texts and none, in lists and mappings by name, not too many.
+    """Say what keeps a value from being plain: numbers, strings and none, in lists and mappings by name, not too many.
 
     What a list or mapping holds twice counts twice, as it does for all that walks or prints it.
 
     Args:
         value: What a file gave.
-        most: As many numbers, texts, lists and mappings are allowed; of a text each 100 letters count.
+        most: As many numbers, strings, lists and mappings are allowed; of a string each 100 characters count.
         depth: As many lists or mappings may be inside each other.
 
     Returns:
@@ -317,7 +317,7 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
             return f"more than {depth} lists or mappings in each other"
         if isinstance(found, dict):
             if not all(isinstance(key, str) for key in found):
-                return "a mapping whose keys are no texts"
+                return "a mapping whose keys are no strings"
             inside = [*found.keys(), *found.values()]
         elif isinstance(found, (list, tuple)):
             inside = list(found)
@@ -325,7 +325,7 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
             if type(found) is int and found.bit_length() > 63:
                 return "a whole number of more than 63 bits"
             if isinstance(found, str) and not found.isascii() and not _is_unicode(found):
-                return "a text with half a character"
+                return "a string with half a character"
             count += len(found) // 100 if isinstance(found, str) else 0
             inside = []
         else:
@@ -338,7 +338,7 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
 
 
 def is_name(value: Any) -> bool:
-    """Say whether a value can name a class: a text of at most `MAX_NAME` letters that UTF-8 can hold."""
+    """Say whether a value can name a class: a string of at most `MAX_NAME` characters that UTF-8 can hold."""
     return isinstance(value, str) and len(value) <= MAX_NAME and _is_unicode(value)
 
 
@@ -375,5 +375,5 @@ def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
 
 
 def line_of(error: Exception) -> str:
-    """Put an error of another library on one line of at most 300 letters: some quote what they read."""
+    """Put an error of another library on one line of at most 300 characters: some quote what they read."""
     return " ".join(str(error).split())[:300] or type(error).__name__

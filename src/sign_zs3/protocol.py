@@ -57,7 +57,8 @@ class Protocol:
             )
         if odd := [name for name in self.classes if not (is_name(name) and name.strip())]:
             raise UserError(
-                f"{where}: found {odd[0]!r:.100} as a class, expected a name of at most {MAX_NAME} letters; rename it"
+                f"{where}: found {odd[0]!r:.100} as a class, expected a name of at most {MAX_NAME} characters; rename "
+                "it"
             )
         if len(self.classes) != len(self.ids):
             raise UserError(

@@ -237,7 +237,7 @@ def test_own_validation_cuts_nothing() -> None:
         ({"development": 15}, "development: found 15, expected 1 to 14"),
         ({"val_fraction": 1.0}, "val_fraction: found 1.0"),
         ({"val_fraction": -0.1}, "val_fraction: found -0.1"),
-        ({"unseen_pixels": "forget"}, "unseen_pixels: found 'forget', expected 'ignore' or 'drop'"),
+        ({"unseen_pixels": "forget"}, "unseen_pixels: found 'forget', expected one of ignore, drop"),
         ({"unseen": ["unicorn"]}, "unseen: found 'unicorn', expected a class of voc"),
         ({"crop_size": 0}, "crop_size: found 0"),
         ({"eval_size": 0}, "eval_size: found 0"),

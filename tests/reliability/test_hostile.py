@@ -321,5 +321,5 @@ def test_tables_of_letters_that_are_none(tmp_path: Path) -> None:
     for number in (0xD800, 0x110000, 2**32 - 1):
         names = npy("<U1", (1,), struct.pack("<I", number))
         (tmp_path / "table.npz").write_bytes(npz(names=names, a=npy("<f4", (1, 1), b"\0\0\0\1")))
-        with pytest.raises(UserError, match="letters in 'names' that Unicode does not have"):
+        with pytest.raises(UserError, match="characters in 'names' that Unicode does not have"):
             ClassTable.load(tmp_path / "table.npz")

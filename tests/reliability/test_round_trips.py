@@ -229,7 +229,7 @@ def test_any_bytes_are_no_maps(folder: Path, content: bytes) -> None:
     ("text", "message"),
     [
         ("1" * 5000 + "\tcow", "found the id 111111111... in line 1"),
-        ("1\t" + "x" * (MAX_NAME + 1), "found a name of 201 letters in line 1, expected at most 200"),
+        ("1\t" + "x" * (MAX_NAME + 1), "found a name of 201 characters in line 1, expected at most 200"),
     ],
 )
 def test_classes_that_would_cost_too_much(text: str, message: str, tmp_path: Path) -> None:

@@ -112,27 +112,14 @@ class ScheduleCheckpoint(Checkpoint):
         """Look out for signals."""
         self.signals.take_over(trainer)
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look out for signals."""
-        self.signals.take_over(trainer)
-
-    def _stop_evaluation(self, trainer: pl.Trainer) -> None:
+    def _stop_evaluation(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # ranks may have different numbers of batches, so each stops for itself
         if self.signals.received is not None:
             self.signals.requeue(trainer)
             raise SIGTERMException(self.signals.received)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Stop where a signal came."""
-        self._stop_evaluation(trainer)
-
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Stop where a signal came."""
-        self._stop_evaluation(trainer)
-
-    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Stop where a signal came."""
-        self._stop_evaluation(trainer)
+    on_predict_start = on_test_start
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _stop_evaluation
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end, whether the schedule is complete or the time is up."""

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
+from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.examples import choose_examples
@@ -65,9 +66,8 @@ class PictureLogger(pl.Callback):
 
     def __init__(self, every: int = 500, count: int = 4) -> None:
         super().__init__()
-        for name, value, least in (("every", every, 0), ("count", count, 1)):
-            if value < least:
-                raise UserError(f"PictureLogger: {name}: found {value}, expected at least {least}; raise it")
+        check_at_least(0, every=every)
+        check_at_least(1, count=count)
         self.every = every
         self.count = count
         self._folder = Path()

@@ -50,6 +50,7 @@ def save(model: ZeroShotTask, output: Path) -> None:
     save_model(model, output)
     if not model.schedule.done:
         log.info("the training is not complete, and cannot go on from this file: start from it with --model.init_from")
-    print(f"seen:     {', '.join(model.protocol.classes[: model.protocol.num_seen])}")
-    print(f"unseen:   {', '.join(model.protocol.classes[model.protocol.num_seen :]) or '-'}")
+    protocol = model.protocol
+    print(f"seen:     {', '.join(protocol.classes[: protocol.num_seen])}")
+    print(f"unseen:   {', '.join(protocol.unseen_classes) or '-'}")
     print(f"written:  {output}")

@@ -51,7 +51,7 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
         raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
     includers = (*includers, path)
     for name in [named] if isinstance(named, str) else named:
-        # normalised by its letters: a link's own folder counts, as for every other path in a file
+        # normalised as a string: a link's own folder counts, as for every other path in a file
         included = Path(os.path.normpath(path.parent / name))
         if not os.path.isfile(included):  # noqa: PTH113
             raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")

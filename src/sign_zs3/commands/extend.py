@@ -53,9 +53,8 @@ def run(args: list[str]) -> int:
     names = listed(options.classes)
     vectors = _built(model, names, options.source) if options.source else options.vectors
     model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
-    log.info(
-        "taught: %s, from %s", ", ".join(names), "synthetic features" if data is None else "real and synthetic ones"
-    )
+    kinds = "synthetic features" if data is None else "real and synthetic ones"
+    log.info("taught: %s, from %s", ", ".join(names), kinds)
     if options.images:
         log.info("self-training on unlabelled images")
         model = self_train(model, options.images, iterations=options.self_training_iterations, progress=True)
@@ -66,22 +65,14 @@ def run(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser("extend", DESCRIPTION, "names of the new classes, by commas")
     made.epilog = EPILOG
-    made.add_argument(
-        "--vectors", metavar="TABLE", help="table of class vectors (default: the one that the model was trained with)"
-    )
-    made.add_argument(
-        "--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable"
-    )
-    made.add_argument(
-        "--images",
-        nargs="+",
-        metavar="PATH",
-        help="unlabelled images, or folders of them, to self-train on afterwards",
-    )
-    made.add_argument(
-        "--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)"
-    )
-    made.add_argument("--seed", type=int, default=0, help="decides which features are drawn (default: 0)")
+    add = made.add_argument
+    add("--vectors", metavar="TABLE", help="table of class vectors (default: the one that the model was trained with)")
+    add("--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable")
+    images = "unlabelled images, or folders of them, to self-train on afterwards"
+    add("--images", nargs="+", metavar="PATH", help=images)
+    length = "length of that (default: 100)"
+    add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help=length)
+    add("--seed", type=int, default=0, help="random seed of the features that are drawn (default: 0)")
     return made
 
 
@@ -93,7 +84,7 @@ def _data(args: Sequence[str]) -> ZeroShotDataModule:
 
 
 def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> ClassTable:
-    """Read vectors of old and new classes from word vectors; the old ones tell whether these are the right files."""
+    """Read vectors of old and new classes from word vectors; the old ones show whether these are the right files."""
     from sign_zs3.commands.embed import read_sources
     from sign_zs3.embeddings.build import build_table
 

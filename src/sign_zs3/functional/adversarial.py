@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sign_zs3.functional.precision import at_least_float32
 
 __all__ = ["discriminator_loss", "generator_loss"]
 
@@ -14,7 +15,7 @@ AdversarialMode = Literal["non_saturating", "saturating", "l1"]
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: AdversarialMode = "non_saturating") -> Tensor:
-    """What the discriminator D minimises: the negative of eq. 7, -E log D(f) - E log(1 - D(f^)).
+    """Return what the discriminator D minimises: the negative of eq. 7, -E log D(f) - E log(1 - D(f^)).
 
     Args:
         real_logits: D's raw output on real features, any shape; the probability is its sigmoid.
@@ -27,15 +28,18 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: Adversari
 
     Raises:
         ValueError: Unknown mode.
+
+    >>> discriminator_loss(torch.zeros(3), torch.zeros(2))  # an undecided D: 2 log(2)
+    tensor(1.3863)
     """
     _check(mode)
     if mode == "l1":
-        return _mean((-_float(real_logits)).sigmoid()) + _mean(_float(fake_logits).sigmoid())
-    return _mean(F.softplus(-_float(real_logits))) + _mean(F.softplus(_float(fake_logits)))
+        return _mean((-at_least_float32(real_logits)).sigmoid()) + _mean(at_least_float32(fake_logits).sigmoid())
+    return _mean(F.softplus(-at_least_float32(real_logits))) + _mean(F.softplus(at_least_float32(fake_logits)))
 
 
 def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating") -> Tensor:
-    """What the generator minimises.
+    """Return what the generator minimises.
 
     Args:
         fake_logits: D's raw output on synthetic features, any shape.
@@ -47,9 +51,12 @@ def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating"
 
     Raises:
         ValueError: Unknown mode.
+
+    >>> generator_loss(torch.zeros(2)), generator_loss(torch.zeros(2), "saturating")  # log(2) and log(1 / 2)
+    (tensor(0.6931), tensor(-0.6931))
     """
     _check(mode)
-    logits = _float(fake_logits)
+    logits = at_least_float32(fake_logits)
     if mode == "l1":
         return _mean((-logits).sigmoid())
     return -_mean(F.softplus(logits)) if mode == "saturating" else _mean(F.softplus(-logits))
@@ -58,10 +65,6 @@ def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating"
 def _check(mode: str) -> None:
     if mode not in ("non_saturating", "saturating", "l1"):
         raise ValueError(f"unknown adversarial mode {mode!r}: expected non_saturating, saturating or l1")
-
-
-def _float(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _mean(values: Tensor) -> Tensor:

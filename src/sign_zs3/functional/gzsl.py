@@ -31,6 +31,10 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     Raises:
         ValueError: Shapes differ, a tensor holds no integers, or a counted pixel has a class outside 0..C-1;
             the message names the class.
+
+    >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 255]), num_classes=2)
+    tensor([[1, 1],
+            [0, 1]])
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
@@ -55,7 +59,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
 
 
 def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
-    """Intersection over union of each class.
+    """Return the intersection over union of each class.
 
     Args:
         confusion: (C, C) counts, rows are the truth.
@@ -66,6 +70,9 @@ def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
 
     Raises:
         ValueError: The matrix is not square, or `absent` is neither word.
+
+    >>> per_class_iou(torch.tensor([[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    tensor([0.5000, 0.6667,    nan], dtype=torch.float64)
     """
     counts = _check(confusion, absent)
     union = counts.sum(dim=0) + counts.sum(dim=1) - counts.diagonal()
@@ -75,7 +82,7 @@ def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
 def gzsl_scores(
     confusion: Tensor, seen: Sequence[int], unseen: Sequence[int], absent: Absent = "skip"
 ) -> dict[str, float]:
-    """Means over seen, unseen and all classes, and harmonic means of the two sides.
+    """Return means over seen, unseen and all classes, and harmonic means of the two sides.
 
     `miou`: mean IoU. `pixel_accuracy`: share of pixels that are right. `mean_accuracy`: mean recall per
     class. `frequency_weighted_iou`: IoU weighted by the class's share of the true pixels. No prefix: all
@@ -97,6 +104,10 @@ def gzsl_scores(
     Raises:
         ValueError: The matrix is not square, an id lies outside of it, twice in the lists or on both sides,
             or `absent` is neither word.
+
+    >>> scores = gzsl_scores(torch.tensor([[3, 1], [0, 4]]), seen=[0], unseen=[1])
+    >>> scores["seen_miou"], scores["unseen_miou"], round(scores["harmonic_miou"], 4), scores["pixel_accuracy"]
+    (0.75, 0.8, 0.7742, 0.875)
     """
     counts = _check(confusion, absent)
     _check_sides(seen, unseen, len(counts))

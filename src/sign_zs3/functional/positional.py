@@ -22,7 +22,7 @@ def relative_positional_encoding(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Relative positional encoding (RPE), eq. 11-16: positions are fractions of the map's size.
+    """Return the relative positional encoding (RPE, eq. 11-16): positions are fractions of the map's size.
 
     Channels 0..dim/2-1 encode the column u at `scale * u / W`, the rest the row v at `scale * v / H`; within
     each half channel 2d is sin(pos / 10000^(2d / (dim / 2))) and channel 2d + 1 the cosine.
@@ -42,6 +42,9 @@ def relative_positional_encoding(
 
     Raises:
         ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+
+    >>> relative_positional_encoding(1, 2, dim=4)[0]  # sin(0) and sin(512 / 2)
+    tensor([[ 0.0000, -0.9992]])
     """
     full_height, full_width = _check(height, width, dim, origin, full_size)
     columns = scale * _positions(origin[1], width, device) / full_width
@@ -59,22 +62,13 @@ def absolute_positional_encoding(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Absolute positional encoding (APE): eq. 11-14 at the pixel indices u and v themselves (Section 4.4).
+    """Return the absolute positional encoding (APE): eq. 11-14 at the pixel indices u and v themselves (section 4.4).
 
-    Args:
-        height: Rows of the map, or of the window.
-        width: Columns of the map, or of the window.
-        dim: Channels, a multiple of 4.
-        origin: (row, column) of the window's first pixel in the full map.
-        full_size: (H, W) of the full map; only checked, since the values do not depend on it. None: any.
-        device: Where to build it.
-        dtype: Of the result; the values are computed in at least float32.
+    Arguments, result and errors as of `relative_positional_encoding`; `full_size` is only checked, since the values
+    do not depend on it, and None is any.
 
-    Returns:
-        (dim, height, width), in [-1, 1].
-
-    Raises:
-        ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+    >>> absolute_positional_encoding(1, 3, dim=4)[0]  # sin(0), sin(1), sin(2)
+    tensor([[0.0000, 0.8415, 0.9093]])
     """
     _check(height, width, dim, origin, full_size or (origin[0] + height, origin[1] + width))
     columns = _positions(origin[1], width, device)
@@ -93,25 +87,15 @@ def interpolated_positional_encoding(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Absolute encoding at the training size, resized bilinearly to the map (Section 4.4).
+    """Return the absolute encoding at the training size, resized bilinearly to the map (section 4.4).
 
-    The resize is that of `align_corners=False`.
+    The resize is that of `align_corners=False`; a window is cropped from it. Other arguments, result and errors as of
+    `relative_positional_encoding`.
 
-    Args:
-        height: Rows of the map, or of the window.
-        width: Columns of the map, or of the window.
-        train_size: Size of the feature map in training, (height, width) or one number for both.
-        dim: Channels, a multiple of 4.
-        origin: (row, column) of the window's first pixel in the full map.
-        full_size: (H, W) of the full map of which this is a window; None: the map is whole.
-        device: Where to build it.
-        dtype: Of the result; the values are computed in at least float32.
+    `train_size` is the size of the feature map in training, (height, width) or one number for both, at least 1.
 
-    Returns:
-        (dim, height, width), in [-1, 1]: the resize to `full_size`, cropped to the window.
-
-    Raises:
-        ValueError: `dim` is no multiple of 4, a size is below 1, or the window does not lie in the full map.
+    >>> interpolated_positional_encoding(1, 4, train_size=(1, 2), dim=4)[0]  # between sin(0) and sin(1)
+    tensor([[0.0000, 0.2104, 0.6311, 0.8415]])
     """
     train_height, train_width = (train_size, train_size) if isinstance(train_size, int) else train_size
     if train_height < 1 or train_width < 1:
@@ -130,7 +114,7 @@ def interpolated_positional_encoding(
 def _check(
     height: int, width: int, dim: int, origin: tuple[int, int], full_size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The full map's size, once everything is known to fit."""
+    """Return the full map's size, once everything is known to fit."""
     if dim < 4 or dim % 4 != 0:
         raise ValueError(f"dim must be a positive multiple of 4 (sine and cosine for two axes), got {dim}")
     if height < 1 or width < 1:
@@ -142,9 +126,8 @@ def _check(
     full_height, full_width = full_size
     row, column = origin
     if row < 0 or column < 0 or row + height > full_height or column + width > full_width:
-        raise ValueError(
-            f"the window of {height} x {width} at {tuple(origin)} does not lie in a map of {full_height} x {full_width}"
-        )
+        window = f"the window of {height} x {width} at {tuple(origin)}"
+        raise ValueError(f"{window} does not lie in a map of {full_height} x {full_width}")
     return full_height, full_width
 
 
@@ -155,7 +138,7 @@ def _positions(start: int, count: int, device: torch.device | str | None) -> Ten
 
 
 def _sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """(n,) positions -> (dim / 2, n), sine and cosine interleaved (eq. 11-14): one of the two axes."""
+    """Encode positions (n,) along one axis: (dim / 2, n), sine and cosine interleaved (eq. 11-14)."""
     channels = dim // 2
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=positions.dtype) / channels
     angles = positions[None, :] / torch.pow(10000.0, exponents)[:, None]
@@ -164,12 +147,6 @@ def _sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 def _spread(columns: Tensor, rows: Tensor) -> Tensor:
-    """(c, width) and (c, height) -> (2c, height, width)."""
-    channels, width = columns.shape
-    height = rows.shape[1]
-    return torch.cat(
-        [
-            columns[:, None, :].expand(channels, height, width),
-            rows[:, :, None].expand(channels, height, width),
-        ]
-    )
+    """Repeat columns (c, width) and rows (c, height) along the other axis: (2c, height, width)."""
+    shape = len(columns), rows.shape[1], columns.shape[1]
+    return torch.cat([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sign_zs3.functional.precision import at_least_float32
+
 __all__ = ["annealed_weights", "confident_fraction", "within_top"]
 
 
 def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> Tensor:
-    """Annealed self-training's loss weights, eq. 17 per image, in closed form: exp((p - max p) / T).
+    """Return annealed self-training's loss weights, eq. 17 per image in closed form: exp((p - max p) / T).
 
     The softmax's sum and Z cancel, since Z makes the largest weight 1. T -> infinity weighs all alike; T -> 0
     keeps only the most confident pixel.
@@ -24,6 +26,10 @@ def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> 
 
     Raises:
         ValueError: T <= 0, or the shapes do not fit.
+
+    >>> confidence, pseudo = torch.tensor([[[0.9, 0.8, 0.4]]]), torch.tensor([[[True, True, False]]])
+    >>> annealed_weights(confidence, pseudo, temperature=0.1)  # 1, exp(-1), and 1 for a label
+    tensor([[[1.0000, 0.3679, 1.0000]]])
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -33,7 +39,7 @@ def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> 
 
 
 def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> Tensor:
-    """The most confident fraction of each image's pseudo-labelled pixels: self-training with a threshold.
+    """Choose the most confident fraction of each image's pseudo-labelled pixels: self-training with a threshold.
 
     Args:
         confidence: (N, H, W), the probability of the class chosen.
@@ -45,6 +51,10 @@ def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> T
 
     Raises:
         ValueError: The fraction lies outside [0, 1], or the shapes do not fit.
+
+    >>> confidence, pseudo = torch.tensor([[[0.9, 0.8, 0.4]]]), torch.tensor([[[False, True, True]]])
+    >>> confident_fraction(confidence, pseudo, 0.5)
+    tensor([[[False,  True, False]]])
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
@@ -52,14 +62,13 @@ def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> T
     flat = pseudo.flatten(1)
     keep = torch.round(flat.sum(dim=1) * fraction)
     order = confidence.flatten(1).masked_fill(~flat, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
     return ((rank < keep[:, None]) & flat).view_as(pseudo)
 
 
 def within_top(logits: Tensor, labels: Tensor, top: int) -> Tensor:
-    """Which pixels' label ranks among the highest logits of all classes: CaGNet's rule for pseudo-labels.
+    """Choose pixels whose label ranks among the highest logits of all classes: CaGNet's rule for pseudo-labels.
 
     Args:
         logits: (N, C, H, W).
@@ -71,11 +80,14 @@ def within_top(logits: Tensor, labels: Tensor, top: int) -> Tensor:
 
     Raises:
         ValueError: `top` lies outside 1..C, or the shapes do not fit.
+
+    >>> logits = torch.tensor([3.0, 1.0, 2.0]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
+    >>> within_top(logits, torch.tensor([[[0, 1, 2]]]), top=2)
+    tensor([[[ True, False,  True]]])
     """
     if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
-            f"expected logits (N, C, H, W) and labels (N, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
+        found = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"expected logits (N, C, H, W) and labels (N, H, W), got {found}")
     if not 1 <= top <= logits.shape[1]:
         raise ValueError(f"top must lie in 1..{logits.shape[1]}, got {top}")
     return (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1) < top
@@ -83,8 +95,6 @@ def within_top(logits: Tensor, labels: Tensor, top: int) -> Tensor:
 
 def _check(confidence: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
     if confidence.dim() != 3 or confidence.shape != pseudo.shape:
-        raise ValueError(
-            "expected confidence and pseudo of one shape (N, H, W), "
-            f"got {tuple(confidence.shape)} and {tuple(pseudo.shape)}"
-        )
-    return (confidence if confidence.dtype == torch.float64 else confidence.float()), pseudo.bool()
+        found = f"{tuple(confidence.shape)} and {tuple(pseudo.shape)}"
+        raise ValueError(f"expected confidence and pseudo of one shape (N, H, W), got {found}")
+    return at_least_float32(confidence), pseudo.bool()

@@ -124,5 +124,5 @@ def _views(config: SegmenterConfig) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text so that Markdown shows it as it is."""
+    """Return a string so that Markdown shows it as it is."""
     return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_zs3.checks import check_not_negative
+from sign_zs3.checks import check_at_least
 from sign_zs3.tasks.generative import GenerativeTask
 
 
@@ -22,7 +22,7 @@ class CaGNetModule(GenerativeTask):
 
     def __init__(self, spatial_width: int | None = None, alpha: float = 100.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_not_negative(alpha=alpha)
+        check_at_least(0, alpha=alpha)
 
     @property
     def kl_weight(self) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.checks import check_at_least, check_choice, check_positive, check_range
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
@@ -75,7 +75,7 @@ class GenerativeTask(ZeroShotTask):
         check_choice("adversarial", adversarial, "non_saturating", "saturating", "l1", "none")
         check_choice("mmd_scope", mmd_scope, "image", "batch")
         check_positive(bandwidths=bandwidths)
-        check_not_negative(beta=beta)
+        check_at_least(0, beta=beta)
         check_range("unseen_odds", unseen_odds, above=0)
         self.discriminator: Discriminator | None = None
 

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sign_zs3.checks import check_choice, check_not_negative, check_positive, check_range
+from sign_zs3.checks import check_at_least, check_choice, check_positive, check_range
 from sign_zs3.errors import UserError
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_scales
 
@@ -111,7 +111,7 @@ class TaskOptions:
         check_positive(dilations=self.dilations, input_scales=self.input_scales)
         check_range("temperature", self.temperature, above=0)
         check_range("top_fraction", self.top_fraction, above=0, most=1)
-        check_not_negative(clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
+        check_at_least(0, clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
         if not are_scales(self.scales):
             raise UserError(f"scales: found {self.scales!r:.100}, expected {SCALES}")
         if (folder := self.feature_cache) is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sign_zs3.files import replacing
@@ -43,34 +44,23 @@ def as_checkpoint(model: ZeroShotTask) -> dict[str, Any]:
 
 
 def rebuild(
-    old: ZeroShotTask, protocol: Protocol, rows: Sequence[int | None], vectors: Mapping[str, Tensor] | None = None
+    old: ZeroShotTask, protocol: Protocol, rows: Sequence[int], names: Sequence[str] = (), vectors: Tensor | None = None
 ) -> ZeroShotTask:
-    """Make a model of other classes from a model, which is not changed.
+    """Make a model, on the CPU, of other classes from a model, which is not changed.
 
-    Args:
-        old: The model.
-        protocol: The new classes.
-        rows: For each of them its number in the old model; None for a class that it does not have.
-        vectors: Name -> (W,) class vector of the latter.
-
-    Returns:
-        The model, on the CPU; classes that the old one does not have are not `known`, with zero rows in C.
+    For each class of `protocol`, `rows` has its number in the old model, whose C classes are followed by new ones:
+    `names`, with class vectors (len(names), W), which are not `known` and have zero rows in C.
     """
     checkpoint = copy.deepcopy(as_checkpoint(old))
     state, own = checkpoint["state_dict"], checkpoint[CHECKPOINT_KEY]
     for key in filter(is_by_class, list(state)):
-        before = state[key]
-        has_vectors = key in ("class_vectors", "segmenter.classifier.vectors")
-        state[key] = before.new_zeros(len(rows), *before.shape[1:])
-        for row, number in enumerate(rows):
-            if number is not None:
-                state[key][row] = before[number]
-            elif has_vectors and vectors is not None:
-                state[key][row] = vectors[protocol.classes[row]]
+        added = state[key].new_zeros(len(names), *state[key].shape[1:])
+        if vectors is not None and key in ("class_vectors", "segmenter.classifier.vectors"):
+            added.copy_(vectors)
+        state[key] = torch.cat([state[key], added])[list(rows)]
     if "segmenter.classifier.vectors" in state:
         # a C that is made of class vectors knows every class
         state["segmenter.known"].fill_(True)
-    looked_up = old.progress.looked_up
-    names = [protocol.classes[row] if number is None else looked_up[number] for row, number in enumerate(rows)]
-    own |= {"protocol": protocol.as_dict(), "looked_up": names}
+    own["protocol"] = protocol.as_dict()
+    own["looked_up"] = [[*old.progress.looked_up, *names][row] for row in rows]
     return task_of(checkpoint, "the model")

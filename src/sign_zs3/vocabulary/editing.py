@@ -50,18 +50,12 @@ def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
     kept = [row for row, name in enumerate(protocol.classes) if name not in classes]
     num_seen = sum(row < protocol.num_seen for row in kept)
     if not num_seen:
-        raise UserError(
-            f"remove: found all {protocol.num_seen} seen classes in the list, expected that one is left: shorten it"
-        )
+        found = f"all {protocol.num_seen} seen classes in the list"
+        raise UserError(f"remove: found {found}, expected that one is left: shorten it")
+    names = tuple(protocol.classes[row] for row in kept)
     ids = tuple(protocol.ids[row] for row in kept)
-    left = replace(
-        protocol,
-        classes=tuple(protocol.classes[row] for row in kept),
-        ids=ids,
-        num_seen=num_seen,
-        ignored_ids=tuple(sorted({*protocol.ignored_ids, *protocol.ids} - {*ids})),
-    )
-    return rebuild(model, left, kept)
+    ignored = tuple(sorted({*protocol.ignored_ids, *protocol.ids}.difference(ids)))
+    return rebuild(model, replace(protocol, classes=names, ids=ids, num_seen=num_seen, ignored_ids=ignored), kept)
 
 
 def check_new(name: str, others: Sequence[str], what: str = "which the model has already") -> None:

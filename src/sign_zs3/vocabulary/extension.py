@@ -55,12 +55,11 @@ def extend(
         seed: Random seed of the features that are drawn.
 
     Returns:
-        A new model in evaluation mode, the new classes among its unseen ones, which are in the order of their ids.
+        A new model in evaluation mode, its unseen classes in the order of their ids.
 
     Raises:
-        UserError: A name is there already or has no vector, the table is another one than that of the training, the
-            model has no trained generator, an option is out of range, or `data` are of other classes or have no
-            labelled pixel.
+        UserError: A name is there already or has no vector, the table is not that of the training, the model has no
+            trained generator, an option is out of range, or `data` are of other classes or have no labelled pixel.
     """
     if images is not None and images < 1:
         raise UserError(f"images: found {images}, expected at least 1; raise it")
@@ -69,10 +68,10 @@ def extend(
     old = model if isinstance(model, ZeroShotTask) else load_task(model)
     names = _new_names(old, classes)
     check_teachable(old)
-    added = dict(zip(names, _added_vectors(old, names, vectors), strict=True))
+    added = _added_vectors(old, names, vectors)
     protocol = _extended_protocol(old.protocol, names, None if data is None else data.protocol)
-    kept = {name: row for row, name in enumerate(old.protocol.classes)}
-    new = rebuild(old, protocol, [kept.get(name) for name in protocol.classes], added)
+    before = [*old.protocol.classes, *names]
+    new = rebuild(old, protocol, [before.index(name) for name in protocol.classes], names, added)
     if isinstance(new, GenerativeTask):
         rows = (~new.segmenter.known).nonzero()[:, 0].tolist()
         with counted_randomness(torch.device("cpu"), seed, "extension"):
@@ -82,21 +81,15 @@ def extend(
 
 
 def check_teachable(model: ZeroShotTask) -> None:
-    """Refuse a model that cannot learn classes by name.
-
-    Raises:
-        UserError: It has no generator, or one that was never trained.
-    """
+    """Raise a `UserError` where a model has no generator to learn classes by name, or one that was never trained."""
     if not isinstance(model.segmenter.classifier, Classifier):
         return
     can = "it can predict, be exported, and have classes renamed or removed"
     if not isinstance(model, GenerativeTask):
         raise UserError(f"extend: found a {type(model).__name__} without a generator: {can}")
     if "generator" not in model.progress.trained_parts:
-        raise UserError(
-            f"extend: found a generator that was never trained: {can}; take a checkpoint of the generator phase or a "
-            "later one"
-        )
+        advice = "take a checkpoint of the generator phase or a later one"
+        raise UserError(f"extend: found a generator that was never trained: {can}; {advice}")
 
 
 def _new_names(model: ZeroShotTask, classes: Sequence[str]) -> list[str]:
@@ -129,7 +122,7 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
     compared = {name: vector for name, vector in old if table.has(name)}
     if not compared:
         raise UserError(
-            f"vectors: found no class of the model in {table.origin}, by which to tell that it is the table of the "
+            f"vectors: found no class of the model in {table.origin}, which would show that it is the table of the "
             "training: give one that has them, too"
         )
     center = bool(model.hparams["center_vectors"])
@@ -141,16 +134,13 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
         hint = "here by --vectors, or word vectors by --source"
         raise UserError(f"{str(error).removesuffix(' that has the words')} {hint}") from error
     for (name, before), vector in zip(compared.items(), found, strict=False):
+        odd = None
         if vector.shape != before.shape:
-            raise UserError(
-                f"vectors: found {len(vector)} numbers per class in {table.origin}, expected the {len(before)} that "
-                "the model was trained with: give the table of the training"
-            )
-        if not torch.allclose(vector, before, atol=1e-5):
-            raise UserError(
-                f"vectors: found another vector for {name!r} in {table.origin} than the model was trained with: give "
-                "the table of the training"
-            )
+            odd = f"{len(vector)} numbers per class in {table.origin}, expected the {len(before)} that"
+        elif not torch.allclose(vector, before, atol=1e-5):
+            odd = f"another vector for {name!r} in {table.origin} than"
+        if odd is not None:
+            raise UserError(f"vectors: found {odd} the model was trained with: give the table of the training")
     return found[len(compared) :]
 
 

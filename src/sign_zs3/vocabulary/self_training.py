@@ -9,6 +9,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from sign_zs3.callbacks import ScheduleProgressBar
+from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules.unlabelled import UnlabelledDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.tasks.base import ZeroShotTask
@@ -48,8 +49,7 @@ def self_train(
     Raises:
         UserError: No image is found, one cannot be read, or the model cannot be self-trained.
     """
-    if iterations < 1:
-        raise UserError(f"iterations: found {iterations}, expected at least 1; raise it")
+    check_at_least(1, iterations=iterations)
     if not bool(model.segmenter.known.all()):
         raise UserError("self_train: found classes that C was never taught: transfer or extend the model first")
     seed = int(model.hparams["seed"])
@@ -58,7 +58,7 @@ def self_train(
     options = checkpoint["hyper_parameters"]
     options |= {
         "phases": ["self_training"], "self_training_iterations": iterations, "pseudo_classes": "all", "rounds": 1,
-        "feature_cache": None, "init_from": None, "accumulate": 1, "resolution": "label",
+        "init_from": None, "accumulate": 1, "resolution": "label",
     }  # fmt: skip
     if options["self_training"] == "none":
         options["self_training"] = "annealed"

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import default_collate
 
+from sign_zs3.checks import check_at_least, check_choice
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.features import FeatureCache, FeatureDataset, View
 from sign_zs3.data.stream import Loader, LoaderPlan, ShardSampler, Stream, StreamLoader, UnscoredSamples, worker_options
@@ -71,12 +72,11 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         val_fraction: float = 0.05,
     ) -> None:
         super().__init__()
-        _at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        _at_least(0, num_workers=num_workers, seed=seed, development=development)
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers, seed=seed, development=development)
         if not 0 <= val_fraction < 1:
             raise UserError(f"val_fraction: found {val_fraction}, expected at least 0 and below 1; correct it")
-        if unseen_pixels not in ("ignore", "drop"):
-            raise UserError(f"unseen_pixels: found {unseen_pixels!r}, expected 'ignore' or 'drop'; correct it")
+        check_choice("unseen_pixels", unseen_pixels, "ignore", "drop")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -98,7 +98,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def make_dataset(
         self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
     ) -> SegmentationDataset:
-        """Return a split under `protocol`; checks lists and files first.
+        """Return a split under `protocol`; check lists and files first.
 
         Args:
             split: ``"val"`` is asked for only where `own_validation` is True.
@@ -110,7 +110,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Read lists and checks that every file is there, before any training.
+        """Read lists and check that every file is there, before any training.
 
         Args:
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.
@@ -351,12 +351,6 @@ def _collate(samples: list[Sample]) -> Any:
             "be stacked; set eval_batch_size to 1 or give an evaluation size"
         )
     return default_collate(samples)
-
-
-def _at_least(least: int, **options: int) -> None:
-    for name, value in options.items():
-        if value < least:
-            raise UserError(f"{name}: found {value}, expected at least {least}; raise it")
 
 
 def _ready(dataset: SegmentationDataset | None) -> SegmentationDataset:

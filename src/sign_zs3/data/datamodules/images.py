@@ -60,7 +60,7 @@ class ImageDataModule(ZeroShotDataModule):
         self.eval_size = eval_size
 
     def setup(self, stage: str | None = None) -> None:
-        """Read lists and checks that every file is there, before any training.
+        """Read lists and check that every file is there, before any training.
 
         Args:
             stage: As in `ZeroShotDataModule.setup`.

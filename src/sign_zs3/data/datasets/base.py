@@ -172,7 +172,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return bool(self._is_unseen(self._contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Read an image and its mask whole, and says what is wrong with them instead of raising.
+        """Read an image and its mask whole, and say what is wrong with them instead of raising.
 
         Args:
             index: Which image, 0..len-1.

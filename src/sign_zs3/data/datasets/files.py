@@ -74,7 +74,8 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
         own_id, name = int(match[1]), match[2]
         if len(name) > MAX_NAME:
             raise UserError(
-                f"{path}: found a name of {len(name)} letters in line {number}, expected at most {MAX_NAME}; shorten it"
+                f"{path}: found a name of {len(name)} characters in line {number}, expected at most "
+                f"{MAX_NAME}; shorten it"
             )
         if own_id == IGNORE_INDEX and largest < IGNORE_INDEX:
             raise UserError(

@@ -19,14 +19,14 @@ _ELEMENTS = 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 _NUMBERS = range(6, 16)
-# types of elements: int8, int32, uint32; all numbers; what letters are stored as
+# types of elements: int8, int32, uint32; all numbers; what characters are stored as
 _INT8, _INT32, _UINT32 = 1, 5, 6
 _OF_NUMBERS = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13})
 _OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 
 
 def unpacked(path: Path, name: str) -> BytesIO:
-    """Read a MATLAB file and leaves out all but one variable, which is not packed any more.
+    """Read a MATLAB file and leave out all but one variable, which is not packed any more.
 
     Args:
         path: The file.
@@ -149,7 +149,7 @@ class _Walk:
                     self.element(_INT8)
                 (width,) = _unpack(f"{self.order}i", self.element(_INT32), 0)
                 if width < 1:
-                    raise ValueError(f"found names of {width} letters")
+                    raise ValueError(f"found names of {width} characters")
                 fields = len(self.element(_INT8)) // width
             # each takes a tag at least
             if elements * max(1, fields) * 8 > len(self.content):
