@@ -12,9 +12,8 @@ from io import BytesIO
 from math import prod
 from pathlib import Path
 
-from sign_zs3.limits import MAX_MATLAB
+from sign_zs3.limits import MAX_MATLAB, MAX_MATLAB_DEPTH, MAX_MATLAB_ELEMENTS
 
-_MAX_DEPTH, _MAX_ELEMENTS = 16, 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 _NUMBERS = range(6, 16)
@@ -123,8 +122,8 @@ class _Walk:
     def matrix(self, depth: int = 0) -> None:
         """Go past a matrix, refusing one that claims more than there is."""
         self.count += 1
-        if depth > _MAX_DEPTH or self.count > _MAX_ELEMENTS:
-            raise ValueError(f"found more than {_MAX_DEPTH} arrays in each other, or more than {_MAX_ELEMENTS:,}")
+        if depth > MAX_MATLAB_DEPTH or self.count > MAX_MATLAB_ELEMENTS:
+            raise ValueError(f"found more than {MAX_MATLAB_ELEMENTS:,} arrays, or {MAX_MATLAB_DEPTH} in each other")
         if not self.start():
             return
         flags, sizes, _ = self.header()
