@@ -110,7 +110,7 @@ class Vocabulary:
                 index[form] = entry
 
     def find(self, name: str) -> list[str] | None:
-        """The entries whose mean vector stands for a class name.
+        """Return the entries whose mean vector stands for a class name.
 
         Args:
             name: A class name.
@@ -132,7 +132,7 @@ class Vocabulary:
         return None
 
     def hint(self, name: str) -> str:
-        """What to say about a name that was not found.
+        """Return what to say about a name that was not found.
 
         Args:
             name: A class name.
@@ -152,7 +152,7 @@ class Vocabulary:
         return next((self._by_form[s] for s in (form, *_OTHERS.get(form, ())) if s in self._by_form), None)
 
     def _words(self, form: str) -> list[str]:
-        """An entry or more per word; empty where one is missing."""
+        """Return an entry or more per word; empty where one is missing."""
         entries: list[str] = []
         for word in form.split():
             entry = self._spelt(word)

@@ -126,7 +126,7 @@ class ClassTable:
 
     @classmethod
     def bundled(cls) -> ClassTable:
-        """The table inside the package: public-domain GloVe vectors, one row per word.
+        """Return the table inside the package: public-domain GloVe vectors, one row per word.
 
         It covers every word of the class names of the data sets that the library knows. It is small and old:
         for a reproduction give the 600-d fastText and word2vec vectors of the paper instead.
