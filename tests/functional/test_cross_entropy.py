@@ -32,6 +32,11 @@ def test_the_mean_is_over_labelled_pixels() -> None:
     torch.testing.assert_close(pixel_cross_entropy(logits, labels), torch.tensor(sum(terms) / 20))
 
 
+def test_one_label_is_its_own_mean() -> None:
+    logits, labels = torch.zeros(1, 4, 1, 2), torch.tensor([[[255, 2]]])
+    torch.testing.assert_close(pixel_cross_entropy(logits, labels), torch.tensor(4.0).log())
+
+
 def test_logits_are_resized_to_the_labels_not_labels_to_the_logits() -> None:
     logits = torch.tensor([[[[0.0, 4.0]], [[0.0, 0.0]]]])
     labels = torch.tensor([[[0, 0, 1, 0]]])

@@ -233,7 +233,7 @@ def test_damaged_phases_are_refused(phase_files: dict[str, str], phases: Any) ->
 def test_a_phase_of_another_method_is_no_fault_of_the_file(phase_files: dict[str, str], tmp_path: Path) -> None:
     """SPNet knows no phase called transfer."""
     path = changed(phase_files["generator"], make_older)
-    shared = {"backbone": "small", "dilations": [1, 2], "train_iterations": 1}
+    shared: dict[str, Any] = {"backbone": "small", "dilations": [1, 2], "train_iterations": 1}
     with pytest.raises(UserError, match="does not fit this model"):
         quiet_trainer(tmp_path).fit(SPNetModule(init_from=path, **shared), tiny_data())
 
@@ -278,7 +278,8 @@ def test_a_resumed_teacher_is_compiled_as_a_new_one_is(
     monkeypatch.setattr("sign_zs3.tasks.run.compile_networks", lambda *networks: compiled.extend(networks))
     straight = fit(compile=True)
     assert straight.teacher in compiled
-    stop = straight.schedule.first_batch("self_training") + 1
-    fit(ScheduleCheckpoint(), StopAt(stop), compile=True)
+    before = straight.schedule.first_batch("self_training")
+    assert before is not None
+    fit(ScheduleCheckpoint(), StopAt(before + 1), compile=True)
     resumed = fit(ScheduleCheckpoint(), ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"), compile=True)
     assert resumed.teacher in compiled

@@ -5,7 +5,6 @@ from sign_zs3.embeddings.nearest import nearest
 from sign_zs3.embeddings.readers import WordVectors, read_vectors
 from sign_zs3.embeddings.spelling import canonical, words_of
 from sign_zs3.embeddings.table import ClassTable, class_vectors
-from sign_zs3.embeddings.text import read_text_vectors
 
 __all__ = [
     "ClassTable",
@@ -15,7 +14,6 @@ __all__ = [
     "canonical",
     "class_vectors",
     "nearest",
-    "read_text_vectors",
     "read_vectors",
     "resolve",
     "words_of",

@@ -15,8 +15,6 @@ from sign_zs3.embeddings.stream import Vector
 from sign_zs3.embeddings.table import ClassTable
 from sign_zs3.errors import UserError
 
-__all__ = ["Resolution", "build_table", "resolve"]
-
 log = logging.getLogger(__name__)
 
 Source = WordVectors | Mapping[str, Vector]
@@ -43,7 +41,7 @@ class Resolution:
     hint: str = ""
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Return it in a few words."""
         if self.kind in ("exact", "spelling"):
             return self.entries[0]
         if self.kind == "missing":
@@ -55,9 +53,9 @@ class Resolution:
 def resolve(source: Source, names: Sequence[str]) -> tuple[Resolution, ...]:
     """Find out which entries of a source stand for class names.
 
-    The order in which it is tried: the exact name; its canonical form (lower case, `_` and `-` as spaces); its
-    words, each by itself; the phrase whose words are joined by `_`; the same for its other spellings; its words
-    again, those that are lacking by fastText's subwords.
+    Tried are, in this order: the exact name; its canonical form (lower case, `_` and `-` as spaces); its words, each
+    by itself; the phrase whose words are joined by `_`; the same for its other spellings; its words again, those that
+    are lacking by fastText's subwords.
 
     Args:
         source: What `read_vectors` returns, or plain word -> (d,) vector.
@@ -73,10 +71,9 @@ def resolve(source: Source, names: Sequence[str]) -> tuple[Resolution, ...]:
     def one(name: str) -> Resolution:
         found = vocabulary.find(name)
         if found is not None:
-            kind: Literal["exact", "spelling", "words"] = "words"
-            if len(found) == 1:
-                kind = "exact" if found == [name] else "spelling"
-            result = Resolution(name, kind, tuple(found))
+            result = Resolution(
+                name, "exact" if found == [name] else "spelling" if len(found) == 1 else "words", tuple(found)
+            )
         else:
             by_word = {word: vocabulary.find(word) for word in canonical(name).split()}
             lacking = [word for word, entries in by_word.items() if entries is None]
@@ -106,6 +103,10 @@ def build_table(
 
     Raises:
         UserError: A source lacks names (all of them are named, for all sources), or no name is left.
+
+    >>> table = build_table({"toy": {"hot": np.array([1.0, 0.0]), "dog": np.array([0.0, 1.0])}}, ["dog", "hot dog"])
+    >>> table.sources["toy"].tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
     """
     vectors = {key: s if isinstance(s, WordVectors) else WordVectors(s) for key, s in sources.items()}
     found = {key: resolve(source, names) for key, source in vectors.items()}
@@ -122,13 +123,8 @@ def build_table(
         raise UserError(f"{'. '.join(lines)}. Rename these classes, or leave them out (--missing drop)")
     for line in lines:
         log.warning("left out: %s", line)
-    return ClassTable(
-        tuple(kept),
-        {
-            key: np.stack([_mean(r, vectors[key]) for r in result if r.name not in dropped])
-            for key, result in found.items()
-        },
-    )
+    rows = {key: [_mean(r, vectors[key]) for r in result if r.name not in dropped] for key, result in found.items()}
+    return ClassTable(tuple(kept), {key: np.stack(means) for key, means in rows.items()})
 
 
 def _mean(resolution: Resolution, vectors: WordVectors) -> Vector:

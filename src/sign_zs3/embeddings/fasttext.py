@@ -8,7 +8,7 @@ vectors, but hold the whole model, several GB, and gensim does not end on a dict
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,6 @@ import numpy as np
 from sign_zs3.embeddings.stream import Blocks, Vector, VectorFile
 from sign_zs3.errors import UserError
 from sign_zs3.limits import MAX_WIDTH
-
-__all__ = ["is_model", "read_model"]
 
 MAGIC = 793_712_314
 SUPERVISED = 3
@@ -41,11 +39,7 @@ class _Header:
 
 
 def is_model(head: bytes) -> bool:
-    """Tell whether a file starts like a fastText model, of now or of before 2017 (which has no signature).
-
-    Args:
-        head: The first bytes of the file.
-    """
+    """Return whether a file starts like a fastText model, of now or of before 2017 (which has no signature)."""
     if len(head) >= SIGNATURE.size and SIGNATURE.unpack_from(head)[0] == MAGIC:
         return True
     if len(head) < ARGUMENTS.size:
@@ -68,11 +62,11 @@ def read_model(
         file: Open, at its start.
         entries: Entries of the vocabulary to look for.
         words: Words that are composed from their subwords where the vocabulary lacks them.
-        near: Entries that are merely noticed.
+        near: Other entries, that are merely noticed.
 
     Returns:
-        Entry -> (d,) float32; word that is no entry -> (d,) float32; and the entries of `near` that were met,
-        the frequent ones first.
+        Entry -> (d,) float32; word that is no entry -> (d,) float32; and the entries of `near` that were met, the
+        frequent ones first.
 
     Raises:
         UserError: The model is a supervised or quantised one, or the file is cut short or damaged.
@@ -89,7 +83,16 @@ def read_model(
     # per entry at least the zero byte, an int64 and a byte
     if size != word_count or size < 1 or not file.can_hold(10 * size):
         raise file.cut_short(f"says {size} entries and {word_count} words, which do not fit its {file.size:,} bytes")
-    index, met = _read_dictionary(blocks, size, set(entries) | set(words), set(near))
+    wanted = {word.encode(): word for word in {*entries, *words}}
+    noticed = {word.encode(): word for word in near}
+    index: dict[str, int] = {}
+    met = []
+    # after the word an int64 count and an int8 type
+    for row, (word, _, _) in enumerate(blocks.entries(b"\0", 9, size, "word")):
+        if word in wanted:
+            index[wanted.pop(word)] = row
+        elif word in noticed:
+            met.append(noticed.pop(word))
     quantised = header.signed and blocks.take(1, "the vectors") != b"\0"
     if quantised or pruned > 0:
         raise UserError(f"{file.path}: is a quantised fastText model: expected one that is not; give the .bin of it")
@@ -103,9 +106,13 @@ def read_model(
     lacking = sorted(set(words) - set(index))
     pieces = {word: [row, *_subwords(word, size, header)] for word, row in index.items()}
     pieces |= {word: found for word in lacking if (found := _subwords(word, size, header))}
-    matrix = _read_rows(blocks, start, dim, {row for found in pieces.values() for row in found})
+    matrix: dict[int, Vector] = {}
+    for row in sorted({row for found in pieces.values() for row in found}):
+        blocks.skip_to(start + 4 * dim * row)
+        matrix[row] = np.frombuffer(blocks.take(4 * dim, "the vectors"), "<f4")
     _check_end(file, blocks, start + 4 * rows * dim, header.signed)
-    vectors = {word: _mean(found, matrix, word, file) for word, found in pieces.items()}
+    means = {word: np.stack([matrix[row] for row in found]).mean(0, np.float64) for word, found in pieces.items()}
+    vectors = {word: file.check_finite(mean.astype(np.float32), f"'{word}'") for word, mean in means.items()}
     composed = {word: vectors.pop(word) for word in lacking if word in vectors}
     return vectors, composed, met
 
@@ -124,24 +131,6 @@ def _read_header(file: VectorFile, blocks: Blocks) -> _Header:
     return _Header(signed, dim, model, buckets, shortest, longest)
 
 
-def _read_dictionary(
-    blocks: Blocks, size: int, words: Collection[str], near: Collection[str]
-) -> tuple[dict[str, int], list[str]]:
-    """Return the row of each word that is there, and which of `near` are."""
-    wanted = {word.encode() for word in words}
-    noticed = {word.encode() for word in near} - wanted
-    either = wanted | noticed
-    index: dict[str, int] = {}
-    met = []
-    # an int64 count and an int8 type
-    for row, (word, _, _) in enumerate(blocks.entries(b"\0", 9, size, "word")):
-        if word in wanted:
-            index.setdefault(word.decode(), row)
-        elif word in either:
-            met.append(word.decode())
-    return index, met
-
-
 def _subwords(word: str, size: int, header: _Header) -> list[int]:
     """Return the rows of a word's subwords, which follow those of the words."""
     if not header.buckets or not header.longest or word == END_OF_SENTENCE:
@@ -149,21 +138,6 @@ def _subwords(word: str, size: int, header: _Header) -> list[int]:
     from gensim.models.fasttext import ft_ngram_hashes
 
     return [size + bucket for bucket in ft_ngram_hashes(word, header.shortest, header.longest, header.buckets)]
-
-
-def _read_rows(blocks: Blocks, start: int, dim: int, rows: Iterable[int]) -> dict[int, Vector]:
-    matrix = {}
-    for row in sorted(rows):
-        blocks.skip_to(start + 4 * dim * row)
-        matrix[row] = np.frombuffer(blocks.take(4 * dim, "the vectors"), "<f4")
-    return matrix
-
-
-def _mean(rows: list[int], matrix: Mapping[int, Vector], word: str, file: VectorFile) -> Vector:
-    vector: Vector = np.stack([matrix[row] for row in rows]).mean(axis=0, dtype=np.float64).astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise UserError(f"{file.path}: '{word}' has a value that is no finite number; fetch the file again")
-    return vector
 
 
 def _check_end(file: VectorFile, blocks: Blocks, end: int, signed: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sign_zs3.checks import check_at_least
 from sign_zs3.errors import UserError
 
 if TYPE_CHECKING:
@@ -11,11 +12,9 @@ if TYPE_CHECKING:
 
     from sign_zs3.protocol import Protocol
 
-__all__ = ["nearest"]
-
 
 def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, list[tuple[str, float]]]:
-    """Find the seen classes whose vectors lie nearest to each unseen class's.
+    """Return the seen classes whose vectors are nearest to that of each unseen class.
 
     Args:
         vectors: (C, W) class vectors in the order of `protocol.classes`, of any length but 0.
@@ -30,8 +29,7 @@ def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, li
     """
     import torch
 
-    if count < 1:
-        raise UserError(f"--nearest: found {count}, expected at least 1; raise it")
+    check_at_least(1, **{"--nearest": count})
     if not protocol.unseen:
         raise UserError(f"{protocol.dataset}/{protocol.split}: found no unseen class, expected one at least; name some")
     if vectors.shape[0] != protocol.num_classes:
@@ -40,12 +38,7 @@ def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, li
             f"classes of {protocol.dataset}/{protocol.split}; look them up in its order"
         )
     unit = torch.nn.functional.normalize(vectors.double(), dim=1)
-    cosines = unit[protocol.num_seen :] @ unit[: protocol.num_seen].T
-    values, order = torch.sort(cosines, dim=1, descending=True, stable=True)
-    return {
-        protocol.classes[protocol.num_seen + row]: [
-            (protocol.classes[seen], cosine)
-            for seen, cosine in zip(order[row, :count].tolist(), values[row, :count].tolist(), strict=True)
-        ]
-        for row in range(len(protocol.unseen))
-    }
+    seen, unseen = protocol.classes[: protocol.num_seen], protocol.classes[protocol.num_seen :]
+    cosines, order = (unit[len(seen) :] @ unit[: len(seen)].T).sort(dim=1, descending=True, stable=True)
+    rows = zip(unseen, order[:, :count].tolist(), cosines[:, :count].tolist(), strict=True)
+    return {name: [(seen[i], cosine) for i, cosine in zip(*row, strict=True)] for name, *row in rows}

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sign_zs3.embeddings.fasttext import is_model, read_model
 from sign_zs3.embeddings.spelling import canonical, near_spellings, words_of
 from sign_zs3.embeddings.stream import Progress, Vector, VectorFile, open_vectors
+from sign_zs3.embeddings.text import read_text
+from sign_zs3.embeddings.word2vec import read_binary
 from sign_zs3.errors import UserError
-
-__all__ = ["WordVectors", "read_vectors"]
 
 HEAD = 1 << 18
 PRINTABLE = re.compile(rb"[\t\r\x20-\x7e]*")
@@ -27,9 +28,9 @@ class WordVectors:
     Args:
         entries: Entry as spelt in the file -> (d,) float32, raw: names, words and other spellings.
         subwords: Word that is no entry -> (d,) float32, composed from its subwords (fastText models alone).
-        near: Other entries that lie within a slip of the pen of a word, for messages.
+        near: Other entries that are a typing error away from a word, for messages.
         origin: The file that they come from, for messages.
-        kind: `fasttext`, `glove` or `word2vec`: what a table calls this source unless told otherwise.
+        kind: `fasttext`, `glove` or `word2vec`: what a table calls this source unless it is given another name.
     """
 
     entries: Mapping[str, Vector]
@@ -47,13 +48,13 @@ class WordVectors:
 def read_vectors(path: str | Path, names: Sequence[str], progress: Progress | None = None) -> WordVectors:
     """Read from a file of word vectors what some class names need, and hold no more than that.
 
-    Read are: word2vec, binary and text; fastText, models (`.bin`, skipgram and cbow) and text (`.vec`); GloVe's
-    text. All of them also as `.gz`. What a file is is told by its content; nothing is ever unpickled.
+    It may be word2vec, binary and text; fastText, models (`.bin`, skipgram and cbow) and text (`.vec`); or GloVe's
+    text; each also as `.gz`. Its kind is told by its content; nothing is ever unpickled.
 
     Args:
         path: The file.
         names: Class names.
-        progress: Told of bytes read from the disk.
+        progress: Called with the number of bytes read from the disk since its last call.
 
     Returns:
         The entries that the names may be found under; from a fastText model also vectors of words that it lacks.
@@ -61,33 +62,24 @@ def read_vectors(path: str | Path, names: Sequence[str], progress: Progress | No
     Raises:
         UserError: The file is missing, damaged, cut short or of another kind.
     """
+    path = Path(path)
     entries = words_of(names)
     words = {word for name in names for word in canonical(name).split()}
     near = near_spellings(words) - set(entries)
     with open_vectors(path, progress) as file:
         head = file.read(HEAD)
         file.seek(0)
-        format = _format(file, head)
+        kind = _format(file, head)
         subwords: dict[str, Vector] = {}
-        if format == "fasttext model":
-            from sign_zs3.embeddings.fasttext import read_model
-
-            vectors, subwords, close = read_model(file, entries, words, near)
-        elif format == "word2vec binary":
-            from sign_zs3.embeddings.word2vec import read_binary
-
-            vectors, close = read_binary(file, entries, near)
+        if kind == "fasttext model":
+            vectors, subwords, met = read_model(file, entries, words, near)
         else:
-            from sign_zs3.embeddings.text import read_text
-
-            vectors, close = read_text(file, entries, near)
-    return WordVectors(vectors, subwords, close, str(path), _kind(Path(path), format))
+            vectors, met = (read_binary if kind == "word2vec binary" else read_text)(file, entries, near)
+    return WordVectors(vectors, subwords, met, str(path), _source(path, kind))
 
 
 def _format(file: VectorFile, head: bytes) -> str:
     """Tell a file's format from its first bytes."""
-    from sign_zs3.embeddings.fasttext import is_model
-
     expected = "expected word vectors of word2vec (binary or text), fastText (.bin or .vec) or GloVe (text)"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise UserError(
@@ -100,7 +92,7 @@ def _format(file: VectorFile, head: bytes) -> str:
         return "fasttext model"
     text = head.removeprefix(BOM)
     if header := HEADER.match(text):
-        # Text if what follows the first word are as many fields as the header says, all of them in ASCII.
+        # text if as many fields as the header says follow the first word, all of them in ASCII
         _, _, values = text[header.end() :].partition(b" ")
         first = PRINTABLE.match(values)
         complete = first is not None and len(first[0].split()) >= int(header[2]) > 0
@@ -120,11 +112,11 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _kind(path: Path, format: str) -> str:
+def _source(path: Path, kind: str) -> str:
     """Tell whose vectors these are: by the file's name where it says so, since their text looks the same."""
-    named = [kind for kind in KINDS if kind in path.name.lower()]
+    named = [name for name in KINDS if name in path.name.lower()]
     if len(named) == 1:
         return named[0]
-    if format == "fasttext model" or (format == "headed text" and ".vec" in path.suffixes):
+    if kind == "fasttext model" or (kind == "headed text" and ".vec" in path.suffixes):
         return "fasttext"
-    return "glove" if format == "text" else "word2vec"
+    return "glove" if kind == "text" else "word2vec"

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 from sign_zs3.errors import close_names
 
-__all__ = ["Vocabulary", "canonical", "near_spellings", "words_of"]
-
-# Spellings of one thing, in the order in which they are tried.
+# spellings of one thing, in the order in which they are tried
 _SPELLINGS: tuple[tuple[str, ...], ...] = (
     ("airplane", "aeroplane"),
     ("motorcycle", "motorbike"),
@@ -33,26 +31,22 @@ _OTHERS: dict[str, tuple[str, ...]] = {
 
 
 def canonical(name: str) -> str:
-    """Lower case, `_` and `-` as spaces, single spaces.
+    """Return a class name in lower case, with `_` and `-` as spaces, and single spaces.
 
-    Args:
-        name: A class name.
-
-    Returns:
-        Its canonical form.
+    >>> canonical("Wall-brick_other")
+    'wall brick other'
     """
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def words_of(names: Iterable[str]) -> list[str]:
-    """Every entry under which these names could be looked up: what to read from a large word list.
+    """Return every entry that class names could be found under, sorted: what to read from a large word list.
 
-    Args:
-        names: Class names.
+    These are the names, their canonical forms and other spellings, all their words, and forms of several words joined
+    by `_`, as GoogleNews spells phrases.
 
-    Returns:
-        Names, their canonical forms, other spellings, all their words, and forms of several words joined by `_`
-        (as GoogleNews spells phrases), sorted.
+    >>> words_of(["hot dog"])
+    ['dog', 'hot', 'hot dog', 'hot_dog']
     """
     wanted: set[str] = set()
     for name in names:
@@ -68,14 +62,10 @@ def words_of(names: Iterable[str]) -> list[str]:
 
 
 def near_spellings(words: Iterable[str]) -> set[str]:
-    """Everything one slip of the pen away from some words: what an error may propose in their place.
+    """Return all that is one typing error away from some words in lower case: what an error may propose instead.
 
-    Args:
-        words: Words, lower case.
-
-    Returns:
-        The words with one letter left out, added or other, or two neighbours swapped; words of less than four
-        letters give nothing, nor do those of more than 40, whose number grows with the square of that.
+    That is one letter left out, added or other, or two neighbours swapped. Words of less than four letters give
+    nothing, nor do those of more than 40, since what they give grows with the square of that.
     """
     near: set[str] = set()
     for word in words:
@@ -110,14 +100,10 @@ class Vocabulary:
                 index[form] = entry
 
     def find(self, name: str) -> list[str] | None:
-        """Return the entries whose mean vector stands for a class name.
+        """Return the entries whose mean vector stands for a class name; None where a word has none.
 
-        Args:
-            name: A class name.
-
-        Returns:
-            The exact name; else its canonical form; else an entry or more per word; else the same for its other
-            spellings; None where all of them lack a word.
+        They are the exact name; else its canonical form; else an entry or more per word; else the same for its other
+        spellings.
         """
         if name in self._exact:
             return [name]
@@ -132,14 +118,7 @@ class Vocabulary:
         return None
 
     def hint(self, name: str) -> str:
-        """Return what to say about a name that was not found.
-
-        Args:
-            name: A class name.
-
-        Returns:
-            The name, its unknown words if it has several, and entries that look alike.
-        """
+        """Return what to say of a name that was not found: its unknown words and the entries that look alike."""
         words = canonical(name).split()
         unknown = [word for word in words if self._spelt(word) is None]
         near = close_names(canonical(name), self._by_form, 3, 0.6)
@@ -152,14 +131,14 @@ class Vocabulary:
         return next((self._by_form[s] for s in (form, *_OTHERS.get(form, ())) if s in self._by_form), None)
 
     def _words(self, form: str) -> list[str]:
-        """Return an entry or more per word; empty where one is missing."""
+        """Return an entry or more per word; nothing where one is missing."""
         entries: list[str] = []
         for word in form.split():
             entry = self._spelt(word)
             if entry is not None:
                 entries.append(entry)
                 continue
-            # "pottedplant other": a word whose other spelling is several words.
+            # "pottedplant other": a word whose other spelling is several words
             parts = [[self._spelt(part) for part in other.split()] for other in _OTHERS.get(word, ())]
             known = next(([p for p in group if p is not None] for group in parts if None not in group), [])
             if not known:

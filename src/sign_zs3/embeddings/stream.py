@@ -16,11 +16,9 @@ import numpy.typing as npt
 from sign_zs3.errors import UserError
 from sign_zs3.limits import GZIP_RATIO, GZIP_ROOM, MAX_WIDTH, MAX_WORD
 
-__all__ = ["MAX_WIDTH", "Blocks", "Progress", "Vector", "VectorFile", "open_vectors"]
-
 Vector = npt.NDArray[np.float32]
 Progress = Callable[[int], object]
-"""Told how many bytes of the file have been read since it was last told."""
+"""Called with the number of bytes of the file that have been read since the last call."""
 
 BLOCK = 1 << 22
 
@@ -32,7 +30,7 @@ class VectorFile:
         path: For messages.
         raw: The file as it lies on the disk.
         file: The same, or what decompresses it.
-        progress: Told of bytes read from the disk.
+        progress: Called as bytes are read from the disk.
 
     Attributes:
         size: Bytes on the disk.
@@ -43,14 +41,14 @@ class VectorFile:
         self.path = path
         self.size = os.fstat(raw.fileno()).st_size
         self.compressed = file is not raw
-        self._raw, self._file, self._progress, self._told = raw, file, progress, 0
+        self._raw, self._file, self._progress, self._reported = raw, file, progress, 0
 
     def read(self, count: int) -> bytes:
-        """Read up to so many bytes; fewer only at the end of the file."""
+        """Read up to `count` bytes; fewer only at the end of the file."""
         with self._readable():
             found = self._file.read(count)
             self._refuse_bomb()
-        self._tell()
+        self._report()
         return found
 
     def lines(self, limit: int = BLOCK) -> Iterator[bytes]:
@@ -58,10 +56,10 @@ class VectorFile:
         with self._readable():
             for number, line in enumerate(iter(lambda: self._file.readline(limit), b"")):
                 if number % 1024 == 0:
-                    self._tell()
+                    self._report()
                     self._refuse_bomb()
                 yield line
-        self._tell()
+        self._report()
 
     def seek(self, offset: int) -> None:
         """Go to a byte of the uncompressed content; forwards, since gzip starts again from 0 to go back."""
@@ -71,8 +69,29 @@ class VectorFile:
             self._file.seek(offset)
 
     def can_hold(self, count: int) -> bool:
-        """Whether the file's size allows for a content of so many bytes."""
+        """Return whether the file's size allows for a content of `count` bytes."""
         return count <= (max(GZIP_ROOM, self.size * GZIP_RATIO) if self.compressed else self.size)
+
+    def check_header(self, where: str, count: int, width: int, least: int, length: int = 0) -> None:
+        """Refuse a header, itself `length` bytes, whose vectors of `least` bytes or more each the file cannot hold."""
+        says = f"{where} says {count} vectors of {width} numbers"
+        if count < 1 or not 1 <= width <= MAX_WIDTH:
+            raise UserError(
+                f"{self.path}: {says}: expected at least one vector of 1 to {MAX_WIDTH}; the file is damaged, fetch it "
+                "again"
+            )
+        if not self.can_hold(length + count * least):
+            raise self.cut_short(f"{says}, which need {count * least:,} bytes, but the file has {self.size:,}")
+
+    def check_finite(self, vector: Vector, where: str) -> Vector:
+        """Return the vector of an entry unless it holds NaN or infinity."""
+        if not np.isfinite(vector).all():
+            raise UserError(f"{self.path}: {where} has a value that is no finite number; fetch the file again")
+        return vector
+
+    def cut_short(self, found: str) -> UserError:
+        """Return the error for a file that ends too early, from what was found in it."""
+        return UserError(f"{self.path}: {found}: the file is cut short or damaged; fetch it again")
 
     def _refuse_bomb(self) -> None:
         if self.compressed and not self.can_hold(self._file.tell()):
@@ -81,19 +100,11 @@ class VectorFile:
                 "do not; unpack it yourself, if you trust it"
             )
 
-    def cut_short(self, found: str) -> UserError:
-        """Return the error of a file that ends too early.
-
-        Args:
-            found: What was found and expected, e.g. ``"ends in entry 3 of 5"``.
-        """
-        return UserError(f"{self.path}: {found}: the file is cut short or damaged; fetch it again")
-
-    def _tell(self) -> None:
+    def _report(self) -> None:
         # the first bytes are read twice
-        if self._progress is not None and (position := self._raw.tell()) > self._told:
-            self._progress(position - self._told)
-            self._told = position
+        if self._progress is not None and (position := self._raw.tell()) > self._reported:
+            self._progress(position - self._reported)
+            self._reported = position
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -105,17 +116,12 @@ class VectorFile:
 
 
 @contextmanager
-def open_vectors(path: str | Path, progress: Progress | None = None) -> Iterator[VectorFile]:
+def open_vectors(path: Path, progress: Progress | None = None) -> Iterator[VectorFile]:
     """Open a file of word vectors; gzip is known by its first bytes.
-
-    Args:
-        path: The file.
-        progress: Told of bytes read from the disk.
 
     Raises:
         UserError: It is missing, a directory or empty, or cannot be read (also later, while it is open).
     """
-    path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a directory: expected a file of word vectors; give the file inside it")
     if not path.exists():
@@ -139,12 +145,7 @@ def open_vectors(path: str | Path, progress: Progress | None = None) -> Iterator
 
 
 class Blocks:
-    """The content of a binary file from the current position on, a block at a time.
-
-    Args:
-        file: An open file, at byte `offset` of its content.
-        offset: Where it stands.
-    """
+    """The content of a binary file from byte `offset` on, where it stands, a block at a time."""
 
     def __init__(self, file: VectorFile, offset: int = 0) -> None:
         self.file = file
@@ -152,23 +153,17 @@ class Blocks:
 
     @property
     def offset(self) -> int:
-        """Byte of the content that comes next."""
+        """The byte of the content that comes next."""
         return self._base + self._at
 
     def entries(self, separator: bytes, size: int, count: int, what: str) -> Iterator[tuple[bytes, bytes, int]]:
-        """Iterate over entries: a word, a separator, then a fixed number of bytes.
-
-        Args:
-            separator: One byte.
-            size: Bytes after the separator.
-            count: How many entries there are.
-            what: What an entry is, for messages.
+        """Iterate over `count` entries: a word, a separator of one byte, then `size` bytes.
 
         Yields:
             The word, a block and where in the block the bytes after the separator start.
 
         Raises:
-            UserError: The file ends before the last entry does, or a word does not end.
+            UserError: The file ends before the last entry does, or a word does not end; `what` names an entry.
         """
         data, at = self._data, self._at
         for number in range(1, count + 1):
@@ -187,15 +182,7 @@ class Blocks:
         self._data, self._at = data, at
 
     def take(self, count: int, what: str) -> bytes:
-        """Read so many bytes.
-
-        Args:
-            count: How many.
-            what: What they are, for messages.
-
-        Raises:
-            UserError: The file ends before.
-        """
+        """Read exactly `count` bytes; `what` they are is for the error where the file ends before."""
         found = self._data[self._at : self._at + count]
         self._at += len(found)
         if len(found) < count:

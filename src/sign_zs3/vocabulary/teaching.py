@@ -51,15 +51,14 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
         height, width = map_size(data.train_set[data.train_indices[0]]["mask"])
         images = max(1, REAL_FEATURES * model.segmenter.encoder.strides[0] ** 2 // (height * width))
     indices = data.train_indices[:: max(1, len(data.train_indices) // images)][:images]
-    found = []
+    maps, found = [], []
     with torch.no_grad():
         for sample in (data.train_set[index] for index in indices):
             spatial = model.segmenter.features(sample["image"].unsqueeze(0), sample=False)
-            found.append(steps.labelled_features(spatial, sample["mask"].unsqueeze(0), model.class_vectors))
-    rows, labels = (
-        torch.cat([_as_rows(pixels.real) for pixels in found]),
-        torch.cat([pixels.labels for pixels in found]),
-    )
+            pixels = steps.labelled_features(spatial, sample["mask"].unsqueeze(0), model.class_vectors)
+            maps.append(pixels.real)
+            found.append(pixels.labels)
+    labels = torch.cat(found)
     if not len(labels):
         raise UserError(
             f"data: found no labelled pixel in {len(indices)} training images, expected masks of the seen classes: "
@@ -67,7 +66,7 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
         )
     order = torch.randperm(len(labels))
     chosen = torch.cat([order[labels[order] == c][:MAX_PER_CLASS] for c in torch.unique(labels).tolist()])
-    return Features(rows[chosen], labels[chosen])
+    return Features(_as_rows(maps)[chosen], labels[chosen])
 
 
 def synthetic_features(model: GenerativeTask) -> Features:
@@ -76,8 +75,8 @@ def synthetic_features(model: GenerativeTask) -> Features:
     count = max(MIN_PER_CLASS, min(MAX_PER_CLASS, MAX_SYNTHETIC // num_classes))
     labels = torch.arange(num_classes).repeat_interleave(count)
     parts = [part.view(1, -1, 1) for part in torch.split(labels, 4096)]
-    made = [_as_rows(steps.synthetic_features(model.generator, model.class_vectors, part)) for part in parts]
-    return Features(torch.cat(made), labels)
+    made = [steps.synthetic_features(model.generator, model.class_vectors, part) for part in parts]
+    return Features(_as_rows(made), labels)
 
 
 class Pool(NamedTuple):
@@ -97,7 +96,7 @@ class Pool(NamedTuple):
 
     @classmethod
     def of(cls, features: Features, weight: Tensor, bias: Tensor, new: list[int]) -> Pool:
-        """Ask C's weight (C, D) and bias (C,), of which the rows `new` do not count."""
+        """Compute it for C's weight (C, D) and bias (C,), of which the rows `new` do not count."""
         logits = F.linear(features.rows, weight, bias)
         logits[:, new] = -torch.inf
         column = torch.zeros(len(weight), dtype=torch.long)
@@ -152,6 +151,6 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
         projection[0][rows], projection[1][rows] = weight, bias
 
 
-def _as_rows(pixels: Tensor) -> Tensor:
-    """View a (1, D, P, 1) map as (P, D) rows."""
-    return pixels[0, :, :, 0].t()
+def _as_rows(maps: Sequence[Tensor]) -> Tensor:
+    """Return maps (1, D, P, 1), one after the other, as (P, D) rows."""
+    return torch.cat([pixels[0, :, :, 0].t() for pixels in maps])

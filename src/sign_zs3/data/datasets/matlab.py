@@ -12,10 +12,8 @@ from io import BytesIO
 from math import prod
 from pathlib import Path
 
-from sign_zs3.limits import MAX_MATLAB
+from sign_zs3.limits import MAX_MATLAB, MAX_MATLAB_DEPTH, MAX_MATLAB_ELEMENTS
 
-_DEPTH = 16
-_ELEMENTS = 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 _NUMBERS = range(6, 16)
@@ -134,8 +132,10 @@ class _Walk:
     def matrix(self, depth: int = 0) -> None:
         """Go past a matrix, refusing one that claims more than there is."""
         self.count += 1
-        if depth > _DEPTH or self.count > _ELEMENTS:
-            raise ValueError(f"found more than {_DEPTH} arrays in each other, or more than {_ELEMENTS:,}")
+        if depth > MAX_MATLAB_DEPTH or self.count > MAX_MATLAB_ELEMENTS:
+            raise ValueError(
+                f"found more than {MAX_MATLAB_DEPTH} arrays in each other, or more than {MAX_MATLAB_ELEMENTS:,}"
+            )
         if not self.start()[1]:
             return
         flags, sizes, _ = self.header()
