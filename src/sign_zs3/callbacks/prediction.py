@@ -60,7 +60,7 @@ class PredictionWriter(BasePredictionWriter):
             [images[index] for index in sorted(images)],
             checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             method=type(pl_module).__name__.removesuffix("Module"),
-            options=pl_module.evaluation,
+            options=pl_module.evaluation_options,
         )
         print(closing_line(self._folder, len(images)))
 
