@@ -1,4 +1,4 @@
-"""Label an image with an ONNX file of `sign-zs3 export`; needs onnxruntime, numpy and pillow alone.
+"""Label an image with an ONNX file of `sign-zs3 export`; needs only onnxruntime, numpy and pillow.
 
 python onnx_predict.py model.onnx photo.jpg labels.png
 """

@@ -22,7 +22,7 @@ def check_range(name: str, value: float, above: float, most: float = math.inf) -
 
 
 def check_at_least(least: float, **values: float) -> None:
-    """Refuse numbers below a limit; their names are the options', `_` for the dashes of a command line's."""
+    """Refuse numbers below a limit; their names are the options'."""
     for name, value in values.items():
         if not value >= least:
             raise UserError(f"{name}: found {value}, expected at least {least:g}; raise it")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.limits import MAX_DEPTH, MAX_NAME, MAX_TEXT, MAX_YAML
+from sign_zs3.limits import MAX_DEPTH, MAX_JSON_VALUES, MAX_LEVELS, MAX_NAME, MAX_TEXT, MAX_VALUES, MAX_YAML
 
 CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
 """A line of a list of classes: id, a tab or colon, name."""
@@ -22,10 +22,7 @@ CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a hidden path beside `path`; what is written there takes its place, unless an error comes first.
-
-    Args:
-        path: The file; its folder is made where it is missing.
+    """Yield a hidden path beside `path`, whose folder is made; what is written there replaces `path` without an error.
 
     Raises:
         UserError: `path` is a folder, its own folder cannot be made or written to, or the disk is full; an `OSError`
@@ -51,17 +48,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain data as JSON, beside its place first; a number that JSON does not have is a ValueError.
-
-    Raises:
-        UserError: As `replacing`.
-    """
+    """Write plain data as JSON, see `replacing`; a number that JSON does not have is a ValueError."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def other_format(found: object, known: int, otherwise: str, writer: object = None) -> str:
-    """Say what to do about a file of another format than the one that is read.
+    """Return what an error says of a file whose format number is not the one known to this version.
 
     Args:
         found: What stands in the file as its format number; None: nothing.
@@ -70,40 +63,27 @@ def other_format(found: object, known: int, otherwise: str, writer: object = Non
         writer: The version of sign-zs3 that the file names as its writer.
     """
     if type(found) is not int or not 0 <= found < 1_000_000:
-        told = f"{found!r:.40}" if isinstance(found, str) else f"a {type(found).__name__}"
-        what = "no format number" if found is None else f"{told} as format number"
+        shown = f"{found!r:.40}" if isinstance(found, str) else f"a {type(found).__name__}"
+        what = "no format number" if found is None else f"{shown} as format number"
         return f"found {what}, expected {known}: {otherwise}"
-    age = "newer" if found > known else "older"
-    named = f" ({' '.join(writer.split())[:40]})" if isinstance(writer, str) else ""
-    return (
-        f"found format {found}, this version reads {known}: install the {age} sign-zs3 that wrote it{named}, or "
-        f"{otherwise}"
-    )
+    writer = f" ({' '.join(writer.split())[:40]})" if isinstance(writer, str) else ""
+    install = f"install the {'newer' if found > known else 'older'} sign-zs3 that wrote it{writer}"
+    return f"found format {found}, this version reads {known}: {install}, or {otherwise}"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in, where they are missing.
-
-    Raises:
-        UserError: It cannot be made.
-    """
+    """Make a folder and those that it lies in, where they are missing; a UserError where that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{path}: this folder cannot be made ({error.strerror or line_of(error)}); name another place"
-        ) from error
+        reason = error.strerror or line_of(error)
+        raise UserError(f"{path}: this folder cannot be made ({reason}); name another place") from error
 
 
 def check_writable(path: str | Path, *suffixes: str) -> None:
-    """Refuse a file to write before the work that it is to hold.
+    """Refuse a file before the work that it is to hold: a folder, one in a closed folder, or of none of the suffixes.
 
-    Args:
-        path: The file.
-        *suffixes: Those that its name may have; none for any.
-
-    Raises:
-        UserError: It is a folder, its own folder is read-only, or its name ends otherwise.
+    Without suffixes its name may end in anything.
     """
     path = Path(path)
     # Path's own tests raise where one may not look, or a name is too long
@@ -122,19 +102,19 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
 
 
 def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None = None) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders; linked folders are walked, each once.
+    """Yield the files in a folder and its subfolders, but for hidden ones, pipes, sockets and devices.
 
-    Hidden files, pipes, sockets and devices are left out.
+    Linked folders, which `Path.rglob` would leave out, are walked, each once.
 
     Args:
-        folder: The folder; `Path.rglob` would leave out what it links to.
-        closed: Told of each folder that cannot be opened, which is left out then, and why; None: that is an error.
+        folder: The folder.
+        closed: Called with each folder that cannot be opened, and why; None: that is an error.
 
     Raises:
         UserError: A folder cannot be opened.
     """
 
-    def tell(error: OSError) -> None:
+    def report(error: OSError) -> None:
         problem = UserError(
             f"{error.filename}: this folder cannot be opened ({error.strerror}), expected one to search for files; "
             "give yourself the right to read it"
@@ -144,7 +124,7 @@ def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None 
         closed(str(error.filename), problem)
 
     entered: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=tell):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=report):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in entered:
             # a link to a folder that was walked: its files would be there twice, or without end
@@ -156,11 +136,16 @@ def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None 
         yield from (file for file in visible if not _is_special(file))
 
 
+def refuse_special(path: Path, expected: str) -> None:
+    """Refuse a pipe, socket or device, from which reading may wait for ever."""
+    if _is_special(path):
+        raise UserError(f"{path}: is a pipe or device, expected {expected}; put a file there")
+
+
 def _is_special(path: Path) -> bool:
-    """Say whether a path is a pipe, socket or device, from which reading may wait for ever."""
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
@@ -192,41 +177,25 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
 
 
 def read_content(path: Path, limit: int, expected: str) -> bytes:
-    """Read a file that must be small, and no pipe or device.
-
-    Args:
-        path: The file.
-        limit: More bytes are refused, before they are read.
-        expected: What the file should be, for the error.
-
-    Raises:
-        UserError: It is not there, cannot be read or is too large.
-    """
+    """Read a file of at most `limit` bytes, and no pipe or device; a UserError says what was `expected`."""
+    refuse_special(path, expected)
     try:
-        refuse_special(path, expected)
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected {expected}; put the file there"
-        ) from error
+        reason = line_of(error)
+        raise UserError(f"{path}: cannot be read ({reason}), expected {expected}; put the file there") from error
     if len(content) > limit:
         raise UserError(f"{path}: found more than {limit:,} bytes, expected {expected}, which needs less; shorten it")
     return content
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Read a JSON file of at most `MAX_TEXT` bytes and 100,000 values, see `not_plain`.
-
-    Raises:
-        UserError: It cannot be read.
-    """
+    """Read a JSON file of at most `MAX_TEXT` bytes and `MAX_JSON_VALUES` plain values; else a UserError."""
     content = read_content(path, MAX_TEXT, expected)
     try:
         found = json.loads(content.decode("utf-8"))
-        if fault := not_plain(found, most=100_000):
+        if fault := not_plain(found, MAX_JSON_VALUES):
             raise ValueError(f"found {fault}")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; write it again") from error
@@ -234,12 +203,9 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_yaml(path: Path, expected: str) -> Any:
-    """Read a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are errors.
+    """Read a YAML file of at most `MAX_YAML` bytes; tags that would make Python objects are UserErrors.
 
-    Memory: some 100 MB, since a file may stand for at most 10,000 values by its aliases.
-
-    Raises:
-        UserError: It cannot be read.
+    Memory: some 100 MB, since a file may stand for at most `MAX_VALUES` by its aliases.
     """
     import yaml
 
@@ -256,8 +222,8 @@ def read_yaml(path: Path, expected: str) -> Any:
         if node is None:
             return None
         # before values are made, since a merge key copies what it names
-        if _expanded(node, {}) > 10_000:
-            raise ValueError("found aliases that stand for more than 10,000 values")
+        if _expanded(node, {}) > MAX_VALUES:
+            raise ValueError(f"found aliases that stand for more than {MAX_VALUES:,} values")
         return loader.construct_document(node)
     except Exception as error:  # wrong values make the reader raise almost anything
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
@@ -287,25 +253,14 @@ def _expanded(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def refuse_special(path: Path, expected: str) -> None:
-    """Refuse a pipe, socket or device, from which reading may wait for ever.
-
-    Raises:
-        UserError: It is one.
-    """
-    if _is_special(path):
-        raise UserError(f"{path}: is a pipe or device, expected {expected}; put a file there")
-
-
-def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
-    """Say what keeps a value from being plain: numbers, strings and none, in lists and mappings by name, not too many.
+def not_plain(value: Any, most: int = MAX_VALUES) -> str | None:
+    """Return what keeps a value from being plain: numbers, strings and None, in lists and mappings by name.
 
     What a list or mapping holds twice counts twice, as it does for all that walks or prints it.
 
     Args:
         value: What a file gave.
         most: As many numbers, strings, lists and mappings are allowed; of a string each 100 characters count.
-        depth: As many lists or mappings may be inside each other.
 
     Returns:
         Such as ``"more than 10,000 values"``; None where nothing is wrong.
@@ -313,8 +268,8 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
     rest, count = [(value, 0)], 0
     while rest:
         found, level = rest.pop()
-        if level > depth:
-            return f"more than {depth} lists or mappings in each other"
+        if level > MAX_LEVELS:
+            return f"more than {MAX_LEVELS} lists or mappings in each other"
         if isinstance(found, dict):
             if not all(isinstance(key, str) for key in found):
                 return "a mapping whose keys are no strings"
@@ -338,7 +293,7 @@ def not_plain(value: Any, most: int = 10_000, depth: int = 20) -> str | None:
 
 
 def is_name(value: Any) -> bool:
-    """Say whether a value can name a class: a string of at most `MAX_NAME` characters that UTF-8 can hold."""
+    """Return whether a value can name a class: a string of at most `MAX_NAME` characters that UTF-8 can hold."""
     return isinstance(value, str) and len(value) <= MAX_NAME and _is_unicode(value)
 
 
@@ -360,8 +315,7 @@ def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
 
     Raises:
         ValueError: They are packed, unpack to more, or lie in each other.
-        OSError: The file cannot be read.
-        zipfile.BadZipFile: It is no zip archive.
+        zipfile.BadZipFile, OSError: It is no zip archive, or cannot be read.
     """
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
@@ -375,5 +329,5 @@ def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
 
 
 def line_of(error: Exception) -> str:
-    """Put an error of another library on one line of at most 300 characters: some quote what they read."""
+    """Return an error of another library on one line of at most 300 characters: some quote what they read."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -21,7 +21,7 @@ Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Of the files that count as images in a folder."""
+"""Suffixes of the files that count as images in a folder."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 """Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)."""
@@ -41,7 +41,7 @@ def read_image(
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
     mask was drawn on them. Without `max_pixels`, Pillow warns of images above 89 million pixels and refuses those
-    above 179 million. Memory: at most 16 bytes per pixel that the header tells of, 4 or 7 of which most images take.
+    above 179 million. Memory: at most 16 bytes per pixel of the header's size; most images take 4 or 7.
 
     Args:
         path: The image.
@@ -159,17 +159,7 @@ def find_images(
 
 
 def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None:
-    """Refuse an image that is too large.
-
-    Args:
-        what: The image, for the error.
-        height: Rows.
-        width: Columns.
-        max_pixels: As many pixels are allowed.
-
-    Raises:
-        UserError: There are more.
-    """
+    """Refuse an image, `what` names it, of more than so many pixels."""
     if height * width > max_pixels:
         raise UserError(
             f"{what}: found {width} x {height} = {height * width} pixels, expected at most {max_pixels}: reduce it, or "
@@ -181,7 +171,7 @@ def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
     """Convert a decoded image to uint8 (H, W, 3) RGB; 16-bit grey keeps its upper eight bits.
 
     Raises:
-        ValueError: An image of real numbers, whose range is unknown.
+        ValueError: It holds real numbers, whose range is unknown.
     """
     if image.mode == "F":
         raise ValueError("real numbers of unknown range, not 8 or 16 bits")

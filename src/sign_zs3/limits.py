@@ -9,6 +9,13 @@ MAX_YAML = 1 << 18
 MAX_DEPTH = 100
 """Lists and mappings within one another in a YAML file."""
 
+MAX_LEVELS = 20
+"""Lists and mappings within one another in JSON and in a checkpoint's options, which nest some five deep."""
+
+MAX_VALUES, MAX_JSON_VALUES = 10_000, 100_000
+"""Values in a checkpoint's options or a YAML file, whose aliases may stand for far more than it holds, and in a JSON
+file, which may hold the scores of each class after each phase."""
+
 MAX_NAME = 200
 """Characters of a class name: near spellings of a name are looked for, which costs the square of its length."""
 
@@ -20,6 +27,9 @@ MAX_PICKLE = 1 << 23
 
 MAX_MATLAB = 1 << 26
 """Bytes of a MATLAB file, and of a variable unpacked."""
+
+MAX_MATLAB_DEPTH, MAX_MATLAB_ELEMENTS = 16, 100_000
+"""Arrays within one another in a MATLAB file, and arrays in all: their reader recurses, and takes memory for each."""
 
 MAX_TABLE = 1 << 30
 """Bytes of a table of class vectors, unpacked: 400,000 names with 600 numbers each."""

@@ -146,7 +146,7 @@ def test_panels_show_what_the_checkpoints_predict(
             sample = data.test_set[index]
             assert torch.equal(image, sample["image"])
             assert torch.equal(truth, sample["mask"])
-            assert torch.equal(predicted, model.segmenter.predict(sample["image"], **model.evaluation)), number
+            assert torch.equal(predicted, model.segmenter.predict(sample["image"], **model.evaluation_options)), number
     assert (tmp_path / "panels-transfer.png").is_file()
 
 

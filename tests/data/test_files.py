@@ -120,7 +120,7 @@ def test_classes_are_read_in_both_forms(tmp_path: Path) -> None:
         ("a\tb\n", "'a\\\\tb' in line 1"),
         ("1\n", "'1' in line 1"),
         ("-1\ta\n", "'-1\\\\ta' in line 1"),
-        ("255\ta\n", "the id 255, expected 0 to 254"),
+        ("255\ta\n", "the id 255 in line 1, expected 0 to 254"),
         ("1\ta\n1\tb\n", "the id 1 twice"),
         ("1\ta\n2\ta\n", "the name 'a' twice"),
         ("", "found no class"),

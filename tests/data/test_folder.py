@@ -364,7 +364,7 @@ def test_a_class_named_unlabelled_is_told(fake_folder: FakeFolder, caplog: pytes
         FolderDataModule(str(fake_folder.root), ["cow"], ignored_classes=["Unlabelled"])
         assert not caplog.text
         FolderDataModule(str(fake_folder.root), ["cow"])
-    assert "'Unlabelled' (id 0) counts as a class" in caplog.text
+    assert "'Unlabelled' (id 0) is a class" in caplog.text
 
 
 def test_a_list_of_validation_images(fake_folder: FakeFolder) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from sign_zs3 import SIGNModule, UserError, __version__, load_task
+from sign_zs3 import SIGNModule, SPNetModule, UserError, __version__, load_task
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
 from sign_zs3.tasks import ZeroShotTask
@@ -187,3 +187,99 @@ def test_weights_of_an_older_network_are_one_line(
         assert main([verb, "--config", str(tmp_path / "tiny.yaml"), "--ckpt_path", path]) == 1
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert line == f"error: the checkpoint {message}"
+
+
+# -- loading as Lightning does -----------------------------------------------------------------------------------
+
+
+def test_options_given_take_the_place_of_stored_ones(phase_files: dict[str, str]) -> None:
+    path = phase_files["train"]
+    model = SIGNModule.load_from_checkpoint(path, seen_penalty=0.3, flip=True, map_location="cpu", weights_only=True)
+    plain = load_task(path)
+    assert dict(model.hparams) == dict(plain.hparams) | {"seen_penalty": 0.3, "flip": True}
+    assert same(state_of(model), state_of(plain))
+    with pytest.raises(UserError, match=r"seen_penalti: found no such option of SIGNModule; did you mean 'seen_penalt"):
+        SIGNModule.load_from_checkpoint(path, seen_penalti=0.3)
+    with pytest.raises(UserError, match=r"feature_dim|does not fit this model"):
+        SIGNModule.load_from_checkpoint(path, feature_dim=8)
+    with pytest.raises(UserError, match="weights_only: found false"):
+        SIGNModule.load_from_checkpoint(path, weights_only=False)
+    with pytest.raises(UserError, match=r"ZeroShotTask: found no method, .* load_task"):
+        ZeroShotTask.load_from_checkpoint(path)
+
+
+def test_running_out_of_memory_is_not_called_damage(
+    phase_files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, *args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SIGNModule, "build_networks", full)
+    with pytest.raises(MemoryError):
+        load_task(phase_files["train"])
+
+
+@pytest.mark.parametrize(
+    "phases", [None, [], [["train"]], [["train", "train", "ten"]], [["train", "train", 1.5]], ["train"], {"train": 1}]
+)
+def test_damaged_phases_are_refused(phase_files: dict[str, str], phases: Any) -> None:
+    def damage(content: dict[str, Any]) -> None:
+        content["sign_zs3"]["schedule"]["phases"] = phases
+
+    with pytest.raises(UserError, match=r"is damaged .*schedule: found other than phases"):
+        load_task(changed(phase_files["train"], damage))
+
+
+def test_a_phase_of_another_method_is_no_fault_of_the_file(phase_files: dict[str, str], tmp_path: Path) -> None:
+    """SPNet knows no phase called transfer."""
+    path = changed(phase_files["generator"], make_older)
+    shared: dict[str, Any] = {"backbone": "small", "dilations": [1, 2], "train_iterations": 1}
+    with pytest.raises(UserError, match="does not fit this model"):
+        quiet_trainer(tmp_path).fit(SPNetModule(init_from=path, **shared), tiny_data())
+
+
+def test_batch_norm_that_would_change_is_said(
+    fit: Fit, phase_files: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def pretrained(content: dict[str, Any]) -> None:
+        content["hyper_parameters"]["weights"] = "imagenet"
+
+    path = phase_files["transfer"]
+    fit(phases=["self_training"], init_from=path)
+    assert "batch norm is frozen" not in caplog.text
+    fit(phases=["self_training"], init_from=changed(path, pretrained))
+    assert "weights: found None" in caplog.text and "trained with imagenet" in caplog.text
+
+
+def test_vectors_are_compared_in_whatever_order_they_were_centred(fit: Fit, phase_files: dict[str, str]) -> None:
+    def turned(content: dict[str, Any]) -> None:
+        content["sign_zs3"]["centered_on"].reverse()
+
+    with pytest.raises(UserError, match="vectors: those of"):
+        fit(init_from=changed(phase_files["transfer"], turned), center_vectors=True)
+
+
+def test_labelling_an_image_leaves_each_module_in_its_mode(phase_files: dict[str, str]) -> None:
+    model = load_task(phase_files["self_training"]).train()
+    assert model.teacher is not None
+    model.teacher.eval()
+    model.segmenter.encoder.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    model.label_image(torch.zeros(3, 20, 31))
+    model.segmenter.predict(torch.zeros(3, 20, 31, dtype=torch.uint8))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_a_resumed_teacher_is_compiled_as_a_new_one_is(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr("sign_zs3.tasks.run.check_trainer", lambda *_: None)
+    monkeypatch.setattr("sign_zs3.tasks.run.compile_networks", lambda *networks: compiled.extend(networks))
+    straight = fit(compile=True)
+    assert straight.teacher in compiled
+    before = straight.schedule.first_batch("self_training")
+    assert before is not None
+    fit(ScheduleCheckpoint(), StopAt(before + 1), compile=True)
+    resumed = fit(ScheduleCheckpoint(), ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"), compile=True)
+    assert resumed.teacher in compiled

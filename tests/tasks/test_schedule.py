@@ -42,7 +42,7 @@ def test_accumulation_counts_batches() -> None:
     assert schedule.total_batches == 6
     steps = []
     while not schedule.done:
-        steps.append((schedule.iteration, schedule.micro, schedule.completes_iteration))
+        steps.append((schedule.iteration, schedule.batches_pending, schedule.completes_iteration))
         schedule.batches += 1
     assert steps == [(0, 0, False), (0, 1, False), (0, 2, True), (1, 0, False), (1, 1, False), (1, 2, True)]
 

@@ -130,7 +130,7 @@ def test_validation_between_accumulated_batches_changes_nothing(fit: Fit) -> Non
 
 def test_accumulated_gradients_are_averaged(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     def slope(self: SIGNModule, kind: str, batch: Any) -> tuple[SpatialFeatures, dict[str, Tensor]]:
-        with self.updates.of("segmenter"):
+        with self.updates.only("segmenter"):
             loss = weight_of(self).sum() * (1.0 + self.schedule.batches)
             self.updates.apply("segmenter", Losses(loss, {}))
         return self.segmenter.features(batch["image"]), {"loss": loss}

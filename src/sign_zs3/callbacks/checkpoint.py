@@ -94,7 +94,7 @@ class ScheduleCheckpoint(Checkpoint):
         if finished is not None:
             self.phase_files[finished.name] = str(self._folder / f"{finished.name}.ckpt")
             self.save(trainer, finished.name)
-        if self.every and schedule.micro == 0 and schedule.iteration % self.every == 0:
+        if self.every and schedule.batches_pending == 0 and schedule.iteration % self.every == 0:
             self._save_last(trainer, pl_module)
         if not schedule.done and self.signals.agreed(trainer):
             self._save_last(trainer, pl_module)

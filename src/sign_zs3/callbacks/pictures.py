@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.models.scores import Scores, label_scores
+from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.schedule import Phase
@@ -92,12 +91,12 @@ class PictureLogger(pl.Callback):
         assert isinstance(pl_module, ZeroShotTask)
         schedule = pl_module.schedule
         finished = schedule.just_finished()
-        due = self.every and schedule.micro == 0 and schedule.iteration % self.every == 0
+        due = self.every and schedule.batches_pending == 0 and schedule.iteration % self.every == 0
         if not (due or finished) or not trainer.is_global_zero:
             return
         index, done = schedule.locate()
         phase = finished or schedule.phases[index]
-        with torch.no_grad(), _evaluating(pl_module):
+        with torch.no_grad(), evaluating(pl_module):
             self._draw(trainer, pl_module, phase, phase.iterations if finished else done)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -162,8 +161,8 @@ class PictureLogger(pl.Callback):
         for shown in self._shown:
             batch = {"image": shown.image, "mask": shown.truth, "valid": shown.valid}
             pseudo = model.pseudo_labels({name: value[None].to(model.device) for name, value in batch.items()})
-            labels.append(pseudo.labels.masked_fill(~pseudo.counts, IGNORE_INDEX)[0].cpu())
-            weights.append(pseudo.weights.masked_fill(~pseudo.counts, torch.nan)[0].cpu())
+            labels.append(pseudo.labels.masked_fill(~pseudo.chosen, IGNORE_INDEX)[0].cpu())
+            weights.append(pseudo.weights.masked_fill(~pseudo.chosen, torch.nan)[0].cpu())
         return labels, weights
 
     def _put(self, trainer: pl.Trainer, key: str, figure: Figure, step: int, name: str) -> None:
@@ -210,18 +209,6 @@ def _reduced(sample: Sample) -> _Shown:
     picture = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
     mask, valid = (shrink_labels(labels[None], size)[0] for labels in (mask, valid))
     return _Shown(sample["id"], image, picture, mask, valid.bool())
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, and then each module back to its own mode: in most phases some are frozen."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _wandb_masks(masks: dict[str, list[Tensor]], index: int, protocol: Protocol) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.data.stream import UnscoredSamples
+from sign_zs3.data.loaders import UnscoredSamples
 from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
@@ -60,7 +60,7 @@ class PredictionWriter(BasePredictionWriter):
             [images[index] for index in sorted(images)],
             checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             method=type(pl_module).__name__.removesuffix("Module"),
-            options=pl_module.evaluation,
+            options=pl_module.evaluation_options,
         )
         print(closing_line(self._folder, len(images)))
 

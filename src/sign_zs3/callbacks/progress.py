@@ -49,7 +49,7 @@ class ScheduleProgressBar(ProgressBar):
         """Advance; losses are read from the device every few iterations only."""
         assert isinstance(pl_module, ZeroShotTask) and self._bar is not None
         schedule = pl_module.schedule
-        if schedule.micro:
+        if schedule.batches_pending:
             return
         index, done = schedule.locate()
         self._bar.update(schedule.iteration - self._bar.n)

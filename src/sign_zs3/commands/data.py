@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sign_zs3.checks import check_at_least
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import Part, SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Sample
@@ -52,8 +53,8 @@ def _check(args: list[str]) -> int:
         lambda parser: parser.add_argument("--report", type=str, default=None, help="write the counts as JSON, too"),
     )
     data = cli.datamodule
-    if cli.config["report"]:
-        check_writable(cli.config["report"])
+    if path := cli.config["report"]:
+        check_writable(path)
     counts, faults = check_data(data)
     report = as_report(data.protocol, counts, faults)
     if counts:
@@ -61,9 +62,8 @@ def _check(args: list[str]) -> int:
     # before the report: where that cannot be written, what took long to find is not lost
     for fault in faults:
         print(f"fault: {fault}", file=sys.stderr)
-    if cli.config["report"]:
-        path = Path(cli.config["report"])
-        write_json(path, report)
+    if path:
+        write_json(Path(path), report)
         print(f"report: {path}")
     if faults:
         number = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
@@ -74,12 +74,11 @@ def _check(args: list[str]) -> int:
 def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     title = f"{protocol.dataset}, split {protocol.split}: images and pixels that hold a class"
-    table = Table(title=escape(title))
-    for heading in ("id", "class", *(f"{part} {what}" for part in counts for what in ("images", "pixels"))):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    numbers = [Column(f"{part} {what}", justify="right") for part in counts for what in ("images", "pixels")]
+    table = Table(Column("id", justify="right"), "class", *numbers, title=escape(title))
     for index, entry in enumerate(report["classes"]):
         if index == protocol.num_seen:
             table.add_section()
@@ -87,23 +86,20 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
         cells = [f"{entry[what][part]:,}" for part in counts for what in ("images", "pixels")]
         table.add_row(str(entry["id"]), escape(name), *cells)
     table.add_section()
-    table.add_row(
-        "", "ignored", *(f"{n:,}" for c in counts.values() for n in (c.holding[IGNORE_INDEX], c.pixels[IGNORE_INDEX]))
-    )
-    table.add_row("", "all", *(f"{n:,}" for c in counts.values() for n in (c.images, int(c.pixels.sum()))))
+    ignored = [n for part in counts.values() for n in (part.holding[IGNORE_INDEX], part.pixels[IGNORE_INDEX])]
+    table.add_row("", "ignored", *(f"{n:,}" for n in ignored))
+    table.add_row("", "all", *(f"{n:,}" for part in counts.values() for n in (part.images, part.pixels.sum())))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     training = report["training"]
     if "train" in counts:
         share = training["unseen_share_of_unlabelled"]
+        pixels = "no pixel is" if share is None else f"{share:.1%} of the pixels without a label that training sees are"
         print(
             f"training: {training['images_with_unseen']} of {counts['train'].images} images hold an unseen class "
-            "(unseen_pixels=drop leaves these out); "
-            + ("no pixel is" if share is None else f"{share:.1%} of the pixels without a label that training sees are")
-            + " truly unseen"
+            f"(unseen_pixels=drop leaves these out); {pixels} truly unseen"
         )
     for part in counts:
-        absent = [entry["name"] for entry in report["classes"] if not entry["images"][part]]
-        if absent:
+        if absent := [entry["name"] for entry in report["classes"] if not entry["images"][part]]:
             print(f"{part}: no pixel of {', '.join(absent) if len(absent) <= LISTED else f'{len(absent)} classes'}")
 
 
@@ -126,8 +122,7 @@ def _show(args: list[str]) -> int:
     data, config = cli.datamodule, cli.config
     part, count = config["split"], config["count"]
     check_writable(config["output"], ".png")
-    if count < 1:
-        raise UserError(f"--count: found {count}, expected at least 1; raise it")
+    check_at_least(1, **{"--count": count})
     if part == "val" and not data.own_validation:
         data.setup("fit")
         dataset, pool = data.val_set, data.val_indices
@@ -143,14 +138,13 @@ def _show(args: list[str]) -> int:
     samples = [_thinned(dataset[index]) for index in chosen]
     images, masks, names = ([sample[key] for sample in samples] for key in ("image", "mask", "id"))
     title = f"{dataset.protocol.dataset}, {part}"
-    path = Path(config["output"])
-    save_figure(contact_sheet(images, masks, names, dataset.protocol, title), path)
-    print(f"contact sheet of {len(chosen)} of {len(pool)} images: {path}")
+    save_figure(contact_sheet(images, masks, names, dataset.protocol, title), Path(config["output"]))
+    print(f"contact sheet of {len(chosen)} of {len(pool)} images: {config['output']}")
     return 0
 
 
 def _thinned(sample: Sample) -> Sample:
-    """Leave out rows and columns of large images, a dozen of which would fill the memory."""
+    """Keep every n-th row and column of a large image, a dozen of which would fill the memory."""
     step = max(1, min(sample["mask"].shape) // SHOWN)
     small = {key: sample[key][..., ::step, ::step].clone() for key in ("image", "mask", "valid")}
     return {**sample, **small}

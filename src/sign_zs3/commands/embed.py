@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sign_zs3.data.names import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
@@ -34,30 +35,26 @@ The class names: a list separated by commas (`cow,traffic light`; a single name 
 one per line, as `name`, `id<TAB>name` or `id: name`; or a data set: voc, pascal_context_33, pascal_context_59 (these
 three with `background`, which some splits count as seen) or coco_stuff."""
 SOURCE_HELP = """\
-A file of word vectors, told by its content: word2vec (.bin or text), fastText (.bin of skipgram or cbow, .vec) or GloVe
-(text), each also as .gz. Give the option several times for several sources: `fit` joins them in the alphabetical order
-of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or word2vec."""
+A file of word vectors, known by its content: word2vec (.bin or text), fastText (.bin of skipgram or cbow, .vec) or
+GloVe (text), each also as .gz. Give the option several times for several sources: `fit` joins them in the alphabetical
+order of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or word2vec."""
 OUTPUT_HELP = "The table, .npz or .safetensors, with raw values; `fit` takes it as --model.vectors."
 MISSING_HELP = "A name that a source has no vector for is an error (the default), or is left out of the table (drop)."
 REPORT_HELP = "A JSON file that says how each name was found in each source."
 EPILOG = """\
 A name's vector is that of the exact entry, or of another form or spelling (aeroplane, airplane), or the raw mean over
 its words; fastText models also compose words that they lack."""
-_IN_ORDER = {
-    "voc": VOC_CLASSES,
-    "pascal_context_33": CONTEXT33_CLASSES,
-    "pascal_context_59": CONTEXT59_CLASSES,
+DATASETS = {
+    "voc": ["background", *VOC_CLASSES],
+    "pascal_context_33": ["background", *CONTEXT33_CLASSES],
+    "pascal_context_59": ["background", *CONTEXT59_CLASSES],
+    "coco_stuff": list(COCO_STUFF_CLASSES.values()),
 }
-DATASETS = (*_IN_ORDER, "coco_stuff")
 KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "magenta", "missing": "bold red"}
 
 
 def run(args: list[str]) -> int:
-    """Build a table, or show neighbours.
-
-    Raises:
-        UserError: A name, a source or the output cannot be used.
-    """
+    """Build a table, or show neighbours; a UserError where a name, a source or the output cannot be used."""
     if args[:1] == ["show"]:
         return _show(args[1:])
     options = _parser().parse_args(args)
@@ -74,7 +71,7 @@ def run(args: list[str]) -> int:
     resolutions = {name: resolve(sources[name], names) for name in sorted(sources)}
     table.save(output)
     if options.report:
-        _write_report(Path(options.report), sources, resolutions, table)
+        write_json(Path(options.report), _report(sources, resolutions, table))
     _print_resolutions(resolutions, names)
     widths = ", ".join(f"{name} {matrix.shape[1]}" for name, matrix in table.sources.items())
     print(f"table:    {output} ({len(table.names)} names; {widths})")
@@ -99,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 def _class_names(what: str) -> list[str]:
     """Return the names of a data set, of a file, or of a list separated by commas."""
     if what in DATASETS:
-        names = _dataset_names(what)
+        names = DATASETS[what]
     elif Path(what).is_file():
         names = _listed_names(Path(what))
     elif "," in what:
@@ -115,12 +112,6 @@ def _class_names(what: str) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"--classes: found '{twice[0]}' twice in '{what}', expected each name once; remove one")
     return names
-
-
-def _dataset_names(dataset: str) -> list[str]:
-    if dataset == "coco_stuff":
-        return list(COCO_STUFF_CLASSES.values())
-    return ["background", *_IN_ORDER[dataset]]
 
 
 def _listed_names(path: Path) -> list[str]:
@@ -148,11 +139,7 @@ def _without_background(names: list[str], sources: Mapping[str, WordVectors]) ->
 
 
 def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVectors]:
-    """Read what class names need from files of word vectors, given as FILE or NAME=FILE.
-
-    Raises:
-        UserError: A file cannot be read, or two have one name.
-    """
+    """Read what class names need from files of word vectors, given as FILE or NAME=FILE, two with different names."""
     sources: dict[str, WordVectors] = {}
     for given in files:
         name, path = _split_source(given)
@@ -189,29 +176,20 @@ def _read(path: Path, names: Sequence[str]) -> WordVectors:
 # -- output ----------------------------------------------------------------------------------------------------
 
 
-def _write_report(
-    path: Path,
-    sources: Mapping[str, WordVectors],
-    resolutions: Mapping[str, Sequence[Resolution]],
-    table: ClassTable,
-) -> None:
+def _report(
+    sources: Mapping[str, WordVectors], resolutions: Mapping[str, Sequence[Resolution]], table: ClassTable
+) -> dict[str, Any]:
     kept = set(table.names)
-    content = {
-        "format": 1,
-        "sources": {
-            source: {
-                "path": sources[source].origin,
-                "width": table.sources[source].shape[1],
-                "names": {
-                    found.name: {"kind": found.kind, "entries": found.entries, "subwords": found.subwords}
-                    for found in result
-                },
-            }
-            for source, result in resolutions.items()
-        },
-        "dropped": [found.name for found in next(iter(resolutions.values())) if found.name not in kept],
+    found = {
+        source: {
+            "path": sources[source].origin,
+            "width": table.sources[source].shape[1],
+            "names": {r.name: {"kind": r.kind, "entries": r.entries, "subwords": r.subwords} for r in result},
+        }
+        for source, result in resolutions.items()
     }
-    write_json(path, content)
+    dropped = [name for name in next(iter(found.values()))["names"] if name not in kept]
+    return {"format": 1, "sources": found, "dropped": dropped}
 
 
 def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: Sequence[str]) -> None:
@@ -220,13 +198,9 @@ def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: S
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="class names and the entries of each source that stand for them")
-    table.add_column("class")
-    for source in resolutions:
-        table.add_column(source)
+    table = Table("class", *resolutions, title="class names and the entries of each source that stand for them")
     for name, *found in zip(names, *resolutions.values(), strict=True):
-        cells = [Text(str(resolution), KIND_STYLES[resolution.kind]) for resolution in found]
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(name), *(Text(str(resolution), KIND_STYLES[resolution.kind]) for resolution in found))
     table.add_section()
     for kind, style in KIND_STYLES.items():
         counts = [sum(r.kind == kind for r in result) for result in resolutions.values()]
@@ -267,10 +241,18 @@ def _show(args: list[str]) -> int:
         f"{Path(model['vectors']).name} vectors{', centred' if model['center_vectors'] else ''}, "
         f"{protocol.num_seen} seen classes"
     )
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     from sign_zs3.drawing.figures import save_figure
     from sign_zs3.drawing.vectors import draw_nearest
 
-    _print_neighbours(neighbours, title)
+    unseen = Column("unseen class", style="bold yellow", no_wrap=True)
+    table = Table(unseen, "seen classes, the nearest first", title=escape(title))
+    for name, seen in neighbours.items():
+        table.add_row(escape(name), escape(", ".join(f"{near} {cosine:.2f}" for near, cosine in seen)))
+    Console().print(table)
     save_figure(draw_nearest(neighbours, title), picture)
     print(f"picture:  {picture}")
     if path := options["json"]:
@@ -281,23 +263,9 @@ def _show(args: list[str]) -> int:
             "vectors": model["vectors"],
             "center_vectors": model["center_vectors"],
             "nearest": {
-                unseen: [{"class": name, "cosine": cosine} for name, cosine in seen]
-                for unseen, seen in neighbours.items()
+                name: [{"class": near, "cosine": cosine} for near, cosine in seen] for name, seen in neighbours.items()
             },
         }
         write_json(Path(path), content)
         print(f"cosines:  {path}")
     return 0
-
-
-def _print_neighbours(neighbours: Mapping[str, Sequence[tuple[str, float]]], title: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title))
-    table.add_column("unseen class", style="bold yellow", no_wrap=True)
-    table.add_column("seen classes, the nearest first")
-    for unseen, seen in neighbours.items():
-        table.add_row(escape(unseen), escape(", ".join(f"{name} {cosine:.2f}" for name, cosine in seen)))
-    Console().print(table)

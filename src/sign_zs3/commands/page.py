@@ -60,7 +60,7 @@ class Page:
     def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
         self.model = model
         self.max_pixels = max_pixels
-        self.options = model.evaluation | options
+        self.options = model.evaluation_options | options
 
     def protocol(self, visit: Visit) -> Protocol:
         """Return the classes of a visitor."""

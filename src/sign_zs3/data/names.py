@@ -3,26 +3,8 @@
 from __future__ import annotations
 
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """The twenty classes in the order of their ids, 1..20."""
 
@@ -44,7 +26,7 @@ CONTEXT59_CLASSES = (
 
 Other tools sort these classes by name and write other ids; such masks are not meant here."""
 
-_LABELS = (
+_COCO_STUFF_VALUES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench", "bird"),
     *("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "hat", "backpack"),
@@ -73,5 +55,5 @@ _LABELS = (
 NEVER_LABELLED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Values that COCO planned and never labelled; they are no classes, and ignored."""
 
-COCO_STUFF_CLASSES = {i: name for i, name in enumerate(_LABELS) if i not in NEVER_LABELLED}
+COCO_STUFF_CLASSES = {i: name for i, name in enumerate(_COCO_STUFF_VALUES) if i not in NEVER_LABELLED}
 """The 171 classes: value in the pixel maps -> name."""

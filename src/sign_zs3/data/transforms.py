@@ -1,9 +1,8 @@
 """Augmentation presets: functions of an image and a seed, with no random state of their own.
 
-The geometry is that of the published loaders (SPNet, CaGNet, SIGN): warp to a square, random scale, pad,
-random crop, horizontal flip. It is done in one pass: each pixel of the crop is looked up where the composed
-map says, so nothing is resized twice and nothing outside the crop is touched. Images stay uint8;
-normalisation happens on the device.
+The geometry is that of the published loaders (SPNet, CaGNet, SIGN): warp to a square, random scale, pad, random crop,
+horizontal flip. It is done in one pass: each pixel of the crop is looked up where the composed map says, so nothing is
+resized twice and nothing outside the crop is computed. Images stay uint8; normalisation happens on the device.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,10 @@ def training_preset(
         crop: Side of the square crop in pixels.
         flip: Probability of the horizontal flip.
         fill: Colour of the padding, uint8 RGB.
-        augmentations: YAML file of an albumentations pipeline (as ``albumentations.save`` writes it), run on
-            the crop; None for none. It must keep the crop uint8 and its size. Steps that move pixels move the
-            labels too, by nearest neighbour whatever the file says, and what they bring in from outside the
-            crop is padding. The file holds names and numbers: it can run no code.
+        augmentations: YAML file of an albumentations pipeline (as ``albumentations.save`` writes it), run on the crop;
+            None for none. It must keep the crop uint8 and its size. Steps that move pixels move the labels too, by
+            nearest neighbour whatever the file says; what they bring in from outside the crop is padding. The file
+            holds names and numbers: it can run no code.
 
     Raises:
         UserError: The file is no albumentations pipeline, or one that does not fit.
@@ -61,11 +61,9 @@ def training_preset(
 
 
 def evaluation_preset(size: int | None = None) -> Transform | None:
-    """Return the evaluation transform.
+    """Return the evaluation transform: image and mask are warped to `size` pixels a side (513 in the published code).
 
-    Args:
-        size: Side in pixels that image and mask are warped to (513 in the published code); None leaves
-            both at their native size, so that scores count the label's own pixels: no transform.
+    None is no transform: both keep their native size, so that scores count the label's own pixels.
     """
     return None if size is None else _Warp(size)
 
@@ -78,22 +76,21 @@ class _Pipeline:
         self.pipeline = self._load()
 
     def _load(self) -> Any:
-        # or the import asks a server for a newer version
+        # without it, the import asks a server for a newer version
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
 
         try:
             loaded = albumentations.from_dict(read_yaml(Path(self.path), "an albumentations pipeline"))
             return albumentations.Compose([loaded], mask_interpolation=0)
-        # whatever the file holds is handed to the constructors of the steps
-        except Exception as error:
+        except Exception as error:  # the steps' constructors are called with whatever the file holds
             raise UserError(
                 f"augmentations: {self.path} cannot be used ({line_of(error)}), expected an albumentations pipeline as "
                 "albumentations.save(pipeline, path, data_format='yaml') writes it; write the file again"
             ) from error
 
     def __call__(self, image: Image, mask: Image, valid: Valid, seed: int) -> tuple[Image, Image, Valid]:
-        # one pair of generators for all steps: `set_random_seed` would give each step the same one
+        # `set_random_seed` would give each step generators of the same seed
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         try:
             result = self.pipeline(image=image, masks=[mask, valid.astype(np.uint8)])
@@ -129,23 +126,21 @@ class _Training(Transform):
     extra: _Pipeline | None = None
 
     def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Return the size that the whole image would have after warp and scale."""
-        return self._scaled(height, width, random.Random(seed))
-
-    def _scaled(self, height: int, width: int, draw: random.Random) -> tuple[int, int]:
-        factor = draw.uniform(*self.scale)
+        """Return the size of the whole image after warp and scale."""
+        factor = random.Random(seed).uniform(*self.scale)
         sides = (height, width) if self.warp is None else (self.warp, self.warp)
         return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
+        height, width = self.needed_size(mask.shape[0], mask.shape[1], seed)
         draw = random.Random(seed)
-        height, width = self._scaled(mask.shape[0], mask.shape[1], draw)
+        draw.random()  # the scale
         crop = self.crop
         top, left = (int(draw.random() * (max(side, crop) - crop + 1)) for side in (height, width))
         mirrored = draw.random() < self.flip
         # what the crop holds of the scaled image; what pads it on the right is on the left in a mirror image
         rows, columns = min(crop, height - top), min(crop, width - left)
-        cut = _Cut((mask.shape[0], mask.shape[1]), (height, width), (top, left), (rows, columns), mirrored)
+        cut = ResizedCrop((mask.shape[0], mask.shape[1]), (height, width), (top, left), (rows, columns), mirrored)
         place = slice(rows), slice(crop - columns, crop) if mirrored else slice(columns)
         # stored by channel, as samples are
         planes, labels = cut.image(image), cut.mask(mask)
@@ -173,13 +168,12 @@ class _Warp(Transform):
         return self.size, self.size
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
-        to = (self.size, self.size)
-        cut = _Cut((mask.shape[0], mask.shape[1]), to, (0, 0), to)
-        return cut.image(image).transpose(1, 2, 0), cut.mask(mask), np.ones(to, np.bool_)
+        warp = ResizedCrop.warp(mask.shape, self.size)
+        return warp.image(image).transpose(1, 2, 0), warp.mask(mask), np.ones(warp.size, np.bool_)
 
 
 @dataclass(frozen=True)
-class _Cut:
+class ResizedCrop:
     """A rectangle of a resized image; no more of the image is computed.
 
     Args:
@@ -195,6 +189,11 @@ class _Cut:
     start: tuple[int, int]
     size: tuple[int, int]
     mirrored: bool = False
+
+    @classmethod
+    def warp(cls, full: Sequence[int], size: int, mirrored: bool = False) -> ResizedCrop:
+        """Return the whole of an image that is warped to a square."""
+        return cls((full[0], full[1]), (size, size), (0, 0), (size, size), mirrored)
 
     def image(self, image: Image) -> Image:
         """Return the bilinear colours, uint8 (3, *size), of an image of `full` or a reduced size."""

@@ -31,7 +31,7 @@ class Resolution:
             the words; `missing`: not at all.
         entries: Entries whose mean it is, as spelt in the source.
         subwords: Words composed from their subwords that join this mean.
-        hint: Where it is missing: what is lacking, and what lies close.
+        hint: Where it is missing: what is lacking, and what is spelt like it.
     """
 
     name: str
@@ -119,7 +119,7 @@ def build_table(
     ]
     dropped = {r.name for gone in lacking.values() for r in gone}
     kept = [name for name in names if name not in dropped]
-    if lines and (missing == "error" or not kept):
+    if lines and not (kept and missing == "drop"):
         raise UserError(f"{'. '.join(lines)}. Rename these classes, or leave them out (--missing drop)")
     for line in lines:
         log.warning("left out: %s", line)

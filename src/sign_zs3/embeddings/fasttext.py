@@ -54,15 +54,9 @@ def is_model(head: bytes) -> bool:
 def read_model(
     file: VectorFile, entries: Collection[str], words: Collection[str], near: Collection[str] = ()
 ) -> tuple[dict[str, Vector], dict[str, Vector], list[str]]:
-    """Read the vectors of some words.
+    """Read the vectors of some entries, and of words that are composed from their subwords where they are no entries.
 
     A word's vector is the mean of its own row, if it is in the vocabulary, and the rows of its subwords.
-
-    Args:
-        file: Open, at its start.
-        entries: Entries of the vocabulary to look for.
-        words: Words that are composed from their subwords where the vocabulary lacks them.
-        near: Other entries, that are merely noticed.
 
     Returns:
         Entry -> (d,) float32; word that is no entry -> (d,) float32; and the entries of `near` that were met, the
@@ -141,7 +135,7 @@ def _subwords(word: str, size: int, header: _Header) -> list[int]:
 
 
 def _check_end(file: VectorFile, blocks: Blocks, end: int, signed: bool) -> None:
-    """Check that the second matrix is all there: if not, the file was cut short, and who knows where."""
+    """Check that the second matrix is complete: if not, the file was cut short, and who knows where."""
     if file.compressed:
         return  # it would have to be unpacked
     blocks.skip_to(end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sign_zs3.checks import check_at_least
 from sign_zs3.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ def nearest(vectors: Tensor, protocol: Protocol, count: int = 5) -> dict[str, li
     """
     import torch
 
-    if count < 1:
-        raise UserError(f"--nearest: found {count}, expected at least 1; raise it")
+    check_at_least(1, **{"--nearest": count})
     if not protocol.unseen:
         raise UserError(f"{protocol.dataset}/{protocol.split}: found no unseen class, expected one at least; name some")
     if vectors.shape[0] != protocol.num_classes:

@@ -22,7 +22,7 @@ Content = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def read_table(path: Path) -> Content:
-    """Read the file of a table, see `ClassTable.load`."""
+    """Read the file of a table; see `ClassTable.load`."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file: expected a .npz or .safetensors table of class vectors; build it with "
@@ -30,10 +30,8 @@ def read_table(path: Path) -> Content:
         )
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
-        raise UserError(
-            f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors; "
-            "word vectors become one by `sign-zs3 embed`"
-        )
+        what = f"unknown kind of table '{path.suffix}': expected .npz or .safetensors"
+        raise UserError(f"{path}: {what}; word vectors become one by `sign-zs3 embed`")
     if path.stat().st_size > MAX_TABLE:
         raise UserError(f"{path}: has more than {MAX_TABLE:,} bytes: expected a table of class vectors")
     return readers[path.suffix](path)
@@ -83,7 +81,7 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def write_table(path: Path, names: tuple[str, ...], sources: Mapping[str, Matrix]) -> None:
-    """Write the file of a table, see `ClassTable.save`."""
+    """Write the file of a table; see `ClassTable.save`."""
     if path.suffix not in (".npz", ".safetensors"):
         raise UserError(f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors")
     if path.suffix == ".npz" and "names" in sources:

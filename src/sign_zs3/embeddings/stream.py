@@ -24,23 +24,13 @@ BLOCK = 1 << 22
 
 
 class VectorFile:
-    """An open file of word vectors; `open_vectors` makes one.
+    """An open file of word vectors, `size` bytes on the disk; `open_vectors` makes one."""
 
-    Args:
-        path: For messages.
-        raw: The file as it lies on the disk.
-        file: The same, or what decompresses it.
-        progress: Called as bytes are read from the disk.
-
-    Attributes:
-        size: Bytes on the disk.
-        compressed: Whether it is gzip.
-    """
-
-    def __init__(self, path: Path, raw: BinaryIO, file: BinaryIO | gzip.GzipFile, progress: Progress | None) -> None:
+    def __init__(self, path: Path, raw: BinaryIO, progress: Progress | None, compressed: bool) -> None:
         self.path = path
         self.size = os.fstat(raw.fileno()).st_size
-        self.compressed = file is not raw
+        self.compressed = compressed
+        file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw, mode="rb") if compressed else raw
         self._raw, self._file, self._progress, self._reported = raw, file, progress, 0
 
     def read(self, count: int) -> bytes:
@@ -117,11 +107,7 @@ class VectorFile:
 
 @contextmanager
 def open_vectors(path: Path, progress: Progress | None = None) -> Iterator[VectorFile]:
-    """Open a file of word vectors; gzip is known by its first bytes.
-
-    Raises:
-        UserError: It is missing, a directory or empty, or cannot be read (also later, while it is open).
-    """
+    """Open a file of word vectors, gzip or not by its first bytes; a UserError where it cannot be read."""
     if path.is_dir():
         raise UserError(f"{path}: is a directory: expected a file of word vectors; give the file inside it")
     if not path.exists():
@@ -137,11 +123,7 @@ def open_vectors(path: Path, progress: Progress | None = None) -> Iterator[Vecto
         raw.seek(0)
         if not magic:
             raise UserError(f"{path}: is empty: expected word vectors of word2vec, fastText or GloVe; fetch it again")
-        if magic != b"\x1f\x8b":
-            yield VectorFile(path, raw, raw, progress)
-        else:
-            with gzip.GzipFile(fileobj=raw, mode="rb") as file:
-                yield VectorFile(path, raw, file, progress)
+        yield VectorFile(path, raw, progress, compressed=magic == b"\x1f\x8b")
 
 
 class Blocks:
@@ -157,13 +139,10 @@ class Blocks:
         return self._base + self._at
 
     def entries(self, separator: bytes, size: int, count: int, what: str) -> Iterator[tuple[bytes, bytes, int]]:
-        """Iterate over `count` entries: a word, a separator of one byte, then `size` bytes.
+        """Iterate over `count` entries: a word, a separator of one byte, then `size` bytes; errors call them `what`.
 
         Yields:
             The word, a block and where in the block the bytes after the separator start.
-
-        Raises:
-            UserError: The file ends before the last entry does, or a word does not end; `what` names an entry.
         """
         data, at = self._data, self._at
         for number in range(1, count + 1):

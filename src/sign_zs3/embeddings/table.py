@@ -208,16 +208,12 @@ class ClassTable:
             center: As in `vectors`; the picture is centred either way.
             ax: Where to draw; None: a new figure.
 
-        Returns:
-            The figure and its axes.
-
         Raises:
             UserError: As `vectors`, or an unseen name is not among `class_names`.
         """
         if unknown := [name for name in unseen if name not in class_names]:
-            raise UserError(
-                f"unseen: found {_listed(unknown)}, expected names that are among the {len(class_names)} drawn"
-            )
+            expected = f"names that are among the {len(class_names)} drawn"
+            raise UserError(f"unseen: found {_listed(unknown)}, expected {expected}")
         from sign_zs3.drawing.vectors import draw_vectors
 
         return draw_vectors(self.vectors(class_names, sources, center), class_names, unseen, ax)

@@ -13,10 +13,7 @@ from sign_zs3.errors import UserError
 def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) -> tuple[dict[str, Vector], list[str]]:
     """Read the vectors of some words from a text file, line by line to its end, holding no more than these.
 
-    Args:
-        file: Open, at its start: one entry per line, values separated by spaces. An entry may itself contain spaces.
-        words: Entries to look for, as spelt in the file.
-        near: Other entries, that are merely noticed.
+    A line holds an entry, which may itself contain spaces, and its values, separated by spaces.
 
     Returns:
         Entry -> (d,) float32 (words that the file lacks are absent; of entries that occur twice the first counts),

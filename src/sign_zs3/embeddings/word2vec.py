@@ -15,9 +15,7 @@ HEADER_LIMIT = 64
 def read_binary(
     file: VectorFile, words: Iterable[str], near: Iterable[str] = ()
 ) -> tuple[dict[str, Vector], list[str]]:
-    """Read the vectors of some words, a block at a time: 3,000,000 x 300 numbers need a few MB.
-
-    Args and returns as `text.read_text`.
+    """Read the vectors of some words as `read_text` does, a block at a time: 3,000,000 x 300 numbers need a few MB.
 
     Raises:
         UserError: The file is cut short, its header does not fit its size or content, or a wanted value is no

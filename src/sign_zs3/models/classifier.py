@@ -35,7 +35,7 @@ class Classifier(nn.Module):
 
 
 class ProjectionClassifier(nn.Module):
-    """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with the fixed class vectors.
+    """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with fixed class vectors.
 
     It has no parameters: classes, unseen ones too, differ by their vectors alone.
 

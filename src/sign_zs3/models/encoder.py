@@ -39,8 +39,8 @@ class Encoder(nn.Module):
         input_scales: Scales at which the image is read; the maximum over scales is taken per element (the
             released code uses 1, 0.75 and 0.5; the paper does not mention it).
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
-        freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps are then a function
-            of the image alone, and may be computed once and kept.
+        freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps then depend on the
+            image alone, and may be computed once and kept.
         backbone_levels: Of a ``timm/`` backbone, see `build_backbone`.
 
     Attributes:
@@ -133,9 +133,9 @@ class Encoder(nn.Module):
             if len(images) != len(self.head.levels):
                 raise ValueError(f"maps: found {len(images)}, expected {len(self.head.levels)}, one per level read")
             dtype = next(self.head.parameters()).dtype
-            features: Tensor = self.head([level.to(dtype) for level in images])
-            return features
-        encoded: list[Tensor] = [self.head(self.maps(rescale(images, scale))) for scale in self.input_scales]
+            encoded: list[Tensor] = [self.head([level.to(dtype) for level in images])]
+        else:
+            encoded = [self.head(self.maps(rescale(images, scale))) for scale in self.input_scales]
         if len(encoded) == 1:
             return encoded[0]
         return torch.stack([resize_map(x, map_size(encoded[0])) for x in encoded]).amax(dim=0)

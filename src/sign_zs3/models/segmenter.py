@@ -20,6 +20,7 @@ from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.scores import Scores, Segmentation
 from sign_zs3.models.spatial.build import build_spatial
 from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.models.weights import evaluating
 from sign_zs3.models.windows import Place
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor]
@@ -231,10 +232,6 @@ class Segmenter(nn.Module, PretrainedFolder):
         def score(part: Tensor, place: Place | None) -> Scores:
             return self.scores(part.to(device), place=place, **options)
 
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             stride = max(self.encoder.backbone.strides)
             return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map)
-        finally:
-            self.train(was_training)

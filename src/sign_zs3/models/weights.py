@@ -1,8 +1,9 @@
-"""Weights from files: whether they fit a network, and whether they are finite."""
+"""Networks and their weights: whether a file's fit, whether they are finite, and modes that come back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -63,3 +64,15 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
                     f"{what} holds NaN or infinity in {name}, expected finite weights: take one from before the "
                     "training diverged"
                 )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode, and then each module back to its own mode: in most phases some are frozen."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -22,7 +22,7 @@ from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.scores import Scores, Segmentation, label_scores, segmentations
 from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial.features import SpatialFeatures
-from sign_zs3.models.weights import on_meta
+from sign_zs3.models.weights import evaluating, on_meta
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import checkpoint as stored
 from sign_zs3.tasks import evaluation, run, steps
@@ -30,7 +30,7 @@ from sign_zs3.tasks.building import Sources, segmenter_config
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.progress import Progress
 from sign_zs3.tasks.schedule import Schedule, counted_randomness
-from sign_zs3.tasks.steps import Batch, LabelledFeatures, PseudoLabels
+from sign_zs3.tasks.steps import Batch, PseudoLabels
 from sign_zs3.tasks.training import Training
 from sign_zs3.tasks.updates import Updates, segmenter_optimizer
 
@@ -42,13 +42,13 @@ SEGMENTER = frozenset({"encoder", "spatial", "classifier"})
 
 
 class ZeroShotTask(pl.LightningModule, ABC):
-    """Base of the methods: E, a spatial module and C, trained on seen classes and then on pseudo-labels of their own.
+    """Base of the methods: E, a spatial module and C, trained on seen classes, then on their own pseudo-labels.
 
     A method declares its options in its constructor (plain scalars, strings and lists) and passes the rest on; all are
     saved as hyperparameters here. It says which parts each phase trains (`phase_plan`), what stands in the spatial
-    module's and C's place, and what else is done with a batch (`discriminator_step`, `generator_step`).
+    module's and C's place, and what else is done with a batch (`further_steps`).
 
-    The classes are a hyperparameter; where they are open, they are taken from the trainer's data module. Networks are
+    The classes are a hyperparameter; if none are given, they are taken from the trainer's data module. Networks are
     made after the data are checked, so that a missing file is named before weights are downloaded.
 
     Args:
@@ -57,7 +57,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     Attributes:
         segmenter: E, the spatial module and C; there once the model is built.
-        teacher: A copy of the segmenter that gives pseudo-labels; None but in self-training.
+        teacher: A copy of the segmenter that gives pseudo-labels; None before self-training.
         progress: Schedule, counts and origins: what checkpoints tell beside weights.
         training_run: Freezing, rates, updates and counting; there once a run trains.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
@@ -67,7 +67,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     architecture: ClassVar[tuple[str, ...]] = (
         "backbone", "backbone_levels", "output_stride", "head", "dilations", "input_scales", "image_mean", "image_std",
     )  # fmt: skip
-    """Hyperparameters that weights cannot do without although they fit into other ones too."""
+    """Options that change what the network computes but not the shapes of its weights; `init_from` compares them."""
 
     segmenter: Segmenter
     metric: GZSLMeanIoU
@@ -126,8 +126,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the trainable parts by name."""
-        segmenter = self.segmenter
-        return {"encoder": segmenter.encoder, "spatial": segmenter.spatial, "classifier": segmenter.classifier}
+        return {name: getattr(self.segmenter, name) for name in ("encoder", "spatial", "classifier")}
 
     def rates(self, kind: str) -> dict[str, float]:
         """Return the base learning rate of each optimiser in a kind of phase."""
@@ -146,7 +145,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     @property
     def protocol(self) -> Protocol:
-        """Classes and their split; a `UserError` where they are open still."""
+        """Classes and their split; a `UserError` where there are none yet."""
         if self._protocol is None:
             raise UserError("model: found one without classes, expected a trained one: fit it, or load a checkpoint")
         return self._protocol
@@ -157,7 +156,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return "segmenter" in self._modules
 
     @property
-    def _fits(self) -> bool:
+    def _is_fitting(self) -> bool:
         return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def _take(self, protocol: Protocol) -> None:
@@ -198,7 +197,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             if sources is not None and sources.checkpoint is not None:
                 self.progress.start_from(sources.checkpoint)
                 self.load_state_dict(sources.state_for(self.state_dict()))
-        if self._trainer is not None and not self._fits:
+        if self._trainer is not None and not self._is_fitting:
             self._tell_loaders()
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
@@ -234,7 +233,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         Raises:
             UserError: It is damaged, of other classes, vectors or networks, or holds no training to go on with.
         """
-        protocol = stored.prepare(checkpoint, self._protocol, self._fits)
+        protocol = stored.prepare(checkpoint, self._protocol, self._is_fitting)
         if self._protocol is None:
             self._take(protocol)
         state: dict[str, Tensor] = checkpoint["state_dict"]
@@ -243,10 +242,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self.class_vectors = torch.zeros_like(state["class_vectors"])
             self.configure_model()
         if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
-            raise UserError(
-                f"vectors: the checkpoint's class vectors have {found} numbers, those given {mine}: use the file that "
-                "it was trained with"
-            )
+            raise UserError(f"vectors: the checkpoint's have {found} numbers, those given {mine}: give its own file")
         self._set_teacher(stored.has_teacher(state))
         stored.check_fits(checkpoint, self.state_dict())
         self.progress.resume(checkpoint, self.named_parameters())
@@ -264,15 +260,25 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return on_meta(make, lambda twin: twin.segmenter).state_dict()
 
     @classmethod
-    def load_from_checkpoint(cls: type[_Task], checkpoint_path: str | Path, **_: Any) -> _Task:  # type: ignore[override]
-        """Load a ``.ckpt`` file of this method, as `load_task` does for any."""
-        return stored.restored(cls, stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}")
+    def load_from_checkpoint(  # type: ignore[override]
+        cls: type[_Task], checkpoint_path: str | Path, map_location: torch.device | str | None = None, **options: Any
+    ) -> _Task:
+        """Load a ``.ckpt`` file of this method, as `load_task` does for any; `options` take the place of stored ones.
+
+        ``weights_only`` may be given, as to Lightning; it is always true.
+        """
+        if not options.pop("weights_only", True):
+            raise UserError("weights_only: found false, expected true: nothing in a file is ever run")
+        checkpoint, what = stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}"
+        return stored.restored(cls, checkpoint, what, **options).to(map_location or "cpu")
 
     # -- training ---------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Return the optimisers in the order of their names."""
-        return list(self.optimizers_by_name().values())
+        """Return the optimisers, which Lightning knows by number alone."""
+        named = self.optimizers_by_name()
+        self._optimizer_names = list(named)
+        return list(named.values())
 
     def _tell_loaders(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -284,11 +290,13 @@ class ZeroShotTask(pl.LightningModule, ABC):
         run.check_ready(self.schedule, self.segmenter.known)
         self._tell_loaders()
         if self.hparams["compile"]:
-            run.compile_networks(self.segmenter)
+            run.compile_networks(self.segmenter, self.teacher)
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
-        self.training_run = Training(self, self.progress, self.parts(), self.rates, self.enter_phase)
+        self.training_run = Training(
+            self, self.progress, self.parts(), self._optimizer_names, self.rates, self.enter_phase
+        )
 
     @property
     def updates(self) -> Updates:
@@ -296,22 +304,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return self.training_run.updates
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Train on a batch as its phase says: segmentation, then D, then G."""
+        """Train on a batch as its phase says."""
         if self.schedule.done:
             return
         with self.training_run.batch(batch) as kind:
             if kind is not None:
                 spatial, losses = self.segmentation_step(kind, batch)
-                if "generator" in self.progress.plan[kind]:
-                    pixels = steps.labelled_features(spatial, batch["mask"], self.class_vectors)
-                    losses |= self.discriminator_step(pixels)
-                    losses |= self.generator_step(pixels)
-                self.training_run.record(losses, batch)
+                self.training_run.record(losses | self.further_steps(kind, batch, spatial), batch)
 
     def segmentation_step(self, kind: str, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
         """Train E, the spatial module and C (eq. 3, 4, section 3.4); return the batch's features and losses by name."""
         alpha, report = self.kl_weight, dict[str, Tensor]()
-        with self.updates.of("segmenter"):
+        with self.updates.only("segmenter"):
             if kind == "train":
                 spatial, losses = steps.supervised_losses(self.segmenter, batch, self.protocol.num_seen, alpha)
             else:
@@ -320,22 +324,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms | report
 
-    def discriminator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
-        """Train D, in methods that have one; return losses by name."""
-        return {}
-
-    def generator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
-        """Train G, in methods that have one; return losses by name."""
+    def further_steps(self, kind: str, batch: Batch, spatial: SpatialFeatures) -> dict[str, Tensor]:
+        """Train what a method has beside these, on the same features; return losses by name."""
         return {}
 
     def enter_phase(self, kind: str) -> None:
         """Prepare for a phase that starts now: renew the teacher for self-training."""
-        self._set_teacher(kind == "self_training", self.hparams["compile"])
-
-    def _set_teacher(self, wanted: bool, compiled: bool = False) -> None:
-        self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False) if wanted else None
-        if self.teacher is not None and compiled:
+        self._set_teacher(kind == "self_training")
+        if self.hparams["compile"]:
             run.compile_networks(self.teacher)
+
+    def _set_teacher(self, wanted: bool) -> None:
+        self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False) if wanted else None
 
     def pseudo_labels(self, batch: Batch) -> PseudoLabels:
         """Let the teacher label the ignored pixels of a batch, see `steps.pseudo_labels`."""
@@ -353,12 +353,14 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return logits
 
     @property
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation_options(self) -> dict[str, Any]:
         """`seen_penalty`, `flip` and `scales`, as `Segmenter.segment` takes them."""
         return {name: self.hparams[name] for name in ("seen_penalty", "flip", "scales")}
 
     def _scores(self, batch: Batch) -> Scores:
-        return evaluation.read(self.segmenter, steps.inputs_of(batch), self.hparams["resolution"], self.evaluation)
+        return evaluation.score_batch(
+            self.segmenter, steps.inputs_of(batch), self.hparams["resolution"], self.evaluation_options
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch into the confusion matrix."""
@@ -379,7 +381,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def _log_scores(self, stage: str) -> dict[str, Any]:
         scores: dict[str, Any] = self.metric.compute()
         self.metric.reset()
-        # every rank holds the same numbers already
+        # the numbers agree on all ranks; without sync_dist Lightning warns
         self.log_dict(evaluation.logged(scores, stage), sync_dist=True)
         return scores
 
@@ -392,7 +394,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
     @torch.no_grad()
     def label_image(self, image: Tensor) -> Tensor:
         """Label one image (3, H, W) in [0, 255] with the options of the evaluation: (H, W) int64, on the CPU."""
-        was_training, batch = self.training, {"image": image.unsqueeze(0).to(self.device)}
-        scores = self.eval()._scores(batch)
-        self.train(was_training)
+        with evaluating(self):
+            scores = self._scores({"image": image.unsqueeze(0).to(self.device)})
         return label_scores(scores, map_size(image), confidence=False).label[0].cpu()

@@ -1,7 +1,8 @@
-"""What a model is built from: options, a checkpoint that a run starts from, or one that is the model."""
+"""What a model is built from: options, and the checkpoint that a run starts from."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from sign_zs3.tasks.checkpoint import (
     stored_protocol,
 )
 
+log = logging.getLogger(__name__)
+
 
 def segmenter_config(
     hparams: Mapping[str, Any],
@@ -38,7 +41,7 @@ def segmenter_config(
         "feature_dim": feature_dim,
         "freeze": hparams["freeze_encoder"],
     }
-    # where a checkpoint brings the weights, batch norm is as frozen as it was when that was trained
+    # statistics of a pretrained backbone are kept; those of a new one are learnt
     encoder["freeze_batch_norm"] = hparams["weights"] is not None
     rest = {name: hparams[name] for name in ("image_mean", "image_std", "seen_penalty", "flip", "scales")}
     return SegmenterConfig(protocol, encoder, spatial, classifier, **rest)
@@ -50,7 +53,7 @@ class Sources(NamedTuple):
     Attributes:
         class_vectors: (C, W) float32.
         weights: Of the backbone, see `build_backbone`; None where a checkpoint brings them, or there are none.
-        checkpoint: That `init_from` names, with its classes in the order of the model's; None: there is none.
+        checkpoint: The one that `init_from` names, its classes in the order of the model's; None without `init_from`.
         path: Its file.
     """
 
@@ -71,7 +74,7 @@ class Sources(NamedTuple):
             protocol: Its classes.
             method: Name of its class.
             defaults: Of the class's options.
-            architecture: Options that weights cannot do without although they fit into other ones too.
+            architecture: Options that change what the network computes but not the shapes of its weights.
 
         Raises:
             UserError: A file cannot be read, or the checkpoint is of other classes, class vectors or networks.
@@ -85,7 +88,7 @@ class Sources(NamedTuple):
         vectors: Tensor = checkpoint["state_dict"]["class_vectors"].clone()
         own, classes = checkpoint[CHECKPOINT_KEY], list(protocol.classes)
         # where classes were added or renamed, the vectors are those that the checkpoint holds
-        if list(own.get("looked_up", classes)) == list(own.get("centered_on", classes)) == classes:
+        if list(own.get("looked_up", classes)) == classes and {*own.get("centered_on", classes)} == {*classes}:
             table = class_vectors(hparams["vectors"], protocol.classes, center)
             if table.shape != vectors.shape or not torch.allclose(table, vectors, atol=1e-6):
                 raise UserError(
@@ -100,6 +103,11 @@ class Sources(NamedTuple):
                 raise UserError(
                     f"{name}: found {hparams[name]}, but {path} was trained with {options[name]}: give the same"
                 )
+        if "weights" in options and (options["weights"] is None) != (hparams["weights"] is None):
+            log.warning(
+                "weights: found %s, but %s was trained with %s, which decides whether the backbone's batch norm is "
+                "frozen: give the same to keep it as it was", hparams["weights"], path, options["weights"],
+            )  # fmt: skip
         return cls(vectors, None, checkpoint, path)
 
     def state_for(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

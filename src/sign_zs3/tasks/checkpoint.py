@@ -10,6 +10,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from sign_zs3.compat import RETIRED, current_options
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite, difference, kinds_of
@@ -27,9 +28,9 @@ from sign_zs3.protocol import Protocol
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
-"""Raised where an earlier version would misread a checkpoint; what is new and may be missing needs no other number."""
+"""Raise it when an older version would misread the file; a new optional entry needs no new number."""
 _Task = TypeVar("_Task", bound=pl.LightningModule)
-GIVE = "give a .ckpt file that `fit` wrote"
+GIVE = "give a .ckpt file that `fit` or `extend` wrote"
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -50,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "checkpoints/ of its run"
         )
     if not path.is_file():
-        raise UserError(f"{what} is not there: give the path of a .ckpt file that `fit` wrote")
+        raise UserError(f"{what} is not there: {GIVE}")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -82,7 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, down to the disk: a name must not be given to what a machine that goes down would lose.
+    """Write a checkpoint and fsync it, so that a crash cannot leave a renamed but empty file.
 
     Raises:
         OSError: It cannot be written; of this torch itself says nothing.
@@ -173,6 +174,11 @@ def _check_plain(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         raise UserError("schedule: found no phases, batches and accumulate")
     if not 0 <= schedule["batches"] < 2**53:
         raise UserError(f"schedule: found {schedule['batches']} batches")
+    phases = schedule["phases"] if isinstance(schedule["phases"], list) else [()]
+    if type(schedule["accumulate"]) is not int or schedule["accumulate"] < 1 or not phases or not all(
+        isinstance(phase, (list, tuple)) and [type(x) for x in phase] == [str, str, int] for phase in phases
+    ):  # fmt: skip
+        raise UserError("schedule: found other than phases of a name, a kind and iterations, or accumulate below 1")
     if not all(type(count) is int for count in own["tallies"].values()):
         raise UserError("tallies: found other than whole numbers")
     for name in ("looked_up", "centered_on", "trained_parts"):
@@ -218,21 +224,33 @@ def has_teacher(state: Mapping[str, Any]) -> bool:
 # -- whether it suits a model ----------------------------------------------------------------------------------------
 
 
-def restored(task: type[_Task], checkpoint: dict[str, Any], what: str) -> _Task:
-    """Return the model that a checkpoint in memory holds, in evaluation mode on the CPU; `what` names it in errors.
+def restored(task: type[_Task], checkpoint: dict[str, Any], what: str, **given: Any) -> _Task:
+    """Return the model that a checkpoint in memory holds, in evaluation mode on the CPU.
+
+    Args:
+        task: The class of the model.
+        checkpoint: Of `read_checkpoint`.
+        what: Names the checkpoint in errors.
+        **given: Options in place of stored ones.
 
     Raises:
         UserError: It is damaged, or does not fit the method `task`.
     """
+    if isabstract(task):
+        raise UserError(f"{task.__name__}: found no method, expected one such as SIGNModule: use it, or load_task")
     try:
         known = task.defaults()  # type: ignore[attr-defined]
-        options = {name: value for name, value in stored_options(checkpoint).items() if name in known}
+        if odd := [name for name in given if name not in known]:
+            raise UserError(f"{odd[0]}: found no such option of {task.__name__}{did_you_mean(odd[0], known)}")
+        options = {name: value for name, value in stored_options(checkpoint).items() if name in known} | given
         model = task(**options, protocol=stored_protocol(checkpoint).as_dict())
         model.on_load_checkpoint(checkpoint)
     except UserError as error:
         raise UserError(f"{what}: {line_of(error)}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the networks make of a value that `fit` did not write
-        raise UserError(f"{what} is damaged ({type(error).__name__}: {line_of(error)[:200]}): {GIVE}") from error
+        raise UserError(f"{what} cannot be built ({type(error).__name__}: {line_of(error)[:200]}): {GIVE}") from error
     model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
     return model.eval()
 
@@ -275,10 +293,10 @@ def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
     if (mine.classes, mine.num_seen) == (other.classes, other.num_seen):
         return
     odd = sorted({*mine.classes} ^ {*other.classes})
-    difference = f"classes in one alone: {', '.join(odd[:5])}" if odd else "the same names, split or ordered otherwise"
+    fault = f"classes in one alone: {', '.join(odd[:5])}" if odd else "the same names, split or ordered otherwise"
     raise UserError(
         f"classes: {where} has {other.num_seen} seen and {len(other.unseen)} unseen, the model {mine.num_seen} and "
-        f"{len(mine.unseen)} ({difference}): use the data and split that the checkpoint was trained with"
+        f"{len(mine.unseen)} ({fault}): use the data and split that the checkpoint was trained with"
     )
 
 
@@ -316,8 +334,8 @@ def in_order(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tens
 def reorder(checkpoint: dict[str, Any], protocol: Protocol) -> None:
     """Put the classes of a checkpoint in the order of a protocol, where both have the same ones.
 
-    A class that was taught by its name alone has its number from then, and data that come later have their own. A
-    checkpoint in the middle of a training stays as it is, since its optimisers' state is in its own order.
+    A class that was added by name keeps the number that it got then; a data set with that class may number it
+    differently. A checkpoint in the middle of a training stays as it is: its optimisers' state is in its own order.
     """
     rows = order_from(stored_protocol(checkpoint), protocol)
     if rows is None or "optimizer_states" in checkpoint:

@@ -1,4 +1,4 @@
-"""How a task labels images: the same in validation, test, prediction and pictures."""
+"""How a task labels images: the same in validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEATURE_RESOLUTION_SIZE = (513, 513)
 """(height, width) to which images are warped before they are scored at the resolution of the feature map."""
 
 
-def read(segmenter: Segmenter, inputs: Inputs, resolution: str, options: Mapping[str, Any]) -> Scores:
+def score_batch(segmenter: Segmenter, inputs: Inputs, resolution: str, options: Mapping[str, Any]) -> Scores:
     """Return the scores of images or of their maps; with `resolution` ``feature`` images are warped first."""
     if isinstance(inputs, Tensor) and resolution == "feature":
         inputs = resize_map(inputs.float(), FEATURE_RESOLUTION_SIZE)

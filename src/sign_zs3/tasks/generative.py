@@ -33,7 +33,7 @@ class GenerativeTask(ZeroShotTask):
         generator_iterations: Length of the phase in which G and D alone go on, on the fixed features.
         transfer_iterations: Length of the transfer learning step (eq. 10).
         joint_generator: Train G and D beside E, the spatial module and C in the training step, as the paper does for
-            efficiency; off, the generator phase alone trains them.
+            efficiency; off, the generator phase trains them instead. Self-training trains them either way.
         lr_transfer: SGD rate of the transfer step, as `lr`: C takes 10x, its bias 20x.
         lr_generator: Adam rate of G.
         lr_discriminator: Adam rate of D.
@@ -86,7 +86,7 @@ class GenerativeTask(ZeroShotTask):
         return int(self.hparams["feature_dim"])
 
     def phase_plan(self) -> dict[str, frozenset[str]]:
-        """Return the kinds of phase, each with the parts that it trains: G and D beside all but C's transfer."""
+        """Return the kinds of phase, each with the parts that it trains: G and D in all but the transfer step."""
         with_d = self.hparams["adversarial"] != "none"
         generative = frozenset({"generator", "discriminator"} if with_d else {"generator"})
         return {
@@ -150,28 +150,35 @@ class GenerativeTask(ZeroShotTask):
             odds = self.hparams["unseen_odds"]
             labels = steps.random_labels(size, protocol.num_seen, protocol.num_classes, odds, self.device)
             synthetic = steps.synthetic_features(self.generator, self.class_vectors, labels)
-        with self.updates.of("segmenter"):
+        with self.updates.only("segmenter"):
             losses = steps.transfer_losses(
                 self.segmenter.classifier, spatial.features, batch["mask"], synthetic, labels
             )
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms
 
+    def further_steps(self, kind: str, batch: Batch, spatial: SpatialFeatures) -> dict[str, Tensor]:
+        """Train D, then G, on the features of labelled pixels, in the phases that train them."""
+        if "generator" not in self.progress.plan[kind]:
+            return {}
+        pixels = steps.labelled_features(spatial, batch["mask"], self.class_vectors)
+        return self.discriminator_step(pixels) | self.generator_step(pixels)
+
     def discriminator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
         """Train D (eq. 7), where there is one; return losses by name."""
-        if self.discriminator is None or self._without_pixels("discriminator", pixels):
+        if self.discriminator is None or self._step_without_pixels("discriminator", pixels):
             return {}
-        with self.updates.of("discriminator"):
+        with self.updates.only("discriminator"):
             losses = steps.discriminator_losses(self.discriminator, self.generator, pixels, self.hparams["adversarial"])
             self.updates.apply("discriminator", losses)
         return losses.terms
 
     def generator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
         """Train G (eq. 8); return losses by name."""
-        if self._without_pixels("generator", pixels):
+        if self._step_without_pixels("generator", pixels):
             return {}
         hp = self.hparams
-        with self.updates.of("generator"):
+        with self.updates.only("generator"):
             losses = steps.generator_losses(
                 self.generator, self.discriminator, pixels, hp["adversarial"], hp["beta"], hp["bandwidths"],
                 per_image=hp["mmd_scope"] == "image",
@@ -179,12 +186,12 @@ class GenerativeTask(ZeroShotTask):
             self.updates.apply("generator", losses)
         return losses.terms
 
-    def _without_pixels(self, name: str, pixels: LabelledFeatures) -> bool:
-        """Take the step that is due where there is nothing to imitate; return whether that was so."""
+    def _step_without_pixels(self, name: str, pixels: LabelledFeatures) -> bool:
+        """If the batch has no labelled pixel, step with the gradient gathered so far and return True."""
         if len(pixels.labels):
             return False
         if self.trainer.world_size == 1:
-            self.updates.skip(name)
+            self.updates.step_if_due(name)
         else:
             self.updates.apply_zero(name)
         return True

@@ -36,14 +36,14 @@ class Counts:
 
 @dataclass
 class Progress:
-    """State of a model that is no tensor of it.
+    """What must be saved with a model besides its tensors.
 
     Attributes:
         schedule: The phases and where the run stands.
         plan: Kind of phase -> names of the parts that it trains.
         counts: What the run has counted.
         looked_up: For each class the name whose vector it has: its own, unless it was renamed.
-        centered_on: Names over whose vectors the mean was taken that `center_vectors` subtracts.
+        centered_on: Names of the classes whose mean vector `center_vectors` subtracted.
         trained_before: Names of the parts that were trained in what this model started from.
         gradients: Name of a parameter -> its gradient, of an iteration that a checkpoint cut in two.
     """
@@ -63,7 +63,7 @@ class Progress:
 
     def stored(self, method: str, protocol: Protocol, parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Any]:
         """Return the library's own part of a checkpoint, plain types and tensors."""
-        partial = self.schedule.micro > 0
+        partial = self.schedule.batches_pending > 0
         return {
             "format": CHECKPOINT_FORMAT,
             "version": __version__,
@@ -86,11 +86,12 @@ class Progress:
         if "trained_parts" in own:
             self.trained_before = frozenset(own["trained_parts"])
         elif bool(checkpoint["state_dict"]["segmenter.known"].all()):
-            # Older ones do not tell what they started from had trained: where C knows all classes, all that it needs.
+            # Old checkpoints do not say what theirs had trained. If C knows all classes, every part was trained.
             self.trained_before = frozenset[str]().union(*self.plan.values())
         else:
             finished = Schedule.of_state(own["schedule"]).finished()
-            self.trained_before = frozenset[str]().union(*(self.plan[phase.kind] for phase in finished))
+            nothing = frozenset[str]()  # a phase that another method has
+            self.trained_before = nothing.union(*(self.plan.get(phase.kind, nothing) for phase in finished))
 
     def resume(self, checkpoint: Mapping[str, Any], parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Take up all that a checkpoint stored of the same model.

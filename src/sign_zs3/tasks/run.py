@@ -59,15 +59,15 @@ def check_data(data: object, hparams: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
-    """Refuse a trainer that cannot train with three optimisers, and tell DDP what to expect.
+    """Refuse a trainer that cannot train with several optimisers, and tell DDP what to expect.
 
     Raises:
         UserError: Its precision or an option does not serve, or a compiler is missing.
     """
     if trainer.precision in ("16-mixed", "16-true"):
         raise UserError(
-            f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: one loss scale cannot serve three "
-            "optimisers"
+            f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: one loss scale cannot serve "
+            "several optimisers"
         )
     strategy = trainer.strategy
     if isinstance(strategy, pl.strategies.DDPStrategy):
@@ -87,7 +87,7 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
 
 
 def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:
-    """Refuse phases that the classes give nothing to do.
+    """Refuse phases for which there are no classes to learn.
 
     Raises:
         UserError: There is no unseen class to learn, or more classes are asked for than there are.
@@ -118,9 +118,9 @@ def check_ready(schedule: Schedule, known: Tensor) -> None:
         )
 
 
-def compile_networks(segmenter: Segmenter) -> None:
-    """Compile the encoder and the spatial module in place; random numbers stay as without compilation."""
-    for part in (segmenter.encoder, segmenter.spatial):
+def compile_networks(*segmenters: Segmenter | None) -> None:
+    """Compile encoders and spatial modules in place; random numbers stay as without compilation."""
+    for part in (part for s in segmenters if s is not None for part in (s.encoder, s.spatial)):
         part.compile(options={"fallback_random": True})
 
 
@@ -148,7 +148,7 @@ def loader_plan(segmenter: Segmenter, schedule: Schedule, hparams: Mapping[str, 
 
 
 def _fingerprint(segmenter: Segmenter, hparams: Mapping[str, Any]) -> str:
-    """Return what stands for all that decides the maps but the image."""
+    """Hash everything but the image that the cached maps depend on."""
     encoder, name = segmenter.encoder, hparams["backbone"]
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((name, hparams["backbone_levels"], hparams["output_stride"], encoder.strides)).encode())

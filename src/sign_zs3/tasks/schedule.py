@@ -13,8 +13,6 @@ import torch
 from sign_zs3.errors import UserError
 from sign_zs3.limits import MAX_ROUNDS
 
-KINDS = ("train", "generator", "transfer", "self_training")
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -99,7 +97,7 @@ class Schedule:
         return self.batches // self.accumulate
 
     @property
-    def micro(self) -> int:
+    def batches_pending(self) -> int:
         """Batches done of an iteration that is not complete."""
         return self.batches % self.accumulate
 
@@ -135,16 +133,16 @@ class Schedule:
     @property
     def at_phase_start(self) -> bool:
         """Whether the next batch is the first of a phase."""
-        return self.micro == 0 and self.locate()[1] == 0
+        return self.batches_pending == 0 and self.locate()[1] == 0
 
     @property
     def completes_iteration(self) -> bool:
         """Whether the batch at hand is the last of its iteration."""
-        return self.micro == self.accumulate - 1
+        return self.batches_pending == self.accumulate - 1
 
     def just_finished(self) -> Phase | None:
         """Return the phase that the last batch completed, if it did."""
-        if self.micro or not self.batches:
+        if self.batches_pending or not self.batches:
             return None
         end = 0
         for phase in self.phases:

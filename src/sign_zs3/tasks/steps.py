@@ -25,6 +25,10 @@ from sign_zs3.models.spatial.features import SpatialFeatures
 from sign_zs3.protocol import IGNORE_INDEX
 
 Batch = dict[str, Any]
+"""``image`` (N, 3, H, W) float32 in [0, 255] or a cache's ``maps``; ``mask`` (N, H, W) int64, 255 where no class is
+known; ``valid`` (N, H, W) bool, no padding; ``hidden`` (N, H, W) bool, of an unseen class; ``id``;
+``size`` (N, 2), to predict.
+"""
 
 
 class Losses(NamedTuple):
@@ -45,13 +49,13 @@ class PseudoLabels(NamedTuple):
     Attributes:
         labels: (N, H, W) int64, its class for every pixel.
         confidence: (N, H, W) float32 in [0, 1], its softmax over all classes at that class.
-        counts: (N, H, W) bool, pixels that get their pseudo-label: ignored ones that are no padding.
-        weights: (N, H, W) float32 in [0, 1], of their losses; without meaning where `counts` is False.
+        chosen: (N, H, W) bool, pixels that get their pseudo-label: ignored ones that are no padding.
+        weights: (N, H, W) float32 in [0, 1], of their losses; without meaning where `chosen` is False.
     """
 
     labels: Tensor
     confidence: Tensor
-    counts: Tensor
+    chosen: Tensor
     weights: Tensor
 
 
@@ -96,14 +100,14 @@ def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapp
     logits = resize_map(teacher(inputs_of(batch)).float(), map_size(batch["mask"]))
     confidence, labels = logits.softmax(dim=1)[:, first:].max(dim=1)
     labels = labels + first
-    counts = (batch["mask"] == IGNORE_INDEX) & batch["valid"]
+    chosen = (batch["mask"] == IGNORE_INDEX) & batch["valid"]
     if hparams["pseudo_top_p"]:
-        counts = counts & within_top(logits, labels, hparams["pseudo_top_p"])
+        chosen = chosen & within_top(logits, labels, hparams["pseudo_top_p"])
     if hparams["self_training"] == "annealed":
-        weights = annealed_weights(confidence, counts, hparams["temperature"])
+        weights = annealed_weights(confidence, chosen, hparams["temperature"])
     else:
-        weights = confident_fraction(confidence, counts, hparams["top_fraction"]).float()
-    return PseudoLabels(labels, confidence, counts, weights)
+        weights = confident_fraction(confidence, chosen, hparams["top_fraction"]).float()
+    return PseudoLabels(labels, confidence, chosen, weights)
 
 
 def self_training_losses(
@@ -119,21 +123,21 @@ def self_training_losses(
 
     Returns:
         The student's features, the losses, and what is logged beside the total's terms: the cross-entropy of either
-        kind of label, the share of truly unseen pixels among the ignored ones (near 1, self-training learns unseen
-        classes from the place of the holes alone), and the mean weight of these pixels.
+        kind of label, the share of truly unseen pixels among the ignored ones (if it is near 1, being ignored
+        already gives a pixel away as unseen), and the mean weight of the ignored pixels.
     """
-    mask, counts = batch["mask"], pseudo.counts
+    mask, chosen = batch["mask"], pseudo.chosen
     labelled = mask != IGNORE_INDEX
-    weights = torch.where(counts, pseudo.weights, labelled.float())
+    weights = torch.where(chosen, pseudo.weights, labelled.float())
     spatial = segmenter.features(inputs_of(batch))
     logits = segmenter.classifier(spatial.features)
-    loss, each = weighted_cross_entropy(logits, torch.where(counts, pseudo.labels, mask), weights)
+    loss, each = weighted_cross_entropy(logits, torch.where(chosen, pseudo.labels, mask), weights)
     ignored = (~labelled & batch["valid"]).sum().clamp(min=1)
     report = {
         "loss_seg": weighted_mean(each.detach(), labelled.float()),
-        "loss_pseudo": weighted_mean(each.detach(), weights * counts),
+        "loss_pseudo": weighted_mean(each.detach(), weights * chosen),
         "unseen_share": batch["hidden"].sum() / ignored,
-        "pseudo_weight": (weights * counts).sum() / ignored,
+        "pseudo_weight": (weights * chosen).sum() / ignored,
     }
     return spatial, _with_kl(loss, {"loss_pseudo": loss}, spatial, alpha), report
 
@@ -171,8 +175,8 @@ def generator_losses(
 ) -> Losses:  # fmt: skip
     """G's side of eq. 7, where there is a D, and, weighed by `beta`, the MMD (eq. 5, 6, 8)."""
     fake = generator(pixels.vectors, pixels.latent)
-    counts = pixels.per_image if per_image else [len(pixels.labels)]
-    parts = (torch.split(rows, counts) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
+    sizes = pixels.per_image if per_image else [len(pixels.labels)]
+    parts = (torch.split(rows, sizes) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
     images = zip(*parts, strict=True)
     loss_mmd = torch.stack([class_mmd(r, f, c, bandwidths=bandwidths) for r, f, c in images if len(c)]).mean()
     loss, terms = beta * loss_mmd, {"loss_mmd": loss_mmd}

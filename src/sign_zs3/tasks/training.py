@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Training:
-    """What is done around the steps of each batch; made where training starts.
+    """Everything around a batch's steps: freezing, rates, seeding, counting, logging; made where training starts.
 
     Args:
         module: The task: its optimisers, device, trainer and log.
         progress: Its schedule and counts, which move with each batch.
         parts: Its networks by name.
-        rates: From a kind of phase to the base learning rate of each optimiser, in the order of the optimisers.
+        names: Of the module's optimisers, in their order.
+        rates: From a kind of phase to the base learning rate of each optimiser.
         enter_phase: Called with the kind of a phase that starts now; not when one is resumed.
 
     Attributes:
@@ -35,7 +36,7 @@ class Training:
 
     def __init__(
         self, module: pl.LightningModule, progress: Progress, parts: Mapping[str, nn.Module],
-        rates: Callable[[str], dict[str, float]], enter_phase: Callable[[str], None],
+        names: Sequence[str], rates: Callable[[str], dict[str, float]], enter_phase: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.module = module
         self.progress = progress
@@ -46,7 +47,7 @@ class Training:
         optimizers, hp = module.optimizers(), module.hparams
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
         self.updates = Updates(
-            module, dict(zip(rates("train"), listed, strict=True)), parts, progress.counts,
+            module, dict(zip(names, listed, strict=True)), parts, progress.counts,
             hp["accumulate"], hp["clip_norm"], hp["max_nonfinite"],
         )  # fmt: skip
         progress.put_back_gradients(module.named_parameters())
@@ -65,7 +66,7 @@ class Training:
         kind = self._begin()
         if kind != "self_training" and not self._any_labelled(batch):
             counts.skipped += 1
-            self.updates.skip(*self.updates.optimizers)
+            self.updates.step_if_due(*self.updates.optimizers)
             log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
             yield None
         else:

@@ -95,7 +95,7 @@ class Updates:
 
     # -- losses ---------------------------------------------------------------------------------------------
 
-    def of(self, name: str) -> AbstractContextManager[None]:
+    def only(self, name: str) -> AbstractContextManager[None]:
         """Have only this optimiser's parameters take gradients: losses are computed and applied within."""
         return self.module.toggled_optimizer(self.optimizers[name])
 
@@ -114,9 +114,9 @@ class Updates:
         self.module.manual_backward(loss / self.accumulate)
         if name in self._bad_losses:
             self._restore_statistics()
-        self.skip(name)
+        self.step_if_due(name)
 
-    def skip(self, *names: str) -> None:
+    def step_if_due(self, *names: str) -> None:
         """Take the step that is due, with the gradient of earlier batches of the iteration if there is any."""
         if self._completes:
             for name in names:
@@ -124,7 +124,7 @@ class Updates:
 
     def apply_zero(self, name: str) -> None:
         """Take part in the gradient exchange between ranks where this rank has no loss."""
-        with self.of(name):
+        with self.only(name):
             zeros = [parameter.sum() * 0 for parameter in self.parts[name].parameters()]
             self.apply(name, Losses(torch.stack(zeros).sum(), {}))
 

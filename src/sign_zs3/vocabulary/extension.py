@@ -145,7 +145,7 @@ def _added_vectors(model: ZeroShotTask, names: Sequence[str], vectors: str | Cla
 
 
 def _extended_protocol(old: Protocol, names: Sequence[str], data: Protocol | None) -> Protocol:
-    """Number the new classes as the data do, or on from the highest id."""
+    """Give ids to new classes: those of the data, or the next after the highest."""
     if data is not None and data.classes[: data.num_seen] != old.classes[: old.num_seen]:
         raise UserError(
             f"data: found {data.num_seen} seen classes of {data.dataset}, expected the {old.num_seen} of the model in "

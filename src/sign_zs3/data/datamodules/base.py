@@ -1,39 +1,38 @@
-"""What every data module shares: the class split, the cut for validation, dropped images and the loaders."""
+"""What all data modules share: the class split, the cut for validation, dropped images and the loaders."""
 
 from __future__ import annotations
 
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import default_collate
 
 from sign_zs3.checks import check_at_least, check_choice
-from sign_zs3.data.datasets.base import Sample, SegmentationDataset
-from sign_zs3.data.features import FeatureCache, FeatureDataset, View
-from sign_zs3.data.stream import Loader, LoaderPlan, ShardSampler, Stream, StreamLoader, UnscoredSamples, worker_options
+from sign_zs3.data.datasets.base import Part, Samples, SegmentationDataset
+from sign_zs3.data.datasets.features import FeatureDataset, View
+from sign_zs3.data.features import FeatureCache
+from sign_zs3.data.loaders import Loader, ShardSampler, StreamLoader, UnscoredSamples, collate, worker_options
+from sign_zs3.data.sharing import in_shares
+from sign_zs3.data.stream import LoaderPlan, Stream
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
-
-_Share = TypeVar("_Share")
 
 
 class ZeroShotDataModule(LightningDataModule, ABC):
     """Base of the data modules. Subclasses bring the class split and say how a split of the images is read.
 
-    Training masks hide unseen classes, test masks show them. Validation images are a seeded cut of the
-    training list (or a split of their own, see `own_validation`) and hide unseen classes too, since nobody
-    may use those labels; under `development` the classes that play the unseen ones are truly seen, so
-    validation shows them, and takes the place of the test images.
+    Training masks hide unseen classes, test masks show them. Validation images are a seeded cut of the training list
+    (or a split of their own, see `own_validation`) and hide unseen classes too, since nobody may use those labels;
+    under `development` the classes that play the unseen ones are truly seen, so validation shows them, and takes the
+    place of the test images.
 
     Args:
         protocol: The class split.
@@ -41,14 +40,14 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         eval_batch_size: Evaluation samples per batch; more than 1 needs images of one size.
         num_workers: Worker processes per loader.
         seed: Decides the cut, the order, the augmentation and the `development` draw; at least 0.
-        unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out
-            every image that holds one, until self-training reads it with all pixels unlabelled.
+        unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out every image
+            that holds one, until self-training reads it with all pixels unlabelled.
         development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
         val_fraction: Share of the training list that is cut off for validation; 0 for no validation.
 
     Attributes:
         protocol: The class split; under `development` the one that takes its place.
-        plan: What the task has told of its run, see `follow`.
+        plan: What the task says of its run, see `follow`.
 
     Raises:
         UserError: An option is out of range or names no class.
@@ -92,12 +91,10 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.dropped_indices: tuple[int, ...] = ()
         self.val_indices: tuple[int, ...] = ()
         self.plan = LoaderPlan()
-        self._with_features: dict[int, FeatureDataset] = {}
+        self._with_maps: dict[int, FeatureDataset] = {}
 
     @abstractmethod
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> SegmentationDataset:
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> SegmentationDataset:
         """Return a split under `protocol`; check lists and files first.
 
         Args:
@@ -128,42 +125,36 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.val_set = self.make_dataset(
             "val" if self.own_validation else "train", hide_unseen=self.development == 0, augment=False
         )
-        everything = range(len(self.train_set))
         if self.own_validation:
-            self.train_indices, self.val_indices = tuple(everything), tuple(range(len(self.val_set)))
+            self.train_indices, self.val_indices = tuple(range(len(self.train_set))), tuple(range(len(self.val_set)))
         else:
-            self.train_indices, self.val_indices = self._cut(len(everything))
+            self.train_indices, self.val_indices = self._cut(len(self.train_set))
         log.info("training images: %d, validation images: %d", len(self.train_indices), len(self.val_indices))
         if self.development:
-            # Hyperparameters are chosen on this split: its scores must not be those of test images.
+            # hyperparameters are chosen on this split: its scores must not be those of test images
             self.test_set = self.val_set
         if self.unseen_pixels == "drop":
-            self._drop()
+            self._drop(self.train_set)
         else:
-            log.info(
-                "unseen_pixels=ignore: unseen pixels of training images are hidden; train/hidden_pixels counts them"
-            )
+            log.info("unseen_pixels=ignore: training hides unseen pixels; train/hidden_pixels counts them")
 
     def follow(self, plan: LoaderPlan) -> None:
-        """Give loaders that are asked for from now on as a run needs them.
+        """Make the loaders that are asked for from now on as a run needs them.
 
-        Before a loader of feature maps is returned, the maps that it needs and that are not in the cache are computed
-        in this process; with several processes each computes its share.
-
-        Args:
-            plan: Of the run.
+        Before a loader of feature maps is returned, the maps that it needs and the cache lacks are computed in this
+        process; of several processes, each computes its share.
 
         Raises:
             UserError: After `setup` for training: maps cannot be augmented as the options say.
         """
         self.plan = plan
-        self._with_features = {}
+        self._with_maps = {}
         if plan.maps is not None and self.train_set is not None:
             # better now than after the maps of the validation images
             self.feature_view(self.train_set, True, plan.maps.strides[-1])
 
     def teardown(self, stage: str) -> None:
-        """Forget the run's plan: what comes next is not known to be the same model."""
+        """Forget the run's plan: the next model may be another one."""
         self.follow(LoaderPlan())
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
@@ -193,164 +184,104 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> StreamLoader:
         """Return the training loader, which carries its position in a ``state_dict``; see `follow`."""
-        rank, world_size = self._place()
-        plan = self.plan
-        batch = plan.unlabelled_from
-        dataset = _ready(self.train_set)
+        rank, world_size = self._rank()
+        plan, dataset = self.plan, _ready(self.train_set)
+        joining = None if plan.unlabelled_from is None else plan.unlabelled_from * self.batch_size * world_size
+        samples: Samples = dataset
         if plan.maps is not None:
-            needed = self.train_indices + (() if batch is None else self.dropped_indices)
-            features = self._features(dataset, plan.maps, augment=True)
-            self._in_shares(lambda rank, count: features.fill(needed[rank::count], progress=rank == 0))
+            samples = maps = self._maps(dataset, plan.maps, augment=True)
+            needed = self.train_indices + (() if joining is None else self.dropped_indices)
+            in_shares(lambda rank, count: maps.fill(needed[rank::count], progress=rank == 0), rank, world_size)
             if torch.distributed.is_initialized():
-                # the names of all, and what a machine with a disk of its own has not got from the others
-                features.fill(needed)
-            dataset = features
+                # the names of all, and on a machine with a disk of its own the maps that others computed
+                maps.fill(needed)
         stream = Stream(
-            dataset,
+            samples,
             self.train_indices,
             self.seed,
             extra=self.dropped_indices,
-            extra_from=None if batch is None else batch * self.batch_size * world_size,
+            extra_from=joining,
             compact=self.trainer is not None,
         )
-        loader = StreamLoader(
-            stream,
-            self.batch_size,
-            rank,
-            world_size,
-            num_workers=self.num_workers,
-            batches_per_epoch=plan.batches,
+        return StreamLoader(
+            stream, self.batch_size, rank, world_size, self.num_workers, plan.batches, position=plan.position
         )
-        loader.load_state_dict({"position": plan.position})
-        return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Widen masks to int64 on the device: from the worker to there those of training are uint8."""
+        """Widen masks to int64 on the device: training masks travel there as uint8."""
         return {**batch, "mask": batch["mask"].long()}
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the loader of the validation images; an empty list where there are none."""
-        if not self.val_indices:
-            return []
-        return self._evaluation(_ready(self.val_set), self.val_indices)
+        return self._evaluation(_ready(self.val_set), self.val_indices) if self.val_indices else []
 
     def test_dataloader(self) -> Loader:
         """Return the loader of the test images, unseen classes shown."""
         test_set = _ready(self.test_set)
-        if self.development:
-            return self._evaluation(test_set, self.val_indices)
-        return self._evaluation(test_set, range(len(test_set)))
+        return self._evaluation(test_set, self.val_indices if self.development else range(len(test_set)))
 
     def predict_dataloader(self) -> Loader:
         """Return the loader of the test images."""
         return self.test_dataloader()
 
     def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
-        rank, world_size = self._place()
+        rank, world_size = self._rank()
         sampler = ShardSampler(indices, rank, world_size)
+        samples: Samples = dataset
         if self.plan.maps is not None:
-            dataset = features = self._features(dataset, self.plan.maps, augment=False)
-            self._in_shares(lambda *_: features.fill(sampler.shard, progress=rank == 0))
+            samples = maps = self._maps(dataset, self.plan.maps, augment=False)
+            in_shares(lambda *_: maps.fill(sampler.shard, progress=rank == 0), rank, world_size)
         return Loader(
-            dataset if sampler.counts else UnscoredSamples(dataset),
+            samples if sampler.counts else UnscoredSamples(samples),
             batch_size=self.eval_batch_size,
             sampler=sampler,
-            collate_fn=_collate,
+            collate_fn=collate,
             **worker_options(self.num_workers),
         )
 
-    def _features(self, dataset: SegmentationDataset, maps: FeatureCache, augment: bool) -> FeatureDataset:
-        """Return a data set with maps for images, the same one each time: it remembers masks."""
-        if id(dataset) not in self._with_features:
-            view = self.feature_view(dataset, augment, maps.strides[-1])
-            self._with_features[id(dataset)] = FeatureDataset(dataset, maps, view)
-        return self._with_features[id(dataset)]
+    def _maps(self, dataset: SegmentationDataset, cache: FeatureCache, augment: bool) -> FeatureDataset:
+        """Return the samples with maps for images, the same object each time: it remembers masks."""
+        if id(dataset) not in self._with_maps:
+            view = self.feature_view(dataset, augment, cache.strides[-1])
+            self._with_maps[id(dataset)] = FeatureDataset(dataset, cache, view)
+        return self._with_maps[id(dataset)]
 
-    def _place(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+    def _rank(self) -> tuple[int, int]:
+        """Return the number of this process and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _cut(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Cut the training list into (training, validation), both sorted."""
         count = max(1, round(length * self.val_fraction)) if self.val_fraction > 0 else 0
         if count >= length:
             raise UserError(
-                f"val_fraction: found {self.val_fraction} of {length} training images, which leaves none to "
-                "train on; lower it or add images"
+                f"val_fraction: found {self.val_fraction} of {length} training images, which leaves none to train on; "
+                "lower it or add images"
             )
         order = np.random.default_rng([self.seed, length]).permutation(length).tolist()
         return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
 
-    def _held(self) -> list[bool]:
-        """Tell for each training image whether it holds an unseen class; each rank reads its share of the masks."""
-        dataset = _ready(self.train_set)
+    def _drop(self, dataset: SegmentationDataset) -> None:
+        """Leave out the training images that hold an unseen class; each rank reads its share of the masks."""
 
-        def share(rank: int, count: int) -> list[bool]:
+        def held(rank: int, count: int) -> list[int]:
+            mine = indices[rank::count]
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                return list(pool.map(dataset.holds_unseen, self.train_indices[rank::count]))
+                return [
+                    index for index, unseen in zip(mine, pool.map(dataset.holds_unseen, mine), strict=True) if unseen
+                ]
 
-        shares = self._in_shares(share)
-        held = [False] * len(self.train_indices)
-        for number, found in enumerate(shares):
-            held[number :: len(shares)] = found
-        return held
-
-    def _in_shares(self, work: Callable[[int, int], _Share]) -> list[_Share]:
-        """Return what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
-
-        Raises:
-            UserError: One of them raised it.
-        """
-        rank, world_size = self._place() if torch.distributed.is_initialized() else (0, 1)
-        share: _Share | UserError
-        try:
-            share = work(rank, world_size)
-        except UserError as error:
-            # the others must hear of it, or they would wait for this share
-            share = error
-        except Exception as error:
-            if world_size == 1:
-                raise
-            share = UserError(f"process {rank} failed: {type(error).__name__}: {line_of(error)} (--debug shows more)")
-            share.__cause__ = error
-        shares = [share] * world_size
-        if world_size > 1:
-            torch.distributed.all_gather_object(shares, share)
-        done: list[_Share] = []
-        for found in shares:
-            if isinstance(found, UserError):
-                raise found
-            done.append(found)
-        return done
-
-    def _drop(self) -> None:
-        held = self._held()
-        pairs = list(zip(self.train_indices, held, strict=True))
-        self.train_indices = tuple(index for index, unseen in pairs if not unseen)
-        self.dropped_indices = tuple(index for index, unseen in pairs if unseen)
-        log.info(
-            "unseen_pixels=drop: %d of %d training images hold an unseen class and are left out",
-            len(self.dropped_indices),
-            len(held),
-        )
+        indices = self.train_indices
+        dropped = {index for share in in_shares(held, *self._rank()) for index in share}
+        self.train_indices = tuple(index for index in indices if index not in dropped)
+        self.dropped_indices = tuple(index for index in indices if index in dropped)
+        left_out, of = len(dropped), len(indices)
+        log.info("unseen_pixels=drop: %d of %d training images hold an unseen class and are left out", left_out, of)
         if not self.train_indices:
             raise UserError(
-                f"unseen_pixels: found 'drop', but all {len(held)} training images hold an unseen class; use "
+                f"unseen_pixels: found 'drop', but all {len(indices)} training images hold an unseen class; use "
                 "'ignore' or name other unseen classes"
             )
-
-
-def _collate(samples: list[Sample]) -> Any:
-    # of the mask, since the image may be maps
-    shapes = {sample["id"]: tuple(sample["mask"].shape) for sample in samples}
-    if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} {height} x {width}" for name, (height, width) in shapes.items())
-        raise UserError(
-            f"eval_batch_size: found {len(samples)} with images of different sizes ({found}), which cannot "
-            "be stacked; set eval_batch_size to 1 or give an evaluation size"
-        )
-    return default_collate(samples)
 
 
 def _ready(dataset: SegmentationDataset | None) -> SegmentationDataset:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset, coco_stuff_protocol
 
 
@@ -22,8 +23,6 @@ class COCOStuffDataModule(ImageDataModule):
         UserError: An option is out of range or names no class.
     """
 
-    own_validation = True
-
     def __init__(
         self,
         root: str,
@@ -38,12 +37,6 @@ class COCOStuffDataModule(ImageDataModule):
         # without a validation image there is no split "val"
         self.own_validation = val_size > 0
 
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> COCOStuffDataset:
-        """Return the images of a split.
-
-        Raises:
-            UserError: A folder or a pixel map is missing, or `val_size` leaves no image to train on.
-        """
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> COCOStuffDataset:
+        """Return the images of a split."""
         return COCOStuffDataset(self.root, split, self.val_size, **self.dataset_options(hide_unseen, augment))

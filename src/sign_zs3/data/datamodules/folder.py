@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX
@@ -53,19 +54,18 @@ class FolderDataModule(ImageDataModule):
     ) -> None:
         if not 0 < test_fraction < 1:
             raise UserError(f"test_fraction: found {test_fraction}, expected a number between 0 and 1; correct it")
-        protocol = folder_protocol(
-            root, unseen, classes, ignored_classes or (), (0, IGNORE_INDEX) if ignored_ids is None else ignored_ids
-        )
-        super().__init__(protocol, **kwargs)
+        ignored_ids = [0, IGNORE_INDEX] if ignored_ids is None else ignored_ids
+        super().__init__(folder_protocol(root, unseen, classes, ignored_classes or (), ignored_ids), **kwargs)
         self.root = root
         self.images = images
         self.masks = masks
-        self.lists = {
-            split: given if given is not None else _default_list(root, split)
-            for split, given in (("train", train_list), ("val", val_list), ("test", test_list))
-        }
+        self.lists: dict[str, str | None] = {"train": train_list, "val": val_list, "test": test_list}
+        for split, given in self.lists.items():
+            default = Path("splits") / f"{split}.txt"
+            if given is None and (Path(root) / default).is_file():
+                self.lists[split] = str(default)
         if val_list is None and self.lists["val"] == self.lists["test"]:
-            # a folder with train.txt and val.txt alone, whose owner tests on the latter
+            # a folder with train.txt and val.txt, whose owner tests on the latter
             self.lists["val"] = None
         if (self.lists["train"] is None) != (self.lists["test"] is None):
             there, other = ("train", "test") if self.lists["test"] is None else ("test", "train")
@@ -77,14 +77,8 @@ class FolderDataModule(ImageDataModule):
         self.test_fraction = test_fraction
         self.own_validation = self.lists["val"] is not None
 
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> FolderDataset:
-        """Return the images of a split.
-
-        Raises:
-            UserError: A folder, a list, or an image or mask of a list is missing; two images have one name.
-        """
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> FolderDataset:
+        """Return the images of a split."""
         return FolderDataset(
             self.root,
             split,
@@ -94,8 +88,3 @@ class FolderDataModule(ImageDataModule):
             test_fraction=self.test_fraction,
             **self.dataset_options(hide_unseen, augment),
         )
-
-
-def _default_list(root: str, split: str) -> str | None:
-    path = Path("splits") / f"{split}.txt"
-    return str(path) if (Path(root) / path).is_file() else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.datasets.features import View
 from sign_zs3.data.datasets.listed import ListedDataset
-from sign_zs3.data.features import View
 from sign_zs3.data.transforms import evaluation_preset, training_preset
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
@@ -43,9 +44,8 @@ class ImageDataModule(ZeroShotDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(protocol, **kwargs)
-        for name, size in (("crop_size", crop_size), ("warp_size", warp_size), ("eval_size", eval_size)):
-            if size is not None and size < 1:
-                raise UserError(f"{name}: found {size}, expected at least 1 pixel; raise it")
+        sizes = {"crop_size": crop_size, "warp_size": warp_size, "eval_size": eval_size}
+        check_at_least(1, **{name: size for name, size in sizes.items() if size is not None})
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise UserError(f"scale: found {list(scale)}, expected [low, high] with 0 < low <= high; correct it")
         if self.eval_batch_size > 1 and eval_size is None:
@@ -60,15 +60,7 @@ class ImageDataModule(ZeroShotDataModule):
         self.eval_size = eval_size
 
     def setup(self, stage: str | None = None) -> None:
-        """Read lists and check that every file is there, before any training.
-
-        Args:
-            stage: As in `ZeroShotDataModule.setup`.
-
-        Raises:
-            UserError: A root, list, image or mask is missing, an image is in two lists, or no image is left to train
-                on.
-        """
+        """Read lists and check that every file is there, before any training; no image may be in two lists."""
         super().setup(stage)
         sets = {"training": self.train_set, "test": None if self.development else self.test_set}
         if self.own_validation:
@@ -86,12 +78,8 @@ class ImageDataModule(ZeroShotDataModule):
         transform = evaluation_preset(self.eval_size)
         if augment:
             transform = training_preset(self.warp_size, self.scale, self.crop_size, augmentations=self.augmentations)
-        return {
-            "protocol": self.protocol,
-            "hide_unseen": hide_unseen,
-            "transform": transform,
-            "check": self.check_files,
-        }
+        common = {"protocol": self.protocol, "hide_unseen": hide_unseen}
+        return {**common, "transform": transform, "check": self.check_files}
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
         """Return how images are encoded and maps are cropped, instead of the transforms.
@@ -103,27 +91,18 @@ class ImageDataModule(ZeroShotDataModule):
         """
         if not augment:
             return View(self.eval_size)
-        cached = "with feature_cache"
-        if self.warp_size is None:
-            raise UserError(
-                f"warp_size: found null {cached}, expected the one side in pixels of all training images; set it, or "
-                "leave feature_cache out"
-            )
-        if tuple(self.scale) != (1, 1):
-            raise UserError(
-                f"scale: found {list(self.scale)} {cached}, expected [1, 1], since maps cannot be rescaled; set it so, "
-                "or leave feature_cache out"
-            )
-        if self.augmentations is not None:
-            raise UserError(
-                f"augmentations: found {self.augmentations} {cached}, expected none, since images are encoded once; "
-                "leave out one of the two"
-            )
-        if self.crop_size >= self.warp_size:
-            return View(self.warp_size, None, 0.5)
-        if self.crop_size % stride:
-            raise UserError(
-                f"crop_size: found {self.crop_size} {cached}, expected a multiple of {stride}, the pixels per cell of "
-                f"the coarsest map, or at least {self.warp_size} for no crop; change it, or leave feature_cache out"
-            )
-        return View(self.warp_size, self.crop_size, 0.5)
+        warp, crop = self.warp_size, self.crop_size
+        whole = warp is None or crop >= warp
+        cells = f"a multiple of {stride}, the pixels per cell of the coarsest map, or at least {warp} for no crop"
+        for option, found, fits, expected in (
+            ("warp_size", warp or "null", warp is not None, "the one side in pixels of all training images"),
+            ("scale", list(self.scale), tuple(self.scale) == (1, 1), "[1, 1], since maps cannot be rescaled"),
+            ("augmentations", self.augmentations, self.augmentations is None, "none, since images are encoded once"),
+            ("crop_size", crop, whole or crop % stride == 0, cells),
+        ):
+            if not fits:
+                raise UserError(
+                    f"{option}: found {found} with feature_cache, expected {expected}; change it, or leave "
+                    "feature_cache out"
+                )
+        return View(warp, None if whole else crop, 0.5)

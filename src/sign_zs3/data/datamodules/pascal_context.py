@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sign_zs3.data.datamodules.images import ImageDataModule
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.pascal_context import PascalContextDataset, context_protocol
 
 
@@ -12,8 +13,7 @@ class PascalContextDataModule(ImageDataModule):
     """Trains on Pascal Context's 4,998 training images, tests on its 5,105 others, with 33 or 59 classes.
 
     Args:
-        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same
-            images).
+        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same images).
         labels: The folder that holds ``33_context_labels`` or ``59_context_labels`` (PNG), or ``trainval`` (MATLAB
             label maps) with ``labels.txt``; None looks in `root` and beside ``JPEGImages``.
         train_list: List of training ids; None looks for ``train.txt`` beside the label folders and in
@@ -46,20 +46,8 @@ class PascalContextDataModule(ImageDataModule):
         self.lists = {"train": train_list, "test": test_list}
         self.num_classes: Literal[33, 59] = num_classes
 
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> PascalContextDataset:
-        """Return the training or the test images.
-
-        Raises:
-            UserError: A folder, a list, or an image or mask of a list is missing.
-        """
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> PascalContextDataset:
+        """Return the training or the test images."""
         part: Literal["train", "test"] = "test" if split == "test" else "train"
-        return PascalContextDataset(
-            self.root,
-            part,
-            self.labels,
-            self.lists[part],
-            self.num_classes,
-            **self.dataset_options(hide_unseen, augment),
-        )
+        options = self.dataset_options(hide_unseen, augment)
+        return PascalContextDataset(self.root, part, self.labels, self.lists[part], self.num_classes, **options)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
-from sign_zs3.data.datasets.base import Image, Transform, Valid
+from sign_zs3.data.datasets.base import Image, Part, Transform, Valid
 from sign_zs3.data.datasets.shapes import ShapesDataset, shapes_protocol
 
 
@@ -64,26 +64,16 @@ class ShapesDataModule(ZeroShotDataModule):
         self.scene_size = scene_size
         self.scene_seed = scene_seed
 
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> ShapesDataset:
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> ShapesDataset:
         """Return the scenes of a split, mirrored at random when `augment` is set."""
-        return ShapesDataset(
-            split,
-            self.lengths[split],
-            self.scene_seed,
-            self.scene_size,
-            self.protocol,
-            hide_unseen=hide_unseen,
-            transform=_Mirror() if augment else None,
-        )
+        scenes = self.lengths[split], self.scene_seed, self.scene_size, self.protocol
+        return ShapesDataset(split, *scenes, hide_unseen=hide_unseen, transform=_Mirror() if augment else None)
 
 
 class _Mirror(Transform):
-    """Flips every other scene."""
+    """Mirrors every other scene."""
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
-        valid = np.ones(mask.shape, np.bool_)
-        if np.random.default_rng(seed).random() < 0.5:
-            return image, mask, valid
-        return image[:, ::-1], mask[:, ::-1], valid
+        if np.random.default_rng(seed).random() >= 0.5:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        return image, mask, np.ones(mask.shape, np.bool_)

@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datamodules.images import ImageDataModule
-from sign_zs3.data.datasets.base import Image, SegmentationDataset, Transform
+from sign_zs3.data.datasets.base import Image, Part, SegmentationDataset, Transform
 from sign_zs3.images import find_images, read_image
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 LARGEST_CROP = 321
+"""Pixels."""
 
 
 class UnlabelledDataset(SegmentationDataset):
-    """Image files, every pixel ignored.
-
-    Args:
-        protocol: The classes that a model may find.
-        files: The images.
-        transform: As in `SegmentationDataset`.
-    """
+    """Image files, every pixel ignored; `protocol` has the classes that a model may find."""
 
     def __init__(self, protocol: Protocol, files: Sequence[Path], transform: Transform | None = None) -> None:
         super().__init__(protocol, transform=transform)
@@ -39,11 +34,7 @@ class UnlabelledDataset(SegmentationDataset):
         return str(self.files[index])
 
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
-        """Read an image; its mask is 255 everywhere.
-
-        Raises:
-            UserError: The image cannot be read.
-        """
+        """Read an image; its mask is 255 everywhere."""
         image = read_image(self.files[index])[0]
         return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
 
@@ -73,8 +64,6 @@ class UnlabelledDataModule(ImageDataModule):
         sizes = {"crop_size": crop_size, "warp_size": None, "scale": (1.0, 1.0)}
         super().__init__(protocol, **(sizes | {"val_fraction": 0.0, "num_workers": 0} | kwargs))
 
-    def make_dataset(
-        self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool
-    ) -> SegmentationDataset:
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> SegmentationDataset:
         """Return all images, whatever the split."""
         return UnlabelledDataset(self.protocol, self.files, self.dataset_options(hide_unseen, augment)["transform"])

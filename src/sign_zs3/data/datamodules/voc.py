@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.voc import VOCDataset, download_voc, voc_protocol
 
 
@@ -13,10 +14,10 @@ class VOCDataModule(ImageDataModule):
 
     Args:
         root: The folder that holds ``VOCdevkit``, or ``VOCdevkit``, or ``VOC2012``.
-        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; None trains on
-            VOC 2012 train alone.
-        split: ``default``: pottedplant, sheep, sofa, train and tvmonitor are unseen, background is ignored;
-            ``zs3-2``, ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where background is a seen class.
+        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; None trains on VOC 2012
+            train alone.
+        split: ``default``: pottedplant, sheep, sofa, train and tvmonitor are unseen, background is ignored; ``zs3-2``,
+            ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
         download: Fetch what is missing (3.4 GB).
         **kwargs: Further arguments of `ImageDataModule`.
@@ -40,19 +41,11 @@ class VOCDataModule(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download what is missing, where `download` is set.
-
-        Raises:
-            UserError: The download failed.
-        """
+        """Download what is missing, where `download` is set."""
         if self.download:
             download_voc(self.root, self.sbd_root)
 
-    def make_dataset(self, split: Literal["train", "val", "test"], *, hide_unseen: bool, augment: bool) -> VOCDataset:
-        """Return `train_aug` for ``"train"`` and VOC 2012 val for ``"test"``.
-
-        Raises:
-            UserError: A root, a list, or an image or mask of a list is missing.
-        """
-        part: Literal["train", "val"] = "val" if split == "test" else "train"
-        return VOCDataset(self.root, part, self.sbd_root, **self.dataset_options(hide_unseen, augment))
+    def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> VOCDataset:
+        """Return `train_aug` for ``"train"`` and VOC 2012 val for ``"test"``."""
+        options = self.dataset_options(hide_unseen, augment)
+        return VOCDataset(self.root, "val" if split == "test" else "train", self.sbd_root, **options)

@@ -1,4 +1,4 @@
-"""What every data set of images and masks shares: id mapping, hidden unseen classes, checks, pictures."""
+"""What all data sets of images and masks share: contiguous ids, hidden unseen classes, checks, pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
+Part: TypeAlias = Literal["train", "val", "test"]
 Sample: TypeAlias = dict[str, Any]
 Image: TypeAlias = NDArray[np.uint8]
 Valid: TypeAlias = NDArray[np.bool_]
@@ -29,28 +30,40 @@ NeededSize: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 
 class Transform(ABC):
-    """Augmentation: a function of its arguments alone, with no random state of its own."""
+    """An augmentation: a function of its arguments, with no random state of its own."""
 
     @abstractmethod
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
-        """Transform an image and its mask.
+        """Return image, mask, and where they are no padding, bool; all of one size.
 
         Args:
-            image: uint8 (h, w, 3) RGB; where `needed_size` asks for less than the full size it may be reduced to
-                1/2, 1/4 or 1/8 of the mask's size, rounded up.
+            image: uint8 (h, w, 3) RGB: of the mask's size, or reduced to 1/2, 1/4 or 1/8 of it, rounded up, but not
+                below `needed_size`.
             mask: uint8 (H, W) of contiguous ids and 255.
             seed: Decides the augmentation.
-
-        Returns:
-            Image, mask, and where they are no padding, bool; all of one size.
         """
 
     def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Return the height and width at which an image of a size is needed: a reader may decode less then."""
+        """Return the height and width at which an image of this size is needed: a reader may decode it smaller."""
         return height, width
 
 
-class SegmentationDataset(Dataset[Sample], ABC):
+class Samples(Dataset[Sample], ABC):
+    """Samples that are functions of an index and a seed."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
+        """Read one sample, see `SegmentationDataset.sample`."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return ``sample(index, seed=index)``."""
+        return self.sample(index, seed=index)
+
+
+class SegmentationDataset(Samples):
     """Images with masks under a class split; subclasses say how many, their names and how to read one.
 
     Args:
@@ -75,10 +88,6 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return self.protocol.classes
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    @abstractmethod
     def name(self, index: int) -> str:
         """Return the name of an image, unique in the data set and fit for a file name."""
 
@@ -87,18 +96,17 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """Read an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of the data set's own ids."""
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Read a mask alone, (H, W) of own ids; worth overriding where that saves decoding the image."""
+        """Read a mask alone, (H, W) of own ids; override it where that saves decoding the image."""
         return self.read(index)[1]
 
     def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
-        """Read as `read`, but may decode the image at 1/2, 1/4 or 1/8, rounded up, if that is still `needed_size`.
+        """Read as `read` does; the image may be decoded at 1/2, 1/4 or 1/8, rounded up, but not below `needed_size`.
 
         Raises:
-            UserError: The mask has another size than the image.
+            UserError: Image and mask differ in size.
         """
         image, mask = self.read(index)
-        if image.shape[:2] != mask.shape:
-            self.refuse_sizes(index, image.shape, mask.shape)
+        self.check_sizes(index, image.shape[:2], mask.shape)
         return image, mask
 
     def fingerprint(self, index: int) -> str:
@@ -111,7 +119,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return self.name(index)
 
     def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
-        """Read and augments one image.
+        """Read and augment one image.
 
         Args:
             index: Which image, 0..len-1.
@@ -119,81 +127,60 @@ class SegmentationDataset(Dataset[Sample], ABC):
             compact: Leave the mask at uint8, an eighth of the memory.
 
         Returns:
-            ``image`` uint8 (3, H, W); ``mask`` int64 (H, W) of contiguous ids with 255; ``valid`` bool (H,
-            W), False on padding; ``hidden`` int64 scalar, the number of pixels of the crop whose label was
-            hidden because its class is unseen (for diagnosis only: no loss may read it); ``size`` int64 (2,),
-            height and width before the transform; ``id`` the name.
+            ``image`` uint8 (3, H, W); ``mask`` int64 (H, W) of contiguous ids and 255; ``valid`` bool (H, W), False on
+            padding; ``hidden`` int64 scalar, the number of pixels whose label was hidden because its class is unseen
+            (for diagnosis: no loss may read it); ``size`` int64 (2,), height and width before the transform; ``id``
+            the name.
 
         Raises:
-            UserError: The mask has another size than the image or an id that is no class and not ignored.
+            UserError: A file cannot be read, image and mask differ in size, or an id is neither a class nor ignored.
         """
         transform = self.transform
         needed_size = None if transform is None else functools.partial(transform.needed_size, seed=seed)
         image, raw = self.read_reduced(index, needed_size)
-        mask = self._contiguous(index, raw)
-        if transform is None:
-            valid: Valid = np.ones(mask.shape, np.bool_)
-        else:
+        mask = self.contiguous(index, raw)
+        valid: Valid = np.ones(mask.shape, np.bool_)
+        if transform is not None:
             image, mask, valid = transform(image, mask, seed)
         planes = torch.from_numpy(_own(image.transpose(2, 0, 1)))
         size = torch.tensor(raw.shape)
         return {"image": planes, **self.labels(mask, valid, compact), "size": size, "id": self.name(index)}
 
     def labels(self, mask: Image, valid: Valid, compact: bool) -> Sample:
-        """Return the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes.
-
-        Args:
-            mask: uint8 (H, W) of contiguous ids and 255.
-            valid: bool (H, W), False on padding.
-            compact: Leave the mask at uint8.
-        """
+        """Return the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes."""
         hidden = 0
         if self.hide_unseen:
             unseen = self._is_unseen(mask)
             hidden = int(np.count_nonzero(unseen))
-            if hidden:
-                mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask)
+            mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask) if hidden else mask
         return {
             "mask": torch.from_numpy(_own(mask) if compact else mask.astype(np.int64)),
             "valid": torch.from_numpy(_own(valid)),
             "hidden": torch.tensor(hidden),
         }
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return ``sample(index, seed=index)``."""
-        return self.sample(index, seed=index)
-
     def holds_unseen(self, index: int) -> bool:
-        """Tell whether an image holds a pixel of an unseen class (read from its mask).
-
-        Raises:
-            UserError: The mask holds an id that is no class and not ignored.
-        """
-        return bool(self._is_unseen(self._contiguous(index, self.read_mask(index))).any())
+        """Tell whether an image holds a pixel of an unseen class, from its mask."""
+        return bool(self._is_unseen(self.contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Read an image and its mask whole, and say what is wrong with them instead of raising.
-
-        Args:
-            index: Which image, 0..len-1.
+        """Read an image and its mask whole, and tell what is wrong with them instead of raising.
 
         Returns:
             Pixels per contiguous id, int64 (256,) with those ignored at 255, or None where the mask cannot be
             counted; and a line per fault.
         """
         try:
-            return self._count(index, self.read_reduced(index, None)[1]), []
+            return self.count(index, self.read_reduced(index, None)[1]), []
         except UserError as error:
             return None, [str(error)]
 
-    def _count(self, index: int, raw: NDArray[Any]) -> NDArray[np.int64]:
-        return np.bincount(self._contiguous(index, raw).ravel(), minlength=256)
+    def count(self, index: int, raw: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the pixels per contiguous id of a mask of own ids, int64 (256,)."""
+        return np.bincount(self.contiguous(index, raw).ravel(), minlength=256)
 
     def plot(self, sample: Sample) -> Figure:
         """Draw a sample: the image beside its mask, with a legend that marks unseen classes.
-
-        Args:
-            sample: What `sample` or ``dataset[i]`` returned.
 
         Returns:
             A figure that belongs to no window; save it with ``figure.savefig``.
@@ -202,18 +189,20 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
         return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol)
 
-    def refuse_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-        """Raise the error for an image and a mask of two sizes.
+    def check_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+        """Refuse an image and a mask whose (height, width) differ."""
+        if image != mask:
+            raise UserError(
+                f"{self.mask_source(index)}: found a mask of {mask[0]} x {mask[1]} for an image of {image[0]} x "
+                f"{image[1]} (height x width), expected the same size; replace the one that is wrong"
+            )
+
+    def contiguous(self, index: int, raw: NDArray[Any]) -> Image:
+        """Return a mask of contiguous ids and 255, uint8 (H, W), from one of own ids.
 
         Raises:
-            UserError: Always.
+            UserError: An id is neither a class nor ignored.
         """
-        raise UserError(
-            f"{self.mask_source(index)}: found a mask of {mask[0]} x {mask[1]} for an image of {image[0]} x {image[1]} "
-            "(height x width), expected the same size; replace the one that is wrong"
-        )
-
-    def _contiguous(self, index: int, raw: NDArray[Any]) -> Image:
         import cv2
 
         if raw.dtype != np.uint8:
@@ -234,8 +223,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
         protocol = self.protocol
         raise UserError(
             f"{self.mask_source(index)}: found the id {found}, expected a class of {protocol.dataset} "
-            f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask "
-            "or the list of classes"
+            f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask or the "
+            "list of classes"
         )
 
 
@@ -245,7 +234,7 @@ def content_hash(content: bytes) -> str:
 
 
 def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Return an array that torch can hold: by rows and open to writing; a copy only where it is not."""
+    """Return an array that torch can hold, contiguous and writable; a copy where it is not."""
     return np.require(array, requirements=["C", "W"])
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from sign_zs3.data.datasets.base import Transform
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import find_folder
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import COCO_STUFF_CLASSES, NEVER_LABELLED
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
-
-log = logging.getLogger(__name__)
 
 _FETCH = (
     "unpack train2017.zip and val2017.zip (images.cocodataset.org) into {root}/images, and "
@@ -24,7 +21,7 @@ _FETCH = (
 
 
 def coco_stuff_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
-    """Return a class split of COCO-Stuff: 171 classes, 255 and the values that never occur ignored.
+    """Return a class split of COCO-Stuff: 171 classes; 255 and the values that never occur are ignored.
 
     Args:
         unseen: Names of the unseen classes; None takes those of `split`.
@@ -44,9 +41,7 @@ class COCOStuffDataset(ListedDataset):
         split: ``"train"``: train2017 without its last images; ``"val"``: these; ``"test"``: val2017.
         val_size: How many of the last training images, by name, are for validation (the paper: 10,000).
         protocol: The class split; None takes `coco_stuff_protocol`'s default.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
-        check: Refuse missing files, as in `ListedDataset`.
+        **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
         UserError: A folder or a pixel map is missing, or `val_size` leaves no image to train on.
@@ -55,12 +50,10 @@ class COCOStuffDataset(ListedDataset):
     def __init__(
         self,
         root: str | Path,
-        split: Literal["train", "val", "test"],
+        split: Part,
         val_size: int = 10_000,
         protocol: Protocol | None = None,
-        hide_unseen: bool = False,
-        transform: Transform | None = None,
-        check: bool = True,
+        **options: Any,
     ) -> None:
         part = "val2017" if split == "test" else "train2017"
         images = _folder(root, ("images", "."), part, "JPEG images")
@@ -79,14 +72,12 @@ class COCOStuffDataset(ListedDataset):
             cut = len(names) - val_size
             names = names[:cut] if split == "train" else names[cut:]
         items = [Item(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names]
-        super().__init__(items, protocol or coco_stuff_protocol(), hide_unseen, transform, check=check)
+        super().__init__(items, protocol or coco_stuff_protocol(), **options)
 
 
 def _folder(root: str | Path, places: Sequence[str], part: str, what: str) -> Path:
     found = find_folder(root, places, part)
     if found is None:
-        raise UserError(
-            f"root: found no {places[0]}/{part} in {root}, expected the folder of its {what}; "
-            + _FETCH.format(root=root)
-        )
+        where = f"root: found no {places[0]}/{part} in {root}"
+        raise UserError(f"{where}, expected the folder of its {what}; {_FETCH.format(root=root)}")
     return found / part

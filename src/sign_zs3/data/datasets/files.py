@@ -1,4 +1,4 @@
-"""Reading masks and lists: each error is one line that names the file."""
+"""Readers of masks and lists; each error is one line that names the file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sign_zs3.images import FORMATS, undecodable
 from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
 
+# Pillow spreads grey of 2 and 4 bits over 0 to 255
 _SPREAD = {"L;2": 85, "L;4": 17}
 
 
@@ -24,36 +25,30 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
 
     Args:
         path: The list.
-        problems: Where to put what is wrong with single lines; None raises at the first.
+        problems: Takes what is wrong with single lines; None raises at the first.
 
     Raises:
         UserError: The file cannot be read or is empty; an id occurs twice or leaves the folder of the images.
     """
     ids: dict[str, None] = {}
     for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
-        parts = PurePosixPath(line).parts
-        if line.startswith("/") or ".." in parts or "\\" in line or "\0" in line:
-            _tell(
-                f"{path}: found the id {line!r:.100}, expected a name below the folder of images; correct line "
-                f"{number}",
-                problems,
-            )
+        problem = None
+        if line.startswith("/") or ".." in PurePosixPath(line).parts or "\\" in line or "\0" in line:
+            problem = f", expected a name below the folder of images; correct line {number}"
         elif line in ids:
-            _tell(f"{path}: found the id {line!r:.100} twice, expected it once; remove line {number}", problems)
+            problem = f" twice, expected it once; remove line {number}"
         else:
             ids[line] = None
+        if problem is not None:
+            problem = f"{path}: found the id {line!r:.100}{problem}"
+            if problems is None:
+                raise UserError(problem)
+            problems.append(problem)
     return list(ids)
 
 
 def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
-    """Read a list of classes, ``id<TAB>name`` or ``id: name`` a line.
-
-    Args:
-        path: The list.
-        largest: Highest id that is allowed.
-
-    Returns:
-        Id -> name, in the file's order.
+    """Read a list of classes, ``id<TAB>name`` or ``id: name`` a line: id (at most `largest`) -> name, in its order.
 
     Raises:
         UserError: The file cannot be read, a line has another form, or an id or a name occurs twice.
@@ -65,29 +60,22 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
         match = CLASS_LINE.fullmatch(line)
         if match is None:
             raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
-        # Python turns no more than some thousand digits into a number
-        if len(match[1]) > 9:
-            raise UserError(
-                f"{path}: found the id {match[1][:9]}... in line {number}, expected 0 to {largest}; renumber classes "
-                "and masks"
-            )
-        own_id, name = int(match[1]), match[2]
+        digits, name = match.groups()
         if len(name) > MAX_NAME:
-            raise UserError(
-                f"{path}: found a name of {len(name)} characters in line {number}, expected at most "
-                f"{MAX_NAME}; shorten it"
+            what = f"{path}: found a name of {len(name)} characters in line {number}"
+            raise UserError(f"{what}, expected at most {MAX_NAME}; shorten it")
+        # Python turns no more than some thousand digits into a number
+        if len(digits) > 9 or int(digits) > largest:
+            what = (
+                f"{path}: found the id {digits:.9}{'...' * (len(digits) > 9)} in line {number}, expected 0 to {largest}"
             )
-        if own_id == IGNORE_INDEX and largest < IGNORE_INDEX:
-            raise UserError(
-                f"{path}: found the id 255, expected 0 to {largest}, since 255 always means no label; delete line "
-                f"{number}"
-            )
-        if own_id > largest:
-            raise UserError(f"{path}: found the id {own_id}, expected 0 to {largest}; renumber classes and masks")
-        if own_id in classes or name in names:
-            what = f"the id {own_id}" if own_id in classes else f"the name {name!r}"
+            if digits == str(IGNORE_INDEX):
+                raise UserError(f"{what}, since 255 always means no label; delete the line")
+            raise UserError(f"{what}; renumber classes and masks")
+        if int(digits) in classes or name in names:
+            what = f"the id {int(digits)}" if int(digits) in classes else f"the name {name!r}"
             raise UserError(f"{path}: found {what} twice, expected it once; correct line {number}")
-        classes[own_id] = name
+        classes[int(digits)] = name
         names.add(name)
     return classes
 
@@ -105,15 +93,11 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
     try:
         refuse_special(path, "a palette or grey PNG")
         with Pillow.open(path, formats=FORMATS) as file:
-            # Pillow spreads grey of 2 and 4 bits over 0 to 255
             spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
-            mode = file.mode
-            if mode not in ("L", "P"):
+            if (mode := file.mode) not in ("L", "P"):
                 kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
-                raise UserError(
-                    f"{path}: found a {kind} image, expected a mask with one id per pixel (8-bit palette or "
-                    "grey PNG); convert it"
-                )
+                expected = "a mask with one id per pixel (8-bit palette or grey PNG)"
+                raise UserError(f"{path}: found a {kind} image, expected {expected}; convert it")
             mask = np.asarray(file)
     except UserError:
         raise
@@ -123,16 +107,13 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
-    """Read a label map from a MATLAB file; nothing in it is run.
+    """Read a label map, whole numbers (H, W), from a MATLAB file; nothing in it is run.
 
-    Memory: at most 20 times what the file holds unpacked, and that is refused above `matlab.MOST` bytes, 64 MiB.
+    Memory: at most 20 times what the file holds unpacked, which is refused above `MAX_MATLAB` bytes.
 
     Args:
         path: The file.
         *fields: Name of the variable, then of the field of its struct.
-
-    Returns:
-        Whole numbers (H, W).
 
     Raises:
         UserError: The file cannot be decoded, or holds something else.
@@ -171,10 +152,7 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
 
 
 def missing_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that are not there.
-
-    Each folder is listed once: asking for 20,000 files one by one takes minutes on a network disk.
-    """
+    """Return the files that are not there; asking for 20,000 one by one would take minutes on a network disk."""
     present = {folder: names_in(folder) for folder in {path.parent for path in paths}}
     return [path for path in paths if path.name not in present[path.parent]]
 
@@ -184,13 +162,6 @@ def names_in(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def find_folder(root: str | Path, places: Sequence[str], sign: str) -> Path | None:
-    """Return the first of `places` below `root` that holds `sign`, a file or folder."""
-    candidates = (Path(root) / place for place in places)
-    return next((folder for folder in candidates if (folder / sign).exists()), None)
-
-
-def _tell(message: str, problems: list[str] | None) -> None:
-    if problems is None:
-        raise UserError(message)
-    problems.append(message)
+def find_folder(root: str | Path, places: Sequence[str], mark: str) -> Path | None:
+    """Return the first of `places` below `root` that holds `mark`, a file or folder."""
+    return next((folder for folder in (Path(root) / place for place in places) if (folder / mark).exists()), None)

@@ -6,9 +6,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from sign_zs3.data.datasets.base import Transform
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.errors import UserError, did_you_mean
@@ -53,9 +53,7 @@ def folder_protocol(
             raise UserError(f"unseen: found {name!r}, which is in ignored_classes too; remove it from one of them")
     for i, name in names.items():
         if name.lower() in _NO_LABEL and name not in ignored_classes:
-            log.warning(
-                "%s: %r (id %d) counts as a class; name it in ignored_classes if it means no label", path, name, i
-            )
+            log.warning("%s: %r (id %d) is a class; name it in ignored_classes if it means no label", path, name, i)
     left_out = [i for i, name in names.items() if name in ignored_classes]
     kept = {i: name for i, name in names.items() if i not in left_out}
     ignored = {*left_out, *(i for i in (*ignored_ids, IGNORE_INDEX) if i not in names)}
@@ -65,8 +63,8 @@ def folder_protocol(
 class FolderDataset(ListedDataset):
     """Images and masks with the same names in two folders, subfolders included.
 
-    Without lists, all images that have a mask are split: those whose names come first by their SHA-256 are test
-    images, so that the split is the same everywhere and new images move few old ones.
+    Without lists, all images that have a mask are split: those whose names come first by their SHA-256 are test images,
+    so that the split is the same everywhere and new images move few old ones.
 
     Args:
         root: The folder.
@@ -76,9 +74,8 @@ class FolderDataset(ListedDataset):
         masks: Folder of the masks below `root`: 8-bit palette or grey images, an id per pixel.
         list_file: List of image names below `root`, with or without suffix; None splits by `test_fraction`.
         test_fraction: Share of test images where there are no lists.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
-        check: Refuse faults of the lists and missing files, as in `ListedDataset`.
+        check: Refuse faults of the lists and missing files; False leaves them to `sign-zs3 data check`.
+        **options: `hide_unseen` and `transform` of `ListedDataset`.
 
     Raises:
         UserError: A folder, a list, or an image or mask of a list is missing; two images have one name.
@@ -87,15 +84,14 @@ class FolderDataset(ListedDataset):
     def __init__(
         self,
         root: str | Path,
-        split: Literal["train", "val", "test"],
+        split: Part,
         protocol: Protocol,
         images: str = "images",
         masks: str = "masks",
         list_file: str | Path | None = None,
         test_fraction: float = 0.2,
-        hide_unseen: bool = False,
-        transform: Transform | None = None,
         check: bool = True,
+        **options: Any,
     ) -> None:
         problems: list[str] | None = None if check else []
         folders = Path(root) / images, Path(root) / masks
@@ -109,14 +105,12 @@ class FolderDataset(ListedDataset):
         if list_file is None:
             names = _part(sorted(pictures.keys() & labels.keys()), test_fraction, split)
             for mine, others, what, other in ((pictures, labels, "image", "mask"), (labels, pictures, "mask", "image")):
-                alone = sorted(mine.keys() - others.keys())
+                alone = [mine[name] for name in sorted(mine.keys() - others.keys())]
                 if alone and problems is None:
-                    log.warning("%s: found no %s of this name (%d are left out)", mine[alone[0]], other, len(alone))
+                    log.warning("%s: found no %s of this name (%d are left out)", alone[0], other, len(alone))
                 elif problems is not None:
-                    problems += [
-                        f"{mine[name]}: found no {other} of this name, expected one; add it or remove the {what}"
-                        for name in alone
-                    ]
+                    end = f"found no {other} of this name, expected one; add it or remove the {what}"
+                    problems += [f"{path}: {end}" for path in alone]
             if apart := sorted({name.split("/")[0] for name in pictures if "/" in name} & _PARTS):
                 raise UserError(
                     f"{folders[0]}: found the folders {', '.join(apart)} but no lists, which would mix them; write the "
@@ -130,15 +124,11 @@ class FolderDataset(ListedDataset):
         else:
             listed = read_list(Path(root) / list_file, problems)
             names = sorted({_stem(name.removeprefix(f"{images}/")) for name in listed})
-        items = [
-            Item(
-                name,
-                pictures.get(name, folders[0] / f"{name}{SUFFIXES[0]}"),
-                labels.get(name, folders[1] / f"{name}{MASK_SUFFIXES[0]}"),
-            )
-            for name in names
-        ]
-        super().__init__(items, protocol, hide_unseen, transform, problems or (), check)
+        items = []
+        for name in names:
+            image = pictures.get(name, folders[0] / f"{name}{SUFFIXES[0]}")
+            items.append(Item(name, image, labels.get(name, folders[1] / f"{name}{MASK_SUFFIXES[0]}")))
+        super().__init__(items, protocol, problems or (), check=check, **options)
 
 
 def _stem(name: str) -> str:

@@ -32,9 +32,9 @@ class ListedDataset(SegmentationDataset):
     Args:
         items: What the lists name.
         protocol: The class split.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
         problems: What was wrong with the lists.
+        hide_unseen: Turn unseen classes into 255 in the masks.
+        transform: Augmentation; None for none.
         check: Refuse problems and missing files; False leaves them to `sign-zs3 data check`.
 
     Raises:
@@ -45,12 +45,12 @@ class ListedDataset(SegmentationDataset):
         self,
         items: Sequence[Item],
         protocol: Protocol,
+        problems: Sequence[str] = (),
         hide_unseen: bool = False,
         transform: Transform | None = None,
-        problems: Sequence[str] = (),
         check: bool = True,
     ) -> None:
-        super().__init__(protocol, hide_unseen=hide_unseen, transform=transform)
+        super().__init__(protocol, hide_unseen, transform)
         self.items = tuple(items)
         self.problems = tuple(problems)
         self._fingerprints: dict[int, tuple[tuple[int, int], str]] = {}
@@ -77,11 +77,7 @@ class ListedDataset(SegmentationDataset):
         return self.items[index].name
 
     def fingerprint(self, index: int) -> str:
-        """Return what stands for the bytes of the image's file; they are read again where the file has changed.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Return what stands for the bytes of the image's file; they are read again where the file has changed."""
         path = self.items[index].image
         try:
             status = path.stat()
@@ -106,32 +102,26 @@ class ListedDataset(SegmentationDataset):
         return self.read_reduced(index, None)
 
     def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
-        """Read an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask.
-
-        Raises:
-            UserError: One of the files cannot be decoded, or their sizes differ.
-        """
+        """Read an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask."""
         mask = self.read_mask(index)
         image, size = read_image(self.items[index].image, (mask.shape[0], mask.shape[1]), needed_size)
-        if size != mask.shape:
-            self.refuse_sizes(index, size, mask.shape)
+        self.check_sizes(index, size, mask.shape)
         return image, mask
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Examine as `SegmentationDataset.examine`; a broken mask does not hide a broken image."""
+        """Examine as `SegmentationDataset.examine` does; a broken mask does not hide a broken image."""
         faults: list[str] = []
         pixels: NDArray[np.int64] | None = None
         mask_size: tuple[int, int] | None = None
         try:
             mask = self.read_mask(index)
             mask_size = mask.shape[0], mask.shape[1]
-            pixels = self._count(index, mask)
+            pixels = self.count(index, mask)
         except UserError as error:
             faults.append(str(error))
         try:
             _, size = read_image(self.items[index].image, mask_size)
-            if mask_size is not None and size != mask_size:
-                self.refuse_sizes(index, size, mask_size)
+            self.check_sizes(index, size, mask_size or size)
         except UserError as error:
             faults.append(str(error))
         return pixels, faults

@@ -1,7 +1,7 @@
-"""What SciPy's reader of MATLAB files is kept from: claims of memory, packed or not, and nesting without end.
+"""A check of MATLAB files before SciPy reads them.
 
-SciPy makes room for as many cells as a header says, unpacks whatever is packed, and ends the process on cells in cells
-without end and on types of numbers that do not exist. So the variable that is wanted is unpacked and walked here first.
+SciPy allocates as many cells as a header claims, decompresses whatever is compressed, and crashes the process on cells
+nested without end and on number types that do not exist. So the wanted variable is decompressed and walked here first.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from io import BytesIO
 from math import prod
 from pathlib import Path
 
-from sign_zs3.limits import MAX_MATLAB
+from sign_zs3.limits import MAX_MATLAB, MAX_MATLAB_DEPTH, MAX_MATLAB_ELEMENTS
 
-_DEPTH = 16
-_ELEMENTS = 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 _NUMBERS = range(6, 16)
@@ -26,14 +24,7 @@ _OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 
 
 def unpacked(path: Path, name: str) -> BytesIO:
-    """Read a MATLAB file and leave out all but one variable, which is not packed any more.
-
-    Args:
-        path: The file.
-        name: Of the variable.
-
-    Returns:
-        A file for `scipy.io.loadmat`; that of a version other than 5 to 7.2 is as it was.
+    """Return a file for `scipy.io.loadmat` that holds one variable, decompressed; versions but 5 to 7.2 as they are.
 
     Raises:
         ValueError: The file or the variable is too large, or is not what its headers say.
@@ -76,17 +67,16 @@ def unpacked(path: Path, name: str) -> BytesIO:
 def _name(walk: _Walk) -> bytes | None:
     """Return the name of a variable; None where there is none."""
     try:
-        return walk.header()[2] if walk.start()[1] else None
-    except ValueError:
-        # of an opaque object, which has other parts
+        return walk.header()[2] if walk.start() else None
+    except ValueError:  # an opaque object has other parts
         return None
 
 
 class _Walk:
-    """Goes through the elements of a variable as SciPy does, but keeps nothing.
+    """A walk through the elements of a variable, as SciPy goes, that keeps nothing.
 
     Args:
-        content: Unpacked, from the variable's own tag on.
+        content: Decompressed, from the variable's own tag on.
         order: ``<`` or ``>``.
     """
 
@@ -96,13 +86,13 @@ class _Walk:
         self.at = 0
         self.count = 0
 
-    def start(self) -> tuple[int, int]:
-        """Go past the tag of a matrix; return its type and size."""
+    def start(self) -> int:
+        """Go past the tag of a matrix; return its size."""
         kind, size = _unpack(f"{self.order}2I", self.content, self.at)
         if kind != _MATRIX:
             raise ValueError(f"found an element of type {kind} where a matrix belongs")
         self.at += 8
-        return kind, size
+        return size
 
     def element(self, *kinds: int) -> bytes:
         """Go past an element of one of some types, and return its data."""
@@ -115,9 +105,7 @@ class _Walk:
         if (small and small > 4) or start + size > len(self.content):
             raise ValueError("an element is cut short")
         if kind not in kinds:
-            raise ValueError(
-                f"found an element of type {kind} where one of {', '.join(map(str, sorted(kinds)))} belongs"
-            )
+            raise ValueError(f"found an element of type {kind} where one of {sorted(kinds)} belongs")
         self.at += after
         return self.content[start : start + size]
 
@@ -134,9 +122,9 @@ class _Walk:
     def matrix(self, depth: int = 0) -> None:
         """Go past a matrix, refusing one that claims more than there is."""
         self.count += 1
-        if depth > _DEPTH or self.count > _ELEMENTS:
-            raise ValueError(f"found more than {_DEPTH} arrays in each other, or more than {_ELEMENTS:,}")
-        if not self.start()[1]:
+        if depth > MAX_MATLAB_DEPTH or self.count > MAX_MATLAB_ELEMENTS:
+            raise ValueError(f"found more than {MAX_MATLAB_ELEMENTS:,} arrays, or {MAX_MATLAB_DEPTH} in each other")
+        if not self.start():
             return
         flags, sizes, _ = self.header()
         kind, elements = flags & 0xFF, prod(sizes)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
@@ -35,8 +34,8 @@ def context_protocol(
     Args:
         num_classes: 33 (CaGNet, SIGN) or 59.
         unseen: Names of the unseen classes; None takes those of `split`.
-        split: ``"default"`` (cow, motorbike, sofa and cat unseen, id 0 ignored) or, with 59 classes, ZS3's
-            ``"zs3-2"`` to ``"zs3-10"``, where id 0 is the seen class background.
+        split: ``"default"`` (cow, motorbike, sofa and cat unseen, id 0 ignored) or, with 59 classes, ZS3's ``"zs3-2"``
+            to ``"zs3-10"``, where id 0 is the seen class background.
 
     Raises:
         UserError: `num_classes` is another number; a name is no class, or no split.
@@ -50,22 +49,19 @@ def context_protocol(
 class PascalContextDataset(ListedDataset):
     """Images of VOC 2010 with the labels of Pascal Context.
 
-    Labels are read from ``33_context_labels`` or ``59_context_labels`` (PNG) where that folder is there, else
-    from ``trainval`` (MATLAB files with ``LabelMap``, ids 1..459, named by ``labels.txt``); ids of that map
-    that are none of the 33 or 59 classes become 0.
+    Labels are read from ``33_context_labels`` or ``59_context_labels`` (PNG) where that folder is there, else from
+    ``trainval`` (MATLAB files with ``LabelMap``, ids 1..459, named by ``labels.txt``); ids of that map that are none of
+    the 33 or 59 classes become 0.
 
     Args:
-        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same
-            images).
+        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same images).
         split: ``"train"`` (4,998 images in the published list) or ``"test"`` (5,105).
         labels: The folder that holds the label folders; None looks in `root` and beside ``JPEGImages``.
-        list_file: List of image ids; None looks for ``train.txt`` or ``val.txt`` beside the label folders and
-            in ``ImageSets/SegmentationContext``.
+        list_file: List of image ids; None looks for ``train.txt`` or ``val.txt`` beside the label folders and in
+            ``ImageSets/SegmentationContext``.
         num_classes: 33 or 59.
         protocol: The class split; None takes `context_protocol`'s default.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
-        check: Refuse faults of the lists and missing files, as in `ListedDataset`.
+        **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
         UserError: A folder, a list, or an image or mask of a list is missing.
@@ -79,11 +75,8 @@ class PascalContextDataset(ListedDataset):
         list_file: str | Path | None = None,
         num_classes: Literal[33, 59] = 33,
         protocol: Protocol | None = None,
-        hide_unseen: bool = False,
-        transform: Transform | None = None,
-        check: bool = True,
+        **options: Any,
     ) -> None:
-        self.num_classes = num_classes
         voc = find_folder(root, _IMAGE_PLACES, "JPEGImages")
         if voc is None:
             raise UserError(
@@ -93,14 +86,11 @@ class PascalContextDataset(ListedDataset):
         places = [Path(root), voc] if labels is None else [Path(labels)]
         masks, self._lookup = _find_labels(places, num_classes)
         listed = Path(list_file) if list_file is not None else _find_list([*places, voc], split)
-        problems: list[str] | None = None if check else []
+        problems: list[str] = []
+        names = sorted(read_list(listed, problems))
         suffix = ".png" if self._lookup is None else ".mat"
-        items = [
-            Item(name, voc / "JPEGImages" / f"{name}.jpg", masks / f"{name}{suffix}")
-            for name in sorted(read_list(listed, problems))
-        ]
-        protocol = protocol or context_protocol(num_classes)
-        super().__init__(items, protocol, hide_unseen, transform, problems or (), check)
+        items = [Item(name, voc / "JPEGImages" / f"{name}.jpg", masks / f"{name}{suffix}") for name in names]
+        super().__init__(items, protocol or context_protocol(num_classes), problems, **options)
 
     def read_mask(self, index: int) -> NDArray[Any]:
         """Read a mask alone, (H, W) of ids 0..33 or 0..59.
@@ -130,13 +120,12 @@ def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArra
             return place / pngs, None
     for place in places:
         if (place / "trainval").is_dir():
-            found = [place / name for name in _NAME_LISTS if (place / name).is_file()]
-            if not found:
-                raise UserError(
-                    f"{place / 'trainval'}: found label maps without names, expected {place / _NAME_LISTS[0]} with "
-                    f"their 459 classes as `id: name`; fetch it from {_PAGE}"
-                )
-            return place / "trainval", _lookup(found[0], num_classes)
+            if lists := [place / name for name in _NAME_LISTS if (place / name).is_file()]:
+                return place / "trainval", _lookup(lists[0], num_classes)
+            raise UserError(
+                f"{place / 'trainval'}: found label maps without names, expected {place / _NAME_LISTS[0]} with their "
+                f"459 classes as `id: name`; fetch it from {_PAGE}"
+            )
     raise UserError(
         f"labels: found neither {pngs} nor trainval in {' or '.join(map(str, dict.fromkeys(places)))}, expected the "
         f"label PNGs or the MATLAB label maps; unpack {pngs}.tar.gz or trainval.tar.gz ({_PAGE}) there, or name in "
@@ -148,11 +137,11 @@ def _lookup(names: Path, num_classes: int) -> NDArray[np.uint8]:
     ids = {name.replace(" ", ""): i for i, name in read_classes(names, largest=65535).items()}
     table = np.zeros(max(ids.values()) + 1, np.uint8)
     for own_id, name in enumerate(_CLASSES[num_classes], 1):
-        theirs = ids.get(_IN_459.get(name, name))
-        if theirs is None:
-            raise UserError(f"{names}: found no class {_IN_459.get(name, name)!r}, expected the 459 class names of "
-                            f"Pascal Context; fetch the list from {_PAGE}")  # fmt: skip
-        table[theirs] = own_id
+        theirs = _IN_459.get(name, name)
+        if theirs not in ids:
+            what = f"{names}: found no class {theirs!r}, expected the 459 class names of Pascal Context"
+            raise UserError(f"{what}; fetch the list from {_PAGE}")
+        table[ids[theirs]] = own_id
     return table
 
 

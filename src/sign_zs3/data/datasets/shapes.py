@@ -1,29 +1,28 @@
 """The built-in data set: drawn scenes of coloured shapes, with compositional names and stuff known by position.
 
-Specification (fixed; results are only comparable while it stays as it is). Lengths are in pixels of a
-64 x 64 scene and scale with ``size``. "Uniform" means uniform on the interval given.
+Specification (fixed: results are comparable only while it stays as it is). Lengths are in pixels of a 64 x 64 scene and
+scale with ``size``; what is random is uniform on the interval given.
 
-* **Classes.** Colours red, green, blue, yellow, purple; shapes circle, square, triangle, star; the twenty
-  pairs ``"<colour> <shape>"`` have ids ``1 + 4 * colour + shape`` (1..20), the stuff classes are ``sky`` (21)
-  and ``sea`` (22). Id 0 is unnamed background, a part of no class and ignored in training and testing;
-  255 is not used. Unseen unless told otherwise: red square, green triangle, blue star, yellow circle.
-* **Background.** Smooth grey: a 6 x 6 grid of brightness, uniform in 0.30-0.70, enlarged bilinearly, with a
-  tint of at most 0.04 per channel.
-* **Stuff.** A band along the top (sky) and one along the bottom (sea), each there with probability 0.5, 10-20
-  high, its edge a sum of two sine waves. Both are drawn from one distribution of looks (hue 0.48-0.56,
-  saturation 0.25-0.45, brightness 0.60-0.90, streaks of +-0.08), so that only the position tells sky from
-  sea; scenes are therefore never flipped upside down.
-* **Things.** One to four per scene, class uniform over all twenty pairs in every split (training images hold
-  unseen pairs too; their labels are hidden). Radius 7-12 of the circle; the other shapes have a
-  circumradius 1.15 (square), 1.30 (triangle) or 1.25 (star, inner radius 0.45 of the outer) times that, so
-  that they look equally large. Any rotation; centre anywhere at least 6 from the border; hue within 0.025
-  of the colour's, saturation 0.70-1, brightness 0.60-1. Later things hide earlier ones.
-* **Distractors.** Two times, with probability 0.5: a grey circle, square, triangle, star or cross (saturation at most
-  0.10, brightness 0.20-0.95, radius 5-11) with id 0, above the stuff and below the things.
-* **Noise.** Gaussian, standard deviation 0.035 of the range, on every pixel and channel. Edges are smoothed by
-  2 x 2 supersampling; the mask is crisp (the upper drawing that covers at least half of the pixel).
-* **Seeds.** A scene is a function of (seed, split, index) alone: numpy's PCG64 seeded with
-  ``SeedSequence([seed, split, index])``; train, val and test are separate streams.
+* **Classes.** Colours red, green, blue, yellow, purple; shapes circle, square, triangle, star; the twenty pairs
+  ``"<colour> <shape>"`` have ids ``1 + 4 * colour + shape`` (1..20), the stuff classes are ``sky`` (21) and ``sea``
+  (22). Id 0 is unnamed background: no class, ignored in training and testing; 255 is not used. Unseen by default: red
+  square, green triangle, blue star, yellow circle.
+* **Background.** Smooth grey: a 6 x 6 grid of brightness, 0.30-0.70, enlarged bilinearly, with a tint of at most 0.04
+  per channel.
+* **Stuff.** A band along the top (sky) and one along the bottom (sea), each with probability 0.5, 10-20 high, its edge
+  a sum of two sine waves. Both have the same distribution of looks (hue 0.48-0.56, saturation 0.25-0.45, brightness
+  0.60-0.90, streaks of +-0.08), so that only the position tells sky from sea; scenes are never flipped upside down.
+* **Things.** One to four per scene, of any of the twenty pairs in every split (training images hold unseen pairs too;
+  their labels are hidden). Radius 7-12 of the circle; the other shapes have a circumradius 1.15 (square), 1.30
+  (triangle) or 1.25 (star, inner radius 0.45 of the outer) times that, so that they look equally large. Any rotation;
+  centre at least 6 from the border; hue within 0.025 of the colour's, saturation 0.70-1, brightness 0.60-1. Later
+  things hide earlier ones.
+* **Distractors.** Twice, with probability 0.5: a grey circle, square, triangle, star or cross (saturation at most 0.10,
+  brightness 0.20-0.95, radius 5-11) with id 0, above the stuff and below the things.
+* **Noise.** Gaussian, standard deviation 0.035 of the range, on every pixel and channel. Edges are smoothed by 2 x 2
+  supersampling; the mask is crisp (the upper drawing that covers at least half of the pixel).
+* **Seeds.** A scene is a function of (seed, split, index): numpy's PCG64 seeded with ``SeedSequence([seed, split,
+  index])``; train, val and test are separate streams.
 """
 
 from __future__ import annotations
@@ -32,11 +31,12 @@ import colorsys
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import SegmentationDataset, Transform
+from sign_zs3.data.datasets.base import Image, SegmentationDataset
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -61,7 +61,6 @@ _OUTLINES = {
 }
 
 _Float = NDArray[np.float32]
-_Bool = NDArray[np.bool_]
 
 
 def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequence[str] = ()) -> Protocol:
@@ -75,22 +74,16 @@ def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequen
         UserError: A name that is no class of this data set.
     """
     if unknown := sorted(set(ignored_classes) - set(NAMES.values())):
-        raise UserError(
-            f"ignored_classes: found {unknown[0]!r}, expected a class of shapes ({', '.join(NAMES.values())}); correct "
-            "the name"
-        )
+        expected = f"a class of shapes ({', '.join(NAMES.values())})"
+        raise UserError(f"ignored_classes: found {unknown[0]!r}, expected {expected}; correct the name")
     names = {own_id: name for own_id, name in NAMES.items() if name not in ignored_classes}
     ignored_ids = {0, IGNORE_INDEX} | (NAMES.keys() - names.keys())
-    default = unseen is None and not ignored_classes
-    return Protocol.build(
-        "shapes", "default" if default else "custom", names, UNSEEN if unseen is None else unseen, ignored_ids
-    )
+    split = "default" if unseen is None and not ignored_classes else "custom"
+    return Protocol.build("shapes", split, names, UNSEEN if unseen is None else unseen, ignored_ids)
 
 
-def draw_scene(
-    index: int, seed: int, split: str = "train", size: int = 64
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one scene, a function of its arguments alone.
+def draw_scene(index: int, seed: int, split: str = "train", size: int = 64) -> tuple[Image, Image]:
+    """Draw one scene, a function of its arguments.
 
     Args:
         index: Number of the scene in its split, at least 0.
@@ -119,14 +112,14 @@ def draw_scene(
         if rng.random() < 0.5:
             shape = (*SHAPES, "cross")[rng.integers(5)]
             look = _rgb(rng.random(), rng.uniform(0, 0.10), rng.uniform(0.20, 0.95))
-            _paint(image, mask, shape, 0, look, rng.uniform(5, 11) * scale, rng, scale)
+            _paint(image, mask, shape, 0, look, rng.uniform(5, 11) * scale, rng)
 
     for _ in range(rng.integers(1, 5)):
         colour, number = divmod(int(rng.integers(len(COLOURS) * len(SHAPES))), len(SHAPES))
         hue = (_HUES[colour] + rng.uniform(-0.025, 0.025)) % 1
         look = _rgb(hue, rng.uniform(0.70, 1.0), rng.uniform(0.60, 1.0))
         own_id = 1 + 4 * colour + number
-        _paint(image, mask, SHAPES[number], own_id, look, rng.uniform(7, 12) * scale, rng, scale)
+        _paint(image, mask, SHAPES[number], own_id, look, rng.uniform(7, 12) * scale, rng)
 
     image += 0.035 * rng.standard_normal(image.shape, np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
@@ -140,9 +133,8 @@ class ShapesDataset(SegmentationDataset):
         length: Number of scenes.
         seed: Seed of the scenes.
         scene_size: Height and width in pixels.
-        protocol: The class split; None means the default one.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
+        protocol: The class split; None takes `shapes_protocol`'s default.
+        **options: `hide_unseen` and `transform` of `SegmentationDataset`.
 
     Raises:
         UserError: An unknown split, a length below 1 or a scene size below 16.
@@ -155,10 +147,9 @@ class ShapesDataset(SegmentationDataset):
         seed: int = 0,
         scene_size: int = 64,
         protocol: Protocol | None = None,
-        hide_unseen: bool = False,
-        transform: Transform | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(protocol or shapes_protocol(), hide_unseen=hide_unseen, transform=transform)
+        super().__init__(protocol or shapes_protocol(), **options)
         if split not in SPLITS:
             raise UserError(f"split: found {split!r}, expected one of {', '.join(SPLITS)}; correct the option")
         if length < 1:
@@ -169,7 +160,7 @@ class ShapesDataset(SegmentationDataset):
         self.length = length
         self.seed = seed
         self.scene_size = scene_size
-        self._scenes: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._scenes: dict[int, tuple[Image, Image]] = {}
 
     def __len__(self) -> int:
         return self.length
@@ -178,7 +169,7 @@ class ShapesDataset(SegmentationDataset):
         """Return the scene's name, e.g. ``"train-00012"``."""
         return f"{self.split}-{index:05d}"
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, index: int) -> tuple[Image, Image]:
         """Return a copy of the image, uint8 (H, W, 3), and of the mask, uint8 (H, W) of own ids.
 
         Raises:
@@ -219,17 +210,11 @@ def _waves(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
 
 
 def _paint(
-    image: _Float,
-    mask: NDArray[np.uint8],
-    shape: str,
-    own_id: int,
-    look: _Float,
-    radius: float,
-    rng: np.random.Generator,
-    scale: float,
+    image: _Float, mask: Image, shape: str, own_id: int, look: _Float, radius: float, rng: np.random.Generator
 ) -> None:
     """Paint one shape at a random place and rotation into image and mask."""
     size = mask.shape[0]
+    scale = size / 64
     row, column = rng.uniform(6 * scale, size - 6 * scale, 2)
     angle = rng.uniform(0, 2 * math.pi)
     reach = 1.42 * radius
@@ -245,9 +230,11 @@ def _paint(
     mask[top:bottom, left:right][coverage[:, :, 0] >= 0.5] = own_id
 
 
-def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64], angle: float, radius: float) -> _Bool:
+def _inside(
+    shape: str, x: NDArray[np.float64], y: NDArray[np.float64], angle: float, radius: float
+) -> NDArray[np.bool_]:
     """Tell which points, relative to the centre, lie in the shape."""
-    inside: _Bool
+    inside: NDArray[np.bool_]
     if shape == "cross":
         along = np.abs(x * math.cos(angle) + y * math.sin(angle))
         across = np.abs(y * math.cos(angle) - x * math.sin(angle))
@@ -261,8 +248,7 @@ def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64], angle: f
         return inside
     # all corners fold onto one half sector: from a tip at angle 0 to a notch at pi / corners
     half = math.pi / corners
-    folded = np.abs((np.arctan2(y, x) - angle) % (2 * half) - half)
-    folded = half - folded
+    folded = half - np.abs((np.arctan2(y, x) - angle) % (2 * half) - half)
     notch_x, notch_y = inner * outer * math.cos(half), inner * outer * math.sin(half)
     # the side of the line from the tip (outer, 0) to the notch on which the centre lies
     inside = (notch_x - outer) * distance * np.sin(folded) - notch_y * (distance * np.cos(folded) - outer) > 0

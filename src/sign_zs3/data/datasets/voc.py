@@ -1,20 +1,19 @@
 """Pascal VOC 2012 with SBD's extra training masks, read in their native folders.
 
-`train_aug` is built by rule from the lists that lie there: SBD (train and val) minus every VOC 2012 val
-image, joined with VOC 2012 train. With the complete data sets that gives 10,582 images; the test list is VOC
-2012 val, 1,449 images.
+`train_aug` is built by rule from the lists that lie there: SBD (train and val) minus every VOC 2012 val image, joined
+with VOC 2012 train. With the complete data sets that gives 10,582 images; the test list is VOC 2012 val, 1,449 images.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from sign_zs3.data.datasets.base import Transform
 from sign_zs3.data.datasets.files import find_folder, names_in, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.names import VOC_CLASSES
@@ -25,13 +24,51 @@ from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
-_VOC_FETCH = (
-    "unpack VOCtrainval_11-May-2012.tar (host.robots.ox.ac.uk/pascal/VOC/voc2012) so that {place} exists, or "
-    "set download to true"
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a root may hold a folder, what lies in that, and which archive it comes from."""
+
+    option: str
+    places: tuple[str, ...]
+    mark: str
+    archive: str
+
+    def find(self, root: str | Path) -> Path | None:
+        return find_folder(root, self.places, self.mark)
+
+    def require(self, root: str | Path) -> Path:
+        if (folder := self.find(root)) is None:
+            raise UserError(
+                f"{self.option}: found no {self.places[1]}/{self.mark} at {root}, expected the folder that holds "
+                f"{self.places[0].split('/')[0]}; {self.fetch(root)}"
+            )
+        return folder
+
+    def fetch(self, root: str | Path) -> str:
+        return f"unpack {self.archive} so that {Path(root) / self.places[0]} exists, or set download to true"
+
+    def download(self, root: str | Path, fetch: Callable[..., Any], **options: Any) -> None:
+        log.info("downloading %s to %s", self.archive, root)
+        try:
+            fetch(str(root), image_set="train", download=True, **options)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.option}: the download to {root} failed ({line_of(error)}); {self.fetch(root)}"
+            ) from error
+
+
+_VOC = _Source(
+    "root",
+    ("VOCdevkit/VOC2012", "VOC2012", "."),
+    "ImageSets",
+    "VOCtrainval_11-May-2012.tar (host.robots.ox.ac.uk/pascal/VOC/voc2012)",
 )
-_SBD_FETCH = (
-    "unpack benchmark.tgz (www2.eecs.berkeley.edu, Semantic Boundaries Dataset) so that {place} exists, or "
-    "set download to true"
+_SBD = _Source(
+    "sbd_root",
+    ("benchmark_RELEASE/dataset", "dataset", "."),
+    "cls",
+    "benchmark.tgz (www2.eecs.berkeley.edu, Semantic Boundaries Dataset)",
 )
 
 
@@ -40,8 +77,8 @@ def voc_protocol(unseen: Sequence[str] | None = None, split: str = "default") ->
 
     Args:
         unseen: Names of the unseen classes; None takes those of `split`.
-        split: ``"default"`` (SPNet, CaGNet, SIGN: the last five unseen) or ZS3's ``"zs3-2"`` to ``"zs3-10"``,
-            where background is a seen class.
+        split: ``"default"`` (SPNet, CaGNet, SIGN: the last five unseen) or ZS3's ``"zs3-2"`` to ``"zs3-10"``, where
+            background is a seen class.
 
     Raises:
         UserError: A name is no class of VOC, or no split.
@@ -55,12 +92,10 @@ class VOCDataset(ListedDataset):
     Args:
         root: The folder that holds ``VOCdevkit``, or ``VOCdevkit``, or ``VOC2012``.
         split: ``"train"``: `train_aug` where `sbd_root` is given, else VOC 2012 train; ``"val"``: its val.
-        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; only
-            ``"train"`` reads it.
+        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; only ``"train"`` reads
+            it.
         protocol: The class split; None takes `voc_protocol`'s default.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation, as in `SegmentationDataset`.
-        check: Refuse faults of the lists and missing files, as in `ListedDataset`.
+        **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
         UserError: A root, a list, or an image or mask of a list is missing.
@@ -72,15 +107,16 @@ class VOCDataset(ListedDataset):
         split: Literal["train", "val"],
         sbd_root: str | Path | None = None,
         protocol: Protocol | None = None,
-        hide_unseen: bool = False,
-        transform: Transform | None = None,
-        check: bool = True,
+        **options: Any,
     ) -> None:
-        voc = _locate_voc(root)
-        sbd = _locate_sbd(sbd_root) if sbd_root is not None and split == "train" else None
-        problems: list[str] | None = None if check else []
-        items = _index(voc, sbd, split, problems)
-        super().__init__(items, protocol or voc_protocol(), hide_unseen, transform, problems or (), check)
+        voc, sbd = _VOC.require(root), None
+        if split == "train" and sbd_root is not None:
+            sbd = _SBD.require(sbd_root)
+        elif split == "train":
+            log.info("no sbd_root: training on VOC 2012 train alone, without SBD's images")
+        problems: list[str] = []
+        items = _items(voc, sbd, split, problems)
+        super().__init__(items, protocol or voc_protocol(), problems, **options)
 
     def read_mask(self, index: int) -> NDArray[Any]:
         """Read a mask alone, (H, W) of ids 0..20 and 255.
@@ -104,71 +140,28 @@ def download_voc(root: str | Path, sbd_root: str | Path | None = None) -> None:
     """
     from torchvision.datasets import SBDataset, VOCSegmentation
 
-    if find_folder(root, _VOC_PLACES, _VOC_SIGN) is None:
+    if _VOC.find(root) is None:
         base = Path(root)
-        if base.name == "VOC2012":
-            base = base.parent
-        if base.name == "VOCdevkit":
-            base = base.parent
-        log.info("downloading VOC 2012 to %s", base)
-        try:
-            VOCSegmentation(str(base), year="2012", image_set="train", download=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"root: the download to {base} failed ({line_of(error)}); {_voc_fetch(base)}") from error
-    if sbd_root is not None and find_folder(sbd_root, _SBD_PLACES, _SBD_SIGN) is None:
-        log.info("downloading SBD to %s", sbd_root)
-        try:
-            SBDataset(str(sbd_root), image_set="train", mode="segmentation", download=True)
-        except (OSError, RuntimeError) as error:
-            fetch = _SBD_FETCH.format(place=Path(sbd_root) / "benchmark_RELEASE" / "dataset")
-            raise UserError(f"sbd_root: the download to {sbd_root} failed ({line_of(error)}); {fetch}") from error
+        for name in ("VOC2012", "VOCdevkit"):
+            base = base.parent if base.name == name else base
+        _VOC.download(base, VOCSegmentation, year="2012")
+    if sbd_root is not None and _SBD.find(sbd_root) is None:
+        _SBD.download(sbd_root, SBDataset, mode="segmentation")
 
 
-_VOC_PLACES, _VOC_SIGN = ("VOCdevkit/VOC2012", "VOC2012", "."), "ImageSets"
-_SBD_PLACES, _SBD_SIGN = ("benchmark_RELEASE/dataset", "dataset", "."), "cls"
-
-
-def _voc_fetch(root: Path) -> str:
-    return _VOC_FETCH.format(place=root / "VOCdevkit" / "VOC2012")
-
-
-def _locate_voc(root: str | Path) -> Path:
-    folder = find_folder(root, _VOC_PLACES, _VOC_SIGN)
-    if folder is None:
-        raise UserError(
-            f"root: found no VOC2012/ImageSets at {root}, expected the folder that holds VOCdevkit; "
-            + _voc_fetch(Path(root))
-        )
-    return folder
-
-
-def _locate_sbd(root: str | Path) -> Path:
-    folder = find_folder(root, _SBD_PLACES, _SBD_SIGN)
-    if folder is None:
-        place = Path(root) / "benchmark_RELEASE" / "dataset"
-        raise UserError(
-            f"sbd_root: found no dataset/cls at {root}, expected the folder that holds benchmark_RELEASE; "
-            + _SBD_FETCH.format(place=place)
-        )
-    return folder
-
-
-def _index(voc: Path, sbd: Path | None, split: Literal["train", "val"], problems: list[str] | None) -> list[Item]:
+def _items(voc: Path, sbd: Path | None, split: str, problems: list[str]) -> list[Item]:
     lists = voc / "ImageSets" / "Segmentation"
-    images, masks = voc / "JPEGImages", voc / "SegmentationClass"
     names = set(read_list(lists / f"{split}.txt", problems))
-    if sbd is None:
-        if split == "train":
-            log.info("no sbd_root: training on VOC 2012 train alone, without SBD's images")
-        return [Item(name, images / f"{name}.jpg", masks / f"{name}.png") for name in sorted(names)]
-
-    in_voc = names_in(masks)
-    extra = {name for part in ("train", "val") for name in read_list(sbd / f"{part}.txt", problems)}
-    extra -= set(read_list(lists / "val.txt", problems))
+    extra: set[str] = set()
+    in_voc: set[str] = set()
+    if sbd is not None:
+        in_voc = names_in(voc / "SegmentationClass")
+        extra = {name for part in ("train", "val") for name in read_list(sbd / f"{part}.txt", problems)}
+        extra -= set(read_list(lists / "val.txt", problems))
     items = []
     for name in sorted(names | extra):
-        if name in names or f"{name}.png" in in_voc:
-            items.append(Item(name, images / f"{name}.jpg", masks / f"{name}.png"))
+        if sbd is None or name in names or f"{name}.png" in in_voc:
+            items.append(Item(name, voc / "JPEGImages" / f"{name}.jpg", voc / "SegmentationClass" / f"{name}.png"))
         else:
             items.append(Item(name, sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat"))
     return items

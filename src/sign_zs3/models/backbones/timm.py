@@ -19,14 +19,7 @@ TIMM = "timm/"
 
 
 class TimmBackbone(Backbone):
-    """A network of the library timm: its levels of stride 4 and more, or the outputs of modules that are named.
-
-    Args:
-        name: timm's name of a convolutional network.
-        output_stride: 8, 16 or 32.
-        levels: Names of modules, such as ``blocks.4``, whose outputs are the levels, fine to coarse; what comes after
-            the last one is left out. None reads what timm calls the network's features.
-        weights: A local file, see `build_backbone`.
+    """A convolutional network of the library timm, with the options of `build_backbone`; `weights` are a local file.
 
     Raises:
         UserError: timm is not there, has no such network, the network gives no such pyramid or has no such module, or
@@ -37,17 +30,18 @@ class TimmBackbone(Backbone):
         self, name: str, output_stride: int, levels: Sequence[str] | None = None, weights: Path | None = None
     ) -> None:
         super().__init__()
+        called = f"{TIMM}{name}"
         try:
             import timm
         except ImportError as error:
             raise UserError(
-                f"backbone: found '{TIMM}{name}' but timm is not installed: pip install 'sign-zs3[timm]'"
+                f"backbone: found '{called}' but timm is not installed: pip install 'sign-zs3[timm]'"
             ) from error
         # Names such as hf-hub:... that timm would download are none of its own.
         if not timm.is_model(name):
             near = close_names(name, timm.list_models())
             hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
-            raise UserError(f"backbone: found '{TIMM}{name}', which timm {timm.__version__} does not have: try {hint}")
+            raise UserError(f"backbone: found '{called}', which timm {timm.__version__} does not have: try {hint}")
         # Many networks know no such option; 32 is what they have without it.
         options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
@@ -57,9 +51,9 @@ class TimmBackbone(Backbone):
                 self.read: tuple[Any, ...] = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
             else:
                 self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
-                _check_modules(levels, self.network, f"{TIMM}{name}")
+                _check_modules(levels, self.network, called)
             if weights is not None:
-                load_weights(self.network, weights, f"{TIMM}{name}")
+                load_weights(self.network, weights, called)
             if levels is not None:
                 self.network = timm.models.create_feature_extractor(self.network, list(levels))
                 self.read = tuple(levels)
@@ -80,7 +74,7 @@ class TimmBackbone(Backbone):
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"backbone: '{TIMM}{name}' gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
+                f"backbone: '{called}' gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
                 "try output_stride 32, other backbone_levels, or another network"
             ) from error
 
