@@ -10,14 +10,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 PACKAGE = "sign_zs3"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 MOST_LINES = 400
-MOST_LINES_OF_ALL = 15_500
+MOST_LINES_OF_ALL = 17_200  # what there is; it goes down towards 15,500, never up
 MOST_OPTIONS = 58
 
 FLOORS = (
@@ -319,7 +318,6 @@ Check = Callable[[House], list[str]]
 CHECKS: tuple[Check, ...] = (
     circles, floors, own_package, long_files, all_lines, resizing, ignored_labels, networks, options,
 )  # fmt: skip
-TO_COME = {all_lines}
 
 
 @functools.cache
@@ -327,12 +325,7 @@ def _house() -> House:
     return House()
 
 
-def _with_mark(check: Check) -> Any:
-    marks = [pytest.mark.xfail(strict=False, reason="not yet")] if check in TO_COME else []
-    return pytest.param(check, id=check.__name__, marks=marks)
-
-
-@pytest.mark.parametrize("check", [_with_mark(check) for check in CHECKS])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_house_is_in_order(check: Check) -> None:
     found = check(_house())
     assert not found, "\n" + "\n".join(found)
@@ -383,7 +376,7 @@ PLANTED: dict[str, tuple[Check, dict[str, str], list[str]]] = {
     "no floor": (floors, {"misc.py": ""}, ["misc.py: stands on no floor"]),
     "own package": (own_package, {"data/a.py": "from sign_zs3.data import x"}, ["data/a.py:1: imports its own"]),
     "a long file": (long_files, {"files.py": "\n" * 401}, ["files.py: 401 lines"]),
-    "many lines": (all_lines, {"files.py": "\n" * 15_501}, ["src: 15,5"]),
+    "many lines": (all_lines, {"files.py": "\n" * (MOST_LINES_OF_ALL + 1)}, ["src: 17,2"]),
     "resizing": (resizing, {"files.py": "F.interpolate(x)\ninterpolate(x)"}, ["files.py:1: resizes", "files.py:2: "]),
     "255": (
         ignored_labels,
