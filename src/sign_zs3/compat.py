@@ -27,4 +27,6 @@ def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if current.get("adversarial_weight") == 0:
         del current["adversarial_weight"]
         current["adversarial"] = "none"
+    if current.get("freeze_batch_norm") is (current.get("weights") is not None):
+        del current["freeze_batch_norm"]
     return {name: value for name, value in current.items() if name not in RETIRED or value != RETIRED[name]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -283,3 +284,25 @@ def test_a_resumed_teacher_is_compiled_as_a_new_one_is(
     fit(ScheduleCheckpoint(), StopAt(before + 1), compile=True)
     resumed = fit(ScheduleCheckpoint(), ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"), compile=True)
     assert resumed.teacher in compiled
+
+
+# -- what failed or ended leaves nothing behind ------------------------------------------------------------------
+
+
+def test_a_model_whose_networks_could_not_be_made_starts_anew(tmp_path: Path, phase_files: dict[str, str]) -> None:
+    model = tiny_model(init_from=phase_files["train"], feature_dim=32, phases=["train"])
+    for _ in range(2):  # the second fit would train from random weights
+        with pytest.raises(UserError, match="does not fit this model"):
+            quiet_trainer(tmp_path).fit(model, tiny_data())
+    model = tiny_model(vectors=str(tmp_path / "none.npz"), phases=["train"])
+    with pytest.raises(UserError, match="none"):
+        quiet_trainer(tmp_path).fit(model, tiny_data())
+    model.hparams["vectors"] = tiny_model().hparams["vectors"]
+    quiet_trainer(tmp_path).fit(model, tiny_data(unseen=["red circle"]))
+    assert model.protocol == tiny_data(unseen=["red circle"]).protocol
+
+
+def test_a_trained_model_can_be_pickled(fit: Fit) -> None:
+    model = fit(phases=["train"])
+    again = pickle.loads(pickle.dumps(model))
+    assert same(state_of(again), state_of(model)) and again.protocol == model.protocol

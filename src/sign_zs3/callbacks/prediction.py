@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.data.loaders import UnscoredSamples
 from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
@@ -67,7 +66,7 @@ class PredictionWriter(BasePredictionWriter):
 
 def _dataset(trainer: pl.Trainer) -> SegmentationDataset:
     assert trainer.predict_dataloaders is not None
-    dataset = trainer.predict_dataloaders.dataset
-    found = dataset.dataset if isinstance(dataset, UnscoredSamples) else dataset
-    assert isinstance(found, SegmentationDataset)
+    found = trainer.predict_dataloaders.dataset
+    while not isinstance(found, SegmentationDataset):  # maps of a cache, or samples that are not scored
+        found = found.dataset
     return found

@@ -78,7 +78,7 @@ class ZeroShotCLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
         self.arguments, settings = with_includes(args)
         self.files = CheckpointFiles()
-        self.stored: dict[str, Any] | None = None
+        self.stored: tuple[Path, dict[str, Any]] | None = None
         self.method = self._chosen_method(settings)
         super().__init__(
             METHODS[self.method],
@@ -107,10 +107,10 @@ class ZeroShotCLI(LightningCLI):
 
     def _read(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint once, and keep it for the trainer."""
-        if self.stored is None:
-            self.stored = read_checkpoint(path)
-            self.files.hold(path, self.stored)
-        return self.stored
+        if self.stored is None or self.stored[0] != path:
+            self.stored = path, read_checkpoint(path)
+            self.files.hold(*self.stored)
+        return self.stored[1]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given to `main`, which may come from the process or from a caller."""
@@ -124,19 +124,20 @@ class ZeroShotCLI(LightningCLI):
             )
         config["method"] = self.method
         del config["include"]
-        self._take_retired(config["model"])
+        self._take_retired(config["model"], trains=subcommand == "fit")
 
-    def _take_retired(self, options: Namespace) -> None:
+    def _take_retired(self, options: Namespace, trains: bool) -> None:
         """Take out of a configuration of an earlier version what this one has no option for.
 
         Raises:
-            UserError: A value is another one than this version always has.
+            UserError: Something is to be trained, and a value is another one than this version always has.
         """
         given = {name: options.pop(name) for name in RETIRED}
-        current = current_options({name: value for name, value in given.items() if value is not None})
-        if current.pop("adversarial", None) is not None:
+        given = {name: value for name, value in given.items() if value is not None}
+        current = current_options({"weights": options.get("weights"), **given})
+        if "adversarial" in current:
             options["adversarial"] = "none"
-        for name, value in current.items():
+        for name, value in {n: v for n, v in current.items() if trains and n in RETIRED}.items():
             raise UserError(
                 f"model.{name}: found {value!r:.50}, an option that this version has not (it is always "
                 f"{RETIRED[name]!r}): take the line out"

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import other_format, read_json, read_yaml
 from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
@@ -160,6 +161,7 @@ def _read_run(path: Path) -> Run:
         raise UserError(f"{path}: found {fault}, expected {expected}; write it again with `sign-zs3 test`")
     config = _read_config(path.parent)
     options = found.get("options") or (config or {}).get("model")
+    options = current_options(options) if isinstance(options, dict) else options
     return Run(path, found["method"], found["seed"], options, _surroundings(config), found)
 
 
@@ -212,7 +214,9 @@ def _read_unfinished(folder: Path) -> Run | None:
         return None  # `validate`, `test` and `predict` have these options, `fit` does not
     seed = config.get("seed_everything")
     seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
-    return Run(folder, str(config.get("method") or "SIGN"), seed, config["model"], _surroundings(config), {})
+    return Run(
+        folder, str(config.get("method") or "SIGN"), seed, current_options(config["model"]), _surroundings(config), {}
+    )
 
 
 def _text(value: Any) -> str:

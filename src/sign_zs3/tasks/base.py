@@ -48,11 +48,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
     saved as hyperparameters here. It says which parts each phase trains (`phase_plan`), what stands in the spatial
     module's and C's place, and what else is done with a batch (`further_steps`).
 
-    The classes are a hyperparameter; if none are given, they are taken from the trainer's data module. Networks are
-    made after the data are checked, so that a missing file is named before weights are downloaded.
+    Networks are made after the data are checked, so that a missing file is named before weights are downloaded.
 
     Args:
-        protocol: Classes and their split, a `Protocol` or its `as_dict`; null takes them from the data module.
+        protocol: Classes and their split, a `Protocol` or its `as_dict`; null takes those of the trainer's data.
         **kwargs: See `TaskOptions`.
 
     Attributes:
@@ -83,6 +82,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.register_buffer("class_vectors", None)
         self._protocol: Protocol | None = None
+        self._is_open = protocol is None
         self.hparams["protocol"] = None
         if protocol is not None:
             self._take(protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol))
@@ -167,10 +167,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Take or compare the data module's classes, and refuse what cannot be run, before networks are made."""
         data, protocol = getattr(self.trainer, "datamodule", None), run.protocol_of(self.trainer)
         run.check_data(data, self.hparams)
-        if self._protocol is None:
-            self._take(protocol)
-        elif self.is_built:
+        if self.is_built:
             self._adopt(protocol)
+        elif self._is_open:
+            self._take(protocol)
         stored.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
             run.check_trainer(self.trainer, self.hparams["compile"])
@@ -190,13 +190,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
             if self._buffers["class_vectors"] is None:
                 sources = Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
                 self.class_vectors = sources.class_vectors
-            # Lightning would make them where they run; a seed is to give the same weights on every device
-            with torch.device("cpu"), counted_randomness(torch.device("cpu"), hp["seed"], "initial weights"):
-                self.build_networks(self.class_vectors.shape[1], sources.weights if sources else None)
+            try:
+                # Lightning would make them where they run; a seed is to give the same weights on every device
+                with torch.device("cpu"), counted_randomness(torch.device("cpu"), hp["seed"], "initial weights"):
+                    self.build_networks(self.class_vectors.shape[1], sources.weights if sources else None)
+                if sources is not None and sources.checkpoint is not None:
+                    self.progress.start_from(sources.checkpoint)
+                    self.load_state_dict(sources.state_for(self.state_dict()))
+            except BaseException:  # the next run would take half a model for a whole one
+                self._modules.pop("segmenter", None)
+                self._buffers["class_vectors"] = None
+                raise
             self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen)
-            if sources is not None and sources.checkpoint is not None:
-                self.progress.start_from(sources.checkpoint)
-                self.load_state_dict(sources.state_for(self.state_dict()))
         if self._trainer is not None and not self._is_fitting:
             self._tell_loaders()
 
@@ -217,8 +222,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self.progress.looked_up = tuple(self.progress.looked_up[row] for row in rows)
         self._take(protocol)
         self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen).to(self.device)
-        assert self.segmenter.config is not None
-        self.segmenter.config = replace(self.segmenter.config, protocol=protocol)
+        self.segmenter.config = replace(self.segmenter.require_config(), protocol=protocol)
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -228,11 +232,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         checkpoint[stored.CHECKPOINT_KEY] = self.progress.stored(method, self.protocol, parameters)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the networks of a checkpoint, where there are none yet, and take up its progress.
-
-        Raises:
-            UserError: It is damaged, of other classes, vectors or networks, or holds no training to go on with.
-        """
+        """Make the networks of a checkpoint, where there are none yet, and take up its progress."""
         protocol = stored.prepare(checkpoint, self._protocol, self._is_fitting)
         if self._protocol is None:
             self._take(protocol)
@@ -263,14 +263,15 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def load_from_checkpoint(  # type: ignore[override]
         cls: type[_Task], checkpoint_path: str | Path, map_location: torch.device | str | None = None, **options: Any
     ) -> _Task:
-        """Load a ``.ckpt`` file of this method, as `load_task` does for any; `options` take the place of stored ones.
-
-        ``weights_only`` may be given, as to Lightning; it is always true.
-        """
+        """Load a ``.ckpt`` file of this method, as `load_task` for any; `options` take the place of stored ones."""
         if not options.pop("weights_only", True):
             raise UserError("weights_only: found false, expected true: nothing in a file is ever run")
         checkpoint, what = stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}"
         return stored.restored(cls, checkpoint, what, **options).to(map_location or "cpu")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to a run: Lightning's optimisers cannot be pickled."""
+        return {name: value for name, value in super().__getstate__().items() if name != "training_run"}
 
     # -- training ---------------------------------------------------------------------------------------------
 
