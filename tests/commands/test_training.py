@@ -212,3 +212,22 @@ def test_other_verbs_take_the_same_files(config: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
     assert main(["data", "show", "--config", str(row), "--count", "2", "--output", str(picture)]) == 0
     assert picture.is_file()
+
+
+# -- resuming --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_run_on_kept_maps_is_resumed_on_kept_maps(config: Path, tmp_path: Path, given: bool) -> None:
+    """With the same options, or with none: otherwise it would go on with other views of the images."""
+    options = ["--config", config, "--method", "SPNet", "--model.freeze_encoder", "true"]
+    cache = ["--model.feature_cache", tmp_path / "cache"]
+    assert main([str(x) for x in ["fit", *options, *cache]]) == 0
+    run = tmp_path / "runs" / "version_0"
+    checkpoint = torch.load(run / "checkpoints" / "train.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["feature_cache"] == str(tmp_path / "cache")
+    resumed = ["--ckpt_path", run / "checkpoints" / "train.ckpt", *(cache if given else [])]
+    assert main([str(x) for x in ["fit", *options, *resumed]]) == 0
+    again = yaml.safe_load((tmp_path / "runs" / "version_1" / "config.yaml").read_text())
+    assert again["model"]["feature_cache"] == str(tmp_path / "cache")
+    assert main([str(x) for x in ["test", *options, *resumed]]) == 0

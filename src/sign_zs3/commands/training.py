@@ -198,13 +198,15 @@ class ZeroShotCLI(LightningCLI):
         defaults = METHODS[self.method].defaults()
         # a checkpoint older than an option was trained as the option's default says
         hparams = defaults | stored_options(checkpoint)
+        # a resumed run goes on with what it was trained on; elsewhere only the user says where maps are kept
+        holds = checkpoint["hyper_parameters"] if subcommand == "fit" else config["model"]
+        hparams["feature_cache"] = holds.get("feature_cache")
         for name, stored in hparams.items():
             if name not in config["model"]:
                 continue
             found = config["model"][name]
-            if name in INFERENCE_OPTIONS and name in given and subcommand != "fit":
-                continue
-            if name == "max_nonfinite" and name in given:  # how much a run forgives may change
+            # how much a run forgives may change
+            if name in given and (name == "max_nonfinite" or (name in INFERENCE_OPTIONS and subcommand != "fit")):
                 continue
             if found != stored and name in given:
                 raise UserError(
@@ -215,10 +217,8 @@ class ZeroShotCLI(LightningCLI):
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
-            if (
-                "seed_everything" in given_options(self.arguments, "--")
-                and config["seed_everything"] != hparams["seed"]
-            ):
+            seed_given = "seed_everything" in given_options(self.arguments, "--")
+            if seed_given and config["seed_everything"] != hparams["seed"]:
                 raise UserError(
                     f"--seed_everything: found {config['seed_everything']}, but the checkpoint {path} was trained with "
                     f"{hparams['seed']}: leave the option out"
