@@ -3,8 +3,6 @@
 Names are imported when they are first used, so that ``import sign_zs3`` costs little more than torch.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Checks of options, each an error of one line."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

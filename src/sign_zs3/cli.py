@@ -1,7 +1,5 @@
 """The program: picks the verb, and turns bad input into one line."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Options of earlier versions: what checkpoints, configurations and results of theirs say in today's terms."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

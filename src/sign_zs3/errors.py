@@ -1,7 +1,5 @@
 """The one error type that means "the input is at fault, not the program"."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

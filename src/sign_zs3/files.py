@@ -1,7 +1,5 @@
 """Text files are read whatever editor wrote them; files are written beside their place and renamed."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import os

@@ -1,7 +1,5 @@
 """Checkpoints by the module's own iterations: `trainer.global_step` counts the steps of three optimisers."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Predicted label maps as files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

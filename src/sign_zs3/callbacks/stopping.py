@@ -1,7 +1,5 @@
 """SIGTERM and the signal of SLURM before a time limit: noted when they come, acted upon between two batches."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

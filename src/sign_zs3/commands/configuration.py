@@ -1,7 +1,5 @@
 """What is read of a command line and its files before the parser is built: includes, and which options are given."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

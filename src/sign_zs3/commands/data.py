@@ -1,7 +1,5 @@
 """The verb data: `data check` reads every file of a data set, `data show` draws a contact sheet."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any, Literal

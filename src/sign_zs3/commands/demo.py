@@ -1,7 +1,5 @@
 """The verb demo: a page to try a checkpoint in the browser."""
 
-from __future__ import annotations
-
 import argparse
 import os
 

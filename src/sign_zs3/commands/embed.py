@@ -1,7 +1,5 @@
 """The verb embed: a table of class vectors from word vectors, and `embed show`, which classes lie near each other."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import re

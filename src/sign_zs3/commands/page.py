@@ -1,7 +1,5 @@
 """A page to try a model in the browser: upload, overlay, legend, classes by name. Needs gradio, the extra ``demo``."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path

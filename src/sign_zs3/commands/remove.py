@@ -1,7 +1,5 @@
 """The verb remove: a checkpoint without some of its classes."""
 
-from __future__ import annotations
-
 from sign_zs3.commands.checkpoints import check_output, listed, parser, save
 
 

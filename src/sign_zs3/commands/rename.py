@@ -1,7 +1,5 @@
 """The verb rename: other names for the classes of a checkpoint."""
 
-from __future__ import annotations
-
 from sign_zs3.commands.checkpoints import check_output, listed, parser, save
 from sign_zs3.errors import UserError
 

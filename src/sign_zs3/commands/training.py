@@ -9,8 +9,6 @@ A configuration holds plain values; tags that make Python objects are errors. Bu
 the kind that its option asks for, and to import its module runs it: read the configuration of a stranger as a script.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import logging

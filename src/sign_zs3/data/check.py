@@ -1,7 +1,5 @@
 """Reading a whole data set once, and counting what is in it."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator

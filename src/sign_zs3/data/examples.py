@@ -1,7 +1,5 @@
 """Images of a data set that are worth looking at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

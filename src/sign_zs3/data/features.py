@@ -8,8 +8,6 @@ Images are encoded whole, and training crops the maps. So a map's border cells h
 far as the network sees, where the maps of a cropped image would have seen padding.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import uuid

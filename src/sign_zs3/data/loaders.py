@@ -1,7 +1,5 @@
 """Loaders: training goes on at any position of its stream, evaluation reads each image exactly once."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Class names of the published data sets, by their own ids. Nothing is imported here."""
 
-from __future__ import annotations
-
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),

@@ -1,7 +1,5 @@
 """Work shared between the processes of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """The published class splits, as data: which classes are unseen, and whether background is a class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

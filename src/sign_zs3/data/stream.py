@@ -4,8 +4,6 @@ Nothing here keeps a random state. A run that is stopped and resumed, with any n
 samples of a run that was never stopped: only the position has to be stored.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

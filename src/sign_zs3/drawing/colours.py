@@ -1,7 +1,5 @@
 """The colours of classes."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From word vectors to tables: which entries stand for a class name, and their mean."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ these rows are read. `gensim.models.fasttext.load_facebook_vectors` and the `fas
 vectors, but hold the whole model, several GB, and gensim does not end on a dictionary that is cut short.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Word vectors for class names, from a file whose kind is known by its content."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """From the class names of data sets to the entries of word lists, which spell them differently."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from sign_zs3.errors import close_names

@@ -1,7 +1,5 @@
 """Files of tables: `.npz` and `.safetensors`, neither with pickles."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of word vectors, plain or gzip, read forwards in blocks: they are far larger than what is kept of them."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import zlib

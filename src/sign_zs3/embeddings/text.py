@@ -1,7 +1,5 @@
 """Word vectors as text: GloVe's format, and that of word2vec and fastText with `count width` in the first line."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

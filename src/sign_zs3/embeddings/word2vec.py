@@ -1,7 +1,5 @@
 """word2vec's binary format: a line `count width`, then per entry the word, a space and float32 numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

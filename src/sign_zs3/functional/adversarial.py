@@ -1,7 +1,5 @@
 """The adversarial loss between generator and discriminator (eq. 7), on raw logits."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Cross-entropy over pixels: of labels (eq. 3 and 9), weighed by confidence, and of the transfer step (eq. 10)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

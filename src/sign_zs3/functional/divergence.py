@@ -1,7 +1,5 @@
 """Divergences: the KL term of the latent code (eq. 2) and the maximum mean discrepancy (eq. 5 and 6)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Between pixels and cells of a feature map: sizes, resizing of maps and scores, label maps at feature resolution."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Scores of generalised zero-shot segmentation, all from one confusion matrix over all test pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """Positional encodings of feature maps: relative (eq. 11-16), absolute, and absolute with interpolation."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The precision in which losses and weights are computed."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Weights and choice of pseudo-labelled pixels in self-training (Section 3.4)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The model card of a segmenter: what it knows, how well, and what its users should know; its text is `card.md`."""
 
-from __future__ import annotations
-
 import html
 import math
 import re

@@ -1,7 +1,5 @@
 """C: the pixel classifier."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

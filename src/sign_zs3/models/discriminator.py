@@ -1,7 +1,5 @@
 """D: tells real features from synthetic ones (eq. 7)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

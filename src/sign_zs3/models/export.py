@@ -1,7 +1,5 @@
 """A segmenter as one graph, preprocessing included: an ONNX file, or an archive of `torch.export`."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import io

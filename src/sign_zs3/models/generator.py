@@ -1,7 +1,5 @@
 """G: synthetic features from class vectors and a latent (section 3.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

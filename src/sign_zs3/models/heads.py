@@ -1,7 +1,5 @@
 """Heads: from a backbone's pyramid, fine to coarse, to E(x) of D = `feature_dim` channels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """How one image of any size is labelled: read, cut into windows that overlap, and put together again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A segmenter as a folder: options in `config.json`, weights in `model.safetensors`, a model card in `README.md`."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Networks and their weights: whether a file's fit, whether they are finite, and modes that come back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar

@@ -1,7 +1,5 @@
 """Tables of many runs as Markdown, LaTeX and CSV, and in the terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 import sys

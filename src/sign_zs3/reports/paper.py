@@ -1,7 +1,5 @@
 """The numbers of the SIGN paper (Cheng et al., ICCV 2021), to stand beside one's own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 Published = tuple[float | None, float | None, float | None]

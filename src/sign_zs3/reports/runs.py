@@ -1,7 +1,5 @@
 """Runs read from their folders, finished or not."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

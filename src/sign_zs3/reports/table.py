@@ -1,7 +1,5 @@
 """Rows of a table: the runs of one method, averaged over their seeds, beside the paper's numbers."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

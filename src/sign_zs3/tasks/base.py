@@ -1,7 +1,5 @@
 """`ZeroShotTask`: puts networks, steps, updates and schedule together for Lightning; the methods derive from it."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """CaGNet (Gu et al., ACM MM 2020): features generated from class vectors and contextual latents."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sign_zs3.checks import check_at_least

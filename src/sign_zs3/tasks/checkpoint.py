@@ -4,8 +4,6 @@ The library's own part lies under `CHECKPOINT_KEY`: format, version, method, pro
 were trained, where class vectors came from, and the gradient of an iteration that is not complete (`Progress.stored`).
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """How a task labels images: the same in validation, test and prediction."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

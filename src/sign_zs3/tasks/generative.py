@@ -1,7 +1,5 @@
 """What the methods with a generator share: G, D, their steps, and the transfer step that teaches C unseen classes."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Models from files, whatever method they were trained with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

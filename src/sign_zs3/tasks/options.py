@@ -1,7 +1,5 @@
 """The options that all methods share, with their defaults and checks."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """What a checkpoint tells beside weights: how far the training is, and where the class vectors come from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """What a task asks of the trainer and of the data module before a run, and what it tells the loaders."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

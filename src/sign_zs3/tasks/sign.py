@@ -1,7 +1,5 @@
 """SIGN (Cheng et al., ICCV 2021) with its three steps and Annealed Self-Training."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from sign_zs3.checks import check_at_least

@@ -1,7 +1,5 @@
 """SPNet (Xian et al., CVPR 2019): pixels projected into the space of class vectors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sign_zs3.checks import check_range

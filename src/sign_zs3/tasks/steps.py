@@ -1,7 +1,5 @@
 """What the training steps compute: functions of networks and tensors that return named loss terms."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

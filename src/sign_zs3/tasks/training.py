@@ -1,7 +1,5 @@
 """One run in training, batch by batch: freezing, rates, random numbers, batches left out, and what is logged."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

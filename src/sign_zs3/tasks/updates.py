@@ -1,7 +1,5 @@
 """How losses move weights: backward passes, accumulation, clipping, learning rates, and steps that are left out."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence

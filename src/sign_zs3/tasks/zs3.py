@@ -1,7 +1,5 @@
 """ZS3Net (Bucher et al., NeurIPS 2019): features generated from class vectors and noise."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from sign_zs3.tasks.generative import GenerativeTask

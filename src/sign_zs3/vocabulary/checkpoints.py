@@ -1,7 +1,5 @@
 """A model in memory as a checkpoint, and as a model of other classes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """Classes of a trained model renamed and removed; no weight is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

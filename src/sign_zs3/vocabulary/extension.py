@@ -1,7 +1,5 @@
 """New classes for a trained model, by their names alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Self-training on images without masks."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from pathlib import Path

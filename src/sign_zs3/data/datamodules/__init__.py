@@ -1,7 +1,5 @@
 """Data modules for a Trainer."""
 
-from __future__ import annotations
-
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datamodules.coco_stuff import COCOStuffDataModule
 from sign_zs3.data.datamodules.folder import FolderDataModule

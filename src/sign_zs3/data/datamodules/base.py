@@ -1,7 +1,5 @@
 """What all data modules share: the class split, the cut for validation, dropped images and the loaders."""
 
-from __future__ import annotations
-
 import logging
 import os
 from abc import ABC, abstractmethod

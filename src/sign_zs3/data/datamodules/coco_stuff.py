@@ -1,7 +1,5 @@
 """COCO-Stuff for a Trainer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule

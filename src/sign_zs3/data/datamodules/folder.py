@@ -1,7 +1,5 @@
 """Anyone's own images for a Trainer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the data modules of photographs share: the sizes of crops and the transforms."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

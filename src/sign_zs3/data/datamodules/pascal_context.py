@@ -1,7 +1,5 @@
 """Pascal Context for a Trainer."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from sign_zs3.data.datamodules.images import ImageDataModule

@@ -1,7 +1,5 @@
 """The built-in scenes for a Trainer."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images without masks for a Trainer: all that self-training needs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

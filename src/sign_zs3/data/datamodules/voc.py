@@ -1,7 +1,5 @@
 """Pascal VOC 2012 + SBD for a Trainer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule

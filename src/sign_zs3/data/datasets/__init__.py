@@ -1,7 +1,5 @@
 """Data sets of images and masks."""
 
-from __future__ import annotations
-
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset
 from sign_zs3.data.datasets.folder import FolderDataset

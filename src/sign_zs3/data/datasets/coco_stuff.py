@@ -1,7 +1,5 @@
 """COCO-Stuff (164k): COCO 2017 images with pixel maps of things and stuff."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Data sets with a network's maps instead of images, see `sign_zs3.data.features`."""
 
-from __future__ import annotations
-
 import logging
 import random
 import zlib

@@ -1,7 +1,5 @@
 """Readers of masks and lists; each error is one line that names the file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any

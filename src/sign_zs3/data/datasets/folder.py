@@ -1,7 +1,5 @@
 """Anyone's own images and masks: two folders, a list of classes, and lists of images or a fraction."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence

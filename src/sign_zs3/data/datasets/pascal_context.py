@@ -1,7 +1,5 @@
 """Pascal Context with 33 or 59 classes, from label PNGs or from the original label maps of 459 classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -25,8 +25,6 @@ scale with ``size``; what is random is uniform on the interval given.
   index])``; train, val and test are separate streams.
 """
 
-from __future__ import annotations
-
 import colorsys
 import functools
 import math

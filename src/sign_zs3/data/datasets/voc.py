@@ -4,8 +4,6 @@
 with VOC 2012 train. With the complete data sets that gives 10,582 images; the test list is VOC 2012 val, 1,449 images.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a backbone is: a fully convolutional network that gives a pyramid of maps, fine to coarse."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """From the name of a backbone to the network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

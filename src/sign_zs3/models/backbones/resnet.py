@@ -1,7 +1,5 @@
 """Residual backbones: torchvision's ResNets with dilation in the place of strides, and a small one for small images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Weights of a backbone from a local file, in the layout of any library that publishes them."""
 
-from __future__ import annotations
-
 import importlib
 import pickle
 import re

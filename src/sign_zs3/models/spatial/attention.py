@@ -1,7 +1,5 @@
 """SIM's encodings by self-attention (Table 2: ``multihead`` and ``self_attention``)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

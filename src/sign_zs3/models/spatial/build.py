@@ -1,7 +1,5 @@
 """From the name of a spatial module, as a config has it, to the module."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sign_zs3.checks import check_choice

@@ -1,7 +1,5 @@
 """CaGNet's contextual module."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from sign_zs3.models.spatial.convolution import GatedScales

@@ -1,7 +1,5 @@
 """Encodings by convolutions: SIM's (Table 2: ``conv`` and ``attention``) and CaGNet's context."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """What stands between E and C: its interface, what it returns, and the module that adds nothing to E(x)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import NamedTuple, TypeAlias
 

@@ -1,7 +1,5 @@
 """SIM, the Spatial Information Module (section 3.3; Tables 2 and 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
