@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from sign_zs3.data.datasets.voc import voc_protocol
 from sign_zs3.data.names import VOC_CLASSES
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
 
@@ -80,7 +80,7 @@ def test_survives_plain_types(protocol: Protocol) -> None:
         ({"ids": (1, 2, 255)}, "class id 255, expected 0 to 254"),
         ({"ids": (-1, 2, 3)}, "class id -1"),
         ({"ignored_ids": (0, 256)}, "ignored id 256"),
-        ({"ignored_ids": (0, 2)}, "id 2 among the classes and among the ignored"),
+        ({"ignored_ids": (0, 2)}, "id 2 as a class and as ignored"),
         ({"num_seen": 0}, "found 0 seen of 3"),
         ({"num_seen": 4}, "found 4 seen of 3"),
     ],
@@ -93,22 +93,22 @@ def test_refuses_what_is_no_partition(change: dict[str, object], message: str) -
 
 def test_unknown_unseen_name_gets_a_proposal() -> None:
     with pytest.raises(UserError, match=r"unseen: found 'pottedplan', .*did you mean 'pottedplant'") as caught:
-        voc_protocol(["pottedplan"])
+        published_protocol("voc", ["pottedplan"])
     assert "\n" not in str(caught.value)
 
 
 def test_unseen_name_given_twice() -> None:
     with pytest.raises(UserError, match="'cow' twice"):
-        voc_protocol(["cow", "cow"])
+        published_protocol("voc", ["cow", "cow"])
 
 
 def test_all_unseen_is_refused() -> None:
     with pytest.raises(UserError, match="at least one seen"):
-        voc_protocol(list(VOC_CLASSES))
+        published_protocol("voc", list(VOC_CLASSES))
 
 
 def test_voc_default_is_the_published_split() -> None:
-    protocol = voc_protocol()
+    protocol = published_protocol("voc")
     assert protocol.classes == VOC_CLASSES
     assert protocol.ids == tuple(range(1, 21))
     assert [protocol.classes[i] for i in protocol.unseen] == [

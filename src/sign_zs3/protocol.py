@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,9 +23,8 @@ _T = TypeVar("_T", str, int)
 class Protocol:
     """Which classes a data set has, which of them are seen, and how its own ids map to contiguous ones.
 
-    Contiguous ids count the seen classes first (0..S-1), then the unseen ones (S..C-1); 255 is ignored. Plain
-    lists are accepted for the tuples, so that ``Protocol(**dataclasses.asdict(protocol))`` survives a
-    checkpoint or JSON.
+    Contiguous ids count the seen classes first (0..S-1), then the unseen ones (S..C-1); 255 is ignored. Lists are
+    accepted for the tuples.
 
     Args:
         dataset: Name of the data set, e.g. ``"voc"``.
@@ -36,8 +35,8 @@ class Protocol:
         ignored_ids: Own ids (0..255) that mean "no label".
 
     Raises:
-        UserError: Lengths differ, names or ids repeat, an id is out of range or both a class and ignored, or
-            no class is seen.
+        UserError: Lengths differ, names or ids repeat, an id is out of range or both a class and ignored, or no class
+            is seen.
     """
 
     dataset: str
@@ -50,38 +49,29 @@ class Protocol:
     def __post_init__(self) -> None:
         for field in ("classes", "ids", "ignored_ids"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        where = f"class split {self.dataset!s:.100}/{self.split!s:.100}"
-        if odd := [text for text in (self.dataset, self.split) if not is_name(text)]:
-            raise UserError(
-                f"{where}: found {odd[0]!r:.100}, expected names of at most {MAX_NAME} characters; rename it"
-            )
-        if odd := [name for name in self.classes if not (is_name(name) and name.strip())]:
-            raise UserError(
-                f"{where}: found {odd[0]!r:.100} as a class, expected a name of at most {MAX_NAME} characters; rename "
-                "it"
-            )
-        if len(self.classes) != len(self.ids):
-            raise UserError(
-                f"{where}: found {len(self.classes)} class names and {len(self.ids)} ids, expected one id "
-                "per name; complete the list"
-            )
-        if names := _repeated(self.classes):
-            raise UserError(f"{where}: found the class {names[0]!r} twice, expected it once; remove one")
-        if ids := _repeated(self.ids):
-            raise UserError(f"{where}: found the id {ids[0]} twice, expected it once; remove one")
-        if wrong := [i for i in self.ids if not 0 <= i < IGNORE_INDEX]:
-            raise UserError(f"{where}: found the class id {wrong[0]}, expected 0 to 254; renumber the masks")
-        if wrong := [i for i in self.ignored_ids if not 0 <= i <= IGNORE_INDEX]:
-            raise UserError(f"{where}: found the ignored id {wrong[0]}, expected 0 to 255; renumber the masks")
-        if both := sorted(set(self.ids) & set(self.ignored_ids)):
-            raise UserError(
-                f"{where}: found the id {both[0]} among the classes and among the ignored ids, expected it "
-                "in one of them; remove it from the other"
-            )
-        if not 1 <= self.num_seen <= len(self.classes):
-            raise UserError(
-                f"{where}: found {self.num_seen} seen of {len(self.classes)} classes, expected at least one "
-                "seen class; shorten the list of unseen classes"
+        for problem in self._problems():
+            raise UserError(f"class split {self.dataset!s:.100}/{self.split!s:.100}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        short = f"of at most {MAX_NAME} characters; rename it"
+        yield from (f"found {t!r:.100}, expected names {short}" for t in (self.dataset, self.split) if not is_name(t))
+        for name in self.classes:
+            if not (is_name(name) and name.strip()):
+                yield f"found {name!r:.100} as a class, expected a name {short}"
+        if (names := len(self.classes)) != len(self.ids):
+            yield f"found {names} class names and {len(self.ids)} ids, expected one id per name; complete the list"
+        yield from (f"found the class {name!r} twice, expected it once; remove one" for name in _repeated(self.classes))
+        yield from (f"found the id {i} twice, expected it once; remove one" for i in _repeated(self.ids))
+        for kind, ids, most in (("class", self.ids, IGNORE_INDEX - 1), ("ignored", self.ignored_ids, IGNORE_INDEX)):
+            for i in ids:
+                if not 0 <= i <= most:
+                    yield f"found the {kind} id {i}, expected 0 to {most}; renumber the masks"
+        for i in sorted(set(self.ids) & set(self.ignored_ids)):
+            yield f"found the id {i} as a class and as ignored, expected one of them; remove it from the other"
+        if not 1 <= self.num_seen <= names:
+            yield (
+                f"found {self.num_seen} seen of {names} classes, expected at least one seen class; shorten the list of "
+                "unseen classes"
             )
 
     @classmethod
@@ -103,8 +93,8 @@ class Protocol:
             ignored_ids: Own ids that mean "no label".
 
         Raises:
-            UserError: An unseen name is no class (close matches are proposed) or is given twice, or no class
-                is left to be seen.
+            UserError: An unseen name is no class (close matches are proposed) or is given twice, or no class is left to
+                be seen.
         """
         for name in unseen:
             if name not in names.values():
@@ -114,17 +104,11 @@ class Protocol:
         if twice := _repeated(unseen):
             raise UserError(f"unseen: found {twice[0]!r} twice, expected each name once; remove one")
         ordered = sorted(names, key=lambda i: (names[i] in unseen, i))
-        return cls(
-            dataset=dataset,
-            split=split,
-            classes=tuple(names[i] for i in ordered),
-            ids=tuple(ordered),
-            num_seen=len(ordered) - len(unseen),
-            ignored_ids=tuple(sorted(ignored_ids)),
-        )
+        classes, num_seen = tuple(names[i] for i in ordered), len(ordered) - len(unseen)
+        return cls(dataset, split, classes, tuple(ordered), num_seen, tuple(sorted(ignored_ids)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain types, as hyperparameters and JSON hold it."""
+        """Return plain types, as hyperparameters and JSON hold them."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
@@ -191,8 +175,8 @@ class Protocol:
     def development(self, count: int, seed: int = 0) -> Protocol:
         """Make a split for choosing hyperparameters without looking at the true unseen classes.
 
-        Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and
-        their pixels are ignored everywhere.
+        Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and their pixels
+        are ignored everywhere.
 
         Args:
             count: How many seen classes become unseen, 1..S-1.
@@ -202,14 +186,12 @@ class Protocol:
             UserError: `count` leaves no class seen or is below 1.
         """
         if not 1 <= count < self.num_seen:
-            raise UserError(
-                f"development: found {count}, expected 1 to {self.num_seen - 1} of the {self.num_seen} seen "
-                "classes; lower it"
-            )
+            expected = f"1 to {self.num_seen - 1} of the {self.num_seen} seen classes"
+            raise UserError(f"development: found {count}, expected {expected}; lower it")
         drawn = set(np.random.default_rng([seed, count]).permutation(self.num_seen)[:count].tolist())
         ordered = sorted(self.seen, key=lambda i: (i in drawn, i))
-        return Protocol(
-            dataset=self.dataset,
+        return replace(
+            self,
             split=f"{self.split}-development{count}-{seed}",
             classes=tuple(self.classes[i] for i in ordered),
             ids=tuple(self.ids[i] for i in ordered),

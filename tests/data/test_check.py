@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sign_zs3.data.check import Part, SplitCount, as_report, check_data
+from sign_zs3.data.check import SplitCount, as_report, check_data
 from sign_zs3.data.datamodules import (
     COCOStuffDataModule,
     FolderDataModule,
@@ -22,6 +22,7 @@ from sign_zs3.data.datamodules import (
     VOCDataModule,
     ZeroShotDataModule,
 )
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.protocol import Protocol
 from tests.data.conftest import (
     CONTEXT_TEST,

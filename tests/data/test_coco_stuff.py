@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from sign_zs3.data.datamodules import COCOStuffDataModule
-from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset, coco_stuff_protocol
+from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset
 from sign_zs3.data.names import COCO_STUFF_CLASSES
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (
@@ -42,7 +43,7 @@ def refused(root: Path, split: Part, **options: Any) -> str:
 
 
 def test_171_classes_156_seen_and_the_published_15_unseen() -> None:
-    protocol = coco_stuff_protocol()
+    protocol = published_protocol("coco_stuff")
     assert (protocol.num_classes, protocol.num_seen) == (171, 156)
     assert tuple(protocol.ids[i] for i in protocol.unseen) == COCO_UNSEEN_IDS
     assert {protocol.classes[i] for i in protocol.unseen} == {
@@ -83,7 +84,7 @@ def test_a_validation_set_that_leaves_nothing_is_refused(fake_coco: FakeCOCO, va
 
 
 def test_masks_are_read_as_they_are(fake_coco: FakeCOCO) -> None:
-    table = coco_stuff_protocol().lookup()
+    table = published_protocol("coco_stuff").lookup()
     for split in ("train", "val", "test"):
         dataset = COCOStuffDataset(fake_coco.root, split, 3)
         for index, name in enumerate(names(dataset)):

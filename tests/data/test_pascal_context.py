@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sign_zs3.data.datamodules import PascalContextDataModule
-from sign_zs3.data.datasets.pascal_context import PascalContextDataset, context_protocol
+from sign_zs3.data.datasets.pascal_context import PascalContextDataset
 from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (
@@ -64,15 +65,15 @@ def test_class_names_are_the_published_ones_but_for_three_spellings() -> None:
 
 @each_size
 def test_default_split(num_classes: Size) -> None:
-    protocol = context_protocol(num_classes)
+    protocol = published_protocol(f"pascal_context_{num_classes}")
     assert protocol.num_classes == num_classes and protocol.ignored_ids == (0, 255)
     assert {protocol.classes[i] for i in protocol.unseen} == set(CONTEXT_UNSEEN)
     assert sorted(protocol.ids) == list(range(1, num_classes + 1))
 
 
 def test_another_number_of_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="num_classes: found 60, expected 33 or 59"):
-        context_protocol(60)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="data set: found 'pascal_context_60', expected one of voc, pascal_context_33"):
+        published_protocol("pascal_context_60")
 
 
 # -- label PNGs ----------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def test_pngs_are_read_as_they_are(fake_context: FakeContext, num_classes: Size,
     fake_context.write_pngs(num_classes)
     dataset = PascalContextDataset(fake_context.root, split, num_classes=num_classes)
     assert names(dataset) == (CONTEXT_TRAIN if split == "train" else CONTEXT_TEST)
-    table = context_protocol(num_classes).lookup()
+    table = published_protocol(f"pascal_context_{num_classes}").lookup()
     for index, name in enumerate(names(dataset)):
         truth = fake_context.own_ids(name, num_classes)
         image, mask = dataset.read(index)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,14 @@ import pytest
 
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.datamodules import COCOStuffDataModule, PascalContextDataModule, VOCDataModule
-from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
-from sign_zs3.data.datasets.pascal_context import context_protocol
-from sign_zs3.data.datasets.voc import voc_protocol
-from sign_zs3.data.splits import SPLITS
+from sign_zs3.data.splits import PUBLISHED, published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
 
-Make = Callable[..., Protocol]
-MAKERS: dict[str, Make] = {
-    "voc": voc_protocol,
-    "pascal_context_33": lambda unseen=None, split="default": context_protocol(33, unseen, split),
-    "pascal_context_59": lambda unseen=None, split="default": context_protocol(59, unseen, split),
-    "coco_stuff": coco_stuff_protocol,
-}
+MAKERS: dict[str, Callable[..., Protocol]] = {name: partial(published_protocol, name) for name in PUBLISHED}
+voc_protocol, coco_stuff_protocol = MAKERS["voc"], MAKERS["coco_stuff"]
 SIZES = {"voc": 20, "pascal_context_33": 33, "pascal_context_59": 59, "coco_stuff": 171}
-EVERY = [(dataset, split) for dataset, splits in SPLITS.items() for split in splits]
+EVERY = [(dataset, split) for dataset, published in PUBLISHED.items() for split in published.splits]
 # names as ZS3Net's paper gives them, in the order of its splits
 ZS3 = {
     "voc": [
@@ -51,7 +44,7 @@ def test_every_published_split_is_a_partition(dataset: str, split: str) -> None:
     assert not set(protocol.seen) & set(protocol.unseen)
     background = "background" in protocol.classes
     assert protocol.num_classes == SIZES[dataset] + background
-    assert unseen_of(protocol) == set(SPLITS[dataset][split].unseen)
+    assert unseen_of(protocol) == set(PUBLISHED[dataset].splits[split].unseen)
     # seen classes first, each half in the order of the data set's own ids
     for half in (protocol.seen, protocol.unseen):
         own = [protocol.ids[i] for i in half]
@@ -134,10 +127,12 @@ def test_data_modules_hand_both_options_on() -> None:
     assert VOCDataModule("", split="zs3-6").protocol == voc_protocol(split="zs3-6")
     assert VOCDataModule("", unseen=["cow"]).protocol == voc_protocol(["cow"])
     assert COCOStuffDataModule("", split="spnet").protocol == coco_stuff_protocol(split="spnet")
-    assert PascalContextDataModule("").protocol == context_protocol()
+    assert PascalContextDataModule("").protocol == MAKERS["pascal_context_33"]()
     many = PascalContextDataModule("", num_classes=59, split="zs3-8")
-    assert many.protocol == context_protocol(59, split="zs3-8")
-    assert PascalContextDataModule("", num_classes=59, unseen=["wood"]).protocol == context_protocol(59, ["wood"])
+    assert many.protocol == MAKERS["pascal_context_59"](split="zs3-8")
+    assert PascalContextDataModule("", num_classes=59, unseen=["wood"]).protocol == MAKERS["pascal_context_59"](
+        ["wood"]
+    )
 
 
 def protocol_of(*options: str) -> Any:
@@ -155,5 +150,5 @@ def test_splits_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = tmp_path / "data.yaml"
     options = {"root": "nowhere", "num_classes": 59, "split": "zs3-2"}
     config.write_text(json.dumps({"data": {"class_path": "PascalContextDataModule", "init_args": options}}))
-    assert protocol_of("--config", str(config)) == context_protocol(59, split="zs3-2")
-    assert protocol_of("--config", str(config), "--data.split", "default") == context_protocol(59)
+    assert protocol_of("--config", str(config)) == MAKERS["pascal_context_59"](split="zs3-2")
+    assert protocol_of("--config", str(config), "--data.split", "default") == MAKERS["pascal_context_59"]()

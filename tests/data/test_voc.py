@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sign_zs3.data.datasets.voc import VOCDataset, download_voc, voc_protocol
+from sign_zs3.data.datasets.voc import VOCDataset, download_voc
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import TRAIN, TRAIN_AUG, VAL, VOC_ONLY_MASK, WITH_UNSEEN, FakeVOC, same_samples
@@ -68,7 +69,7 @@ def test_masks_are_read_with_voc_before_sbd(fake_voc: FakeVOC) -> None:
 
 
 def test_sample_has_contiguous_ids(fake_voc: FakeVOC) -> None:
-    protocol = voc_protocol(["aeroplane"])
+    protocol = published_protocol("voc", ["aeroplane"])
     dataset = VOCDataset(fake_voc.root, "train", protocol=protocol)
     sample = dataset[0]
     raw = fake_voc.masks[TRAIN[0]]

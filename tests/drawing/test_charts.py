@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.drawing import charts
 from sign_zs3.drawing.figures import render
 
@@ -31,7 +31,7 @@ def test_confusion_shows_shares_of_the_truth() -> None:
 
 @pytest.mark.parametrize("count", [1, 21, 171])
 def test_names_beside_a_confusion_matrix_do_not_meet(count: int) -> None:
-    classes = coco_stuff_protocol().classes[:count]
+    classes = published_protocol("coco_stuff").classes[:count]
     counts = torch.eye(count, dtype=torch.long)
     figure = charts.draw_confusion(counts, classes, count)
     render(figure)

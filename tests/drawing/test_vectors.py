@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from sign_zs3 import ClassTable, UserError
-from sign_zs3.data.datasets.coco_stuff import coco_stuff_protocol
+from sign_zs3.data.splits import published_protocol
 from sign_zs3.drawing.vectors import draw_vectors
 
 
@@ -45,7 +45,7 @@ def test_vectors_without_two_directions(vectors: torch.Tensor) -> None:
 
 
 def test_table_plot_of_real_vectors(tmp_path: Path) -> None:
-    names = coco_stuff_protocol().classes
+    names = published_protocol("coco_stuff").classes
     unseen = names[-15:]
     figure, axes = ClassTable.bundled().plot(names, unseen, center=True)
     figure.savefig(tmp_path / "table.png")

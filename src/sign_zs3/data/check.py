@@ -1,21 +1,18 @@
-"""Reading a whole data set once, and counting what is in it."""
+"""A whole data set, read once and counted."""
 
-import itertools
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.data.datasets import ListedDataset, SegmentationDataset
+from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.data.datasets.base import Part, SegmentationDataset
+from sign_zs3.data.datasets.listed import in_two_lists
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
-
-Part = Literal["train", "val", "test"]
 
 
 @dataclass
@@ -42,15 +39,11 @@ class SplitCount:
 
 
 def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Part, SplitCount], list[str]]:
-    """Read every image and mask of a data module once.
-
-    Args:
-        data: A data module, not set up; training images are not yet cut into training and validation, unless
-            validation is a split of its own.
-        progress: Show a bar.
+    """Read every image and mask of a data module once; it is not set up.
 
     Returns:
-        What each split holds, unseen classes included, and a line per fault.
+        What each split holds, unseen classes included, and a line per fault. Training images count those that are cut
+        off for validation, unless validation is a split of its own.
     """
     from tqdm import tqdm
 
@@ -69,7 +62,7 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
             data.check_files = checked
         counts[part] = SplitCount(len(sets[part]))
         faults += getattr(sets[part], "problems", ())
-    faults += _shared(sets)
+    faults += in_two_lists(sets)
     places = [(part, index) for part, dataset in sets.items() for index in range(len(dataset))]
 
     def examine(place: tuple[Part, int]) -> tuple[Part, NDArray[np.int64] | None, list[str]]:
@@ -84,21 +77,8 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
     return counts, list(dict.fromkeys(faults))
 
 
-def _shared(sets: dict[Part, SegmentationDataset]) -> Iterator[str]:
-    """Tell which images are in two lists."""
-    for (one, first), (two, second) in itertools.combinations(sets.items(), 2):
-        if isinstance(first, ListedDataset) and isinstance(second, ListedDataset):
-            for path in first.shared_with(second):
-                yield f"{path}: found in the {one} and in the {two} list, expected it in one; remove it from the other"
-
-
 def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[str]) -> dict[str, Any]:
-    """Return the counts as plain types.
-
-    Args:
-        protocol: The class split.
-        counts: From `check_data`.
-        faults: From `check_data`.
+    """Return what `check_data` found as plain types.
 
     Returns:
         ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],

@@ -13,7 +13,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,20 +68,17 @@ def evaluation_preset(size: int | None = None) -> Transform | None:
 
 
 class _Pipeline:
-    """An albumentations pipeline as a function of a seed; it is read again in each process."""
+    """An albumentations pipeline as a function of a seed; each process reads the file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.pipeline = self._load()
-
-    def _load(self) -> Any:
         # without it, the import asks a server for a newer version
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
 
         try:
             loaded = albumentations.from_dict(read_yaml(Path(self.path), "an albumentations pipeline"))
-            return albumentations.Compose([loaded], mask_interpolation=0)
+            self.pipeline = albumentations.Compose([loaded], mask_interpolation=0)
         except Exception as error:  # the steps' constructors are called with whatever the file holds
             raise UserError(
                 f"augmentations: {self.path} cannot be used ({line_of(error)}), expected an albumentations pipeline as "
@@ -109,11 +105,8 @@ class _Pipeline:
         # steps fill labels with 0, a class, where they bring in pixels from outside
         return changed, np.where(valid, labels, np.uint8(IGNORE_INDEX)), valid
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[_Pipeline], tuple[str]]:
+        return type(self), (self.path,)
 
 
 @dataclass(frozen=True)

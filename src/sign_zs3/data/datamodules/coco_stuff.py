@@ -4,7 +4,8 @@ from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.base import Part
-from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset, coco_stuff_protocol
+from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset
+from sign_zs3.data.splits import published_protocol
 
 
 class COCOStuffDataModule(ImageDataModule):
@@ -29,7 +30,7 @@ class COCOStuffDataModule(ImageDataModule):
         unseen: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(coco_stuff_protocol(unseen, split), **kwargs)
+        super().__init__(published_protocol("coco_stuff", unseen, split), **kwargs)
         self.root = root
         self.val_size = val_size
         # without a validation image there is no split "val"

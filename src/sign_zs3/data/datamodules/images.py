@@ -1,13 +1,12 @@
 """What the data modules of photographs share: the sizes of crops and the transforms."""
 
-import itertools
 from typing import Any
 
 from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.features import View
-from sign_zs3.data.datasets.listed import ListedDataset
+from sign_zs3.data.datasets.listed import in_two_lists
 from sign_zs3.data.transforms import evaluation_preset, training_preset
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
@@ -63,13 +62,8 @@ class ImageDataModule(ZeroShotDataModule):
         sets = {"training": self.train_set, "test": None if self.development else self.test_set}
         if self.own_validation:
             sets["validation"] = self.val_set
-        listed = [(name, found) for name, found in sets.items() if isinstance(found, ListedDataset)]
-        for (one, first), (two, second) in itertools.combinations(listed, 2):
-            if both := first.shared_with(second):
-                raise UserError(
-                    f"{both[0]}: found in the {one} and in the {two} list ({len(both)} images are), expected it in one "
-                    "of them; remove it from the other"
-                )
+        if faults := list(in_two_lists(sets)):
+            raise UserError(f"{faults[0]} ({len(faults)} images are in two lists)")
 
     def dataset_options(self, hide_unseen: bool, augment: bool) -> dict[str, Any]:
         """Return the arguments of a `ListedDataset` that do not depend on the data set."""

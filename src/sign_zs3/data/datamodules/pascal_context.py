@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.base import Part
-from sign_zs3.data.datasets.pascal_context import PascalContextDataset, context_protocol
+from sign_zs3.data.datasets.pascal_context import PascalContextDataset
+from sign_zs3.data.splits import published_protocol
 
 
 class PascalContextDataModule(ImageDataModule):
@@ -38,7 +39,7 @@ class PascalContextDataModule(ImageDataModule):
         unseen: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(context_protocol(num_classes, unseen, split), **kwargs)
+        super().__init__(published_protocol(f"pascal_context_{num_classes}", unseen, split), **kwargs)
         self.root = root
         self.labels = labels
         self.lists = {"train": train_list, "test": test_list}

@@ -4,7 +4,8 @@ from typing import Any
 
 from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.base import Part
-from sign_zs3.data.datasets.voc import VOCDataset, download_voc, voc_protocol
+from sign_zs3.data.datasets.voc import VOCDataset, download_voc
+from sign_zs3.data.splits import published_protocol
 
 
 class VOCDataModule(ImageDataModule):
@@ -33,7 +34,7 @@ class VOCDataModule(ImageDataModule):
         download: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(voc_protocol(unseen, split), **kwargs)
+        super().__init__(published_protocol("voc", unseen, split), **kwargs)
         self.root = root
         self.sbd_root = sbd_root
         self.download = download

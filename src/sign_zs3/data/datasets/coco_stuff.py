@@ -7,28 +7,14 @@ from typing import Any
 from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import find_folder
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.names import COCO_STUFF_CLASSES, NEVER_LABELLED
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
-from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.protocol import Protocol
 
 _FETCH = (
     "unpack train2017.zip and val2017.zip (images.cocodataset.org) into {root}/images, and "
     "stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff) into {root}/annotations"
 )
-
-
-def coco_stuff_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
-    """Return a class split of COCO-Stuff: 171 classes; 255 and the values that never occur are ignored.
-
-    Args:
-        unseen: Names of the unseen classes; None takes those of `split`.
-        split: ``"default"``: the 15 unseen classes of SPNet, CaGNet and SIGN.
-
-    Raises:
-        UserError: A name is no class of COCO-Stuff, or no split.
-    """
-    return published_protocol("coco_stuff", COCO_STUFF_CLASSES, split, unseen, (*NEVER_LABELLED, IGNORE_INDEX))
 
 
 class COCOStuffDataset(ListedDataset):
@@ -38,7 +24,7 @@ class COCOStuffDataset(ListedDataset):
         root: The folder that holds ``images/{train2017,val2017}`` and ``annotations/{train2017,val2017}``.
         split: ``"train"``: train2017 without its last images; ``"val"``: these; ``"test"``: val2017.
         val_size: How many of the last training images, by name, are for validation (the paper: 10,000).
-        protocol: The class split; None takes `coco_stuff_protocol`'s default.
+        protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
@@ -70,7 +56,7 @@ class COCOStuffDataset(ListedDataset):
             cut = len(names) - val_size
             names = names[:cut] if split == "train" else names[cut:]
         items = [Item(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names]
-        super().__init__(items, protocol or coco_stuff_protocol(), **options)
+        super().__init__(items, protocol or published_protocol("coco_stuff"), **options)
 
 
 def _folder(root: str | Path, places: Sequence[str], part: str, what: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,6 @@ class ListedDataset(SegmentationDataset):
                     f"{missing[0]}: not found ({len(missing)} of the {len(paths)} {what} in the lists are missing), "
                     f"expected every listed file; unpack the data set again so that {missing[0].parent} is complete"
                 )
-
-    def shared_with(self, other: ListedDataset) -> list[Path]:
-        """Return the images that are in another data set, too, sorted."""
-        return sorted({item.image for item in self.items} & {item.image for item in other.items})
 
     def __len__(self) -> int:
         return len(self.items)
@@ -133,3 +130,11 @@ class ListedDataset(SegmentationDataset):
             UserError: The file cannot be decoded.
         """
         return read_index_mask(self.items[index].mask)
+
+
+def in_two_lists(sets: Mapping[Any, SegmentationDataset | None]) -> Iterator[str]:
+    """Yield a line for each image that two of some data sets hold; their keys name them."""
+    listed = [(name, {item.image for item in s.items}) for name, s in sets.items() if isinstance(s, ListedDataset)]
+    for (one, first), (two, second) in itertools.combinations(listed, 2):
+        for path in sorted(first & second):
+            yield f"{path}: found in the {one} and in the {two} list, expected it in one; remove it from the other"

@@ -24,26 +24,6 @@ _NAME_LISTS = ("labels.txt", "classes-400.txt", "pascal_context_classes-400.txt"
 _ID_LISTS = {"train": ("train.txt", "pascal_context_train.txt"), "test": ("val.txt", "pascal_context_val.txt")}
 
 
-def context_protocol(
-    num_classes: Literal[33, 59] = 33, unseen: Sequence[str] | None = None, split: str = "default"
-) -> Protocol:
-    """Return a class split of Pascal Context.
-
-    Args:
-        num_classes: 33 (CaGNet, SIGN) or 59.
-        unseen: Names of the unseen classes; None takes those of `split`.
-        split: ``"default"`` (cow, motorbike, sofa and cat unseen, id 0 ignored) or, with 59 classes, ZS3's ``"zs3-2"``
-            to ``"zs3-10"``, where id 0 is the seen class background.
-
-    Raises:
-        UserError: `num_classes` is another number; a name is no class, or no split.
-    """
-    if num_classes not in _CLASSES:
-        raise UserError(f"num_classes: found {num_classes}, expected 33 or 59; correct it")
-    names = dict(enumerate(_CLASSES[num_classes], 1))
-    return published_protocol(f"pascal_context_{num_classes}", names, split, unseen)
-
-
 class PascalContextDataset(ListedDataset):
     """Images of VOC 2010 with the labels of Pascal Context.
 
@@ -58,7 +38,7 @@ class PascalContextDataset(ListedDataset):
         list_file: List of image ids; None looks for ``train.txt`` or ``val.txt`` beside the label folders and in
             ``ImageSets/SegmentationContext``.
         num_classes: 33 or 59.
-        protocol: The class split; None takes `context_protocol`'s default.
+        protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
@@ -88,7 +68,7 @@ class PascalContextDataset(ListedDataset):
         names = sorted(read_list(listed, problems))
         suffix = ".png" if self._lookup is None else ".mat"
         items = [Item(name, voc / "JPEGImages" / f"{name}.jpg", masks / f"{name}{suffix}") for name in names]
-        super().__init__(items, protocol or context_protocol(num_classes), problems, **options)
+        super().__init__(items, protocol or published_protocol(f"pascal_context_{num_classes}"), problems, **options)
 
     def read_mask(self, index: int) -> NDArray[Any]:
         """Read a mask alone, (H, W) of ids 0..33 or 0..59.

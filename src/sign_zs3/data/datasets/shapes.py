@@ -131,7 +131,7 @@ class ShapesDataset(SegmentationDataset):
         length: Number of scenes.
         seed: Seed of the scenes.
         scene_size: Height and width in pixels.
-        protocol: The class split; None takes `shapes_protocol`'s default.
+        protocol: The class split; None takes the default one.
         **options: `hide_unseen` and `transform` of `SegmentationDataset`.
 
     Raises:

@@ -5,7 +5,7 @@ with VOC 2012 train. With the complete data sets that gives 10,582 images; the t
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.files import find_folder, names_in, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.names import VOC_CLASSES
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
@@ -70,20 +69,6 @@ _SBD = _Source(
 )
 
 
-def voc_protocol(unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
-    """Return a class split of Pascal VOC: 20 classes; void (255) is ignored, and so is background (0) in most.
-
-    Args:
-        unseen: Names of the unseen classes; None takes those of `split`.
-        split: ``"default"`` (SPNet, CaGNet, SIGN: the last five unseen) or ZS3's ``"zs3-2"`` to ``"zs3-10"``, where
-            background is a seen class.
-
-    Raises:
-        UserError: A name is no class of VOC, or no split.
-    """
-    return published_protocol("voc", dict(enumerate(VOC_CLASSES, 1)), split, unseen)
-
-
 class VOCDataset(ListedDataset):
     """Images and masks of VOC 2012, for training joined with those of SBD.
 
@@ -92,7 +77,7 @@ class VOCDataset(ListedDataset):
         split: ``"train"``: `train_aug` where `sbd_root` is given, else VOC 2012 train; ``"val"``: its val.
         sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; only ``"train"`` reads
             it.
-        protocol: The class split; None takes `voc_protocol`'s default.
+        protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
     Raises:
@@ -114,7 +99,7 @@ class VOCDataset(ListedDataset):
             log.info("no sbd_root: training on VOC 2012 train alone, without SBD's images")
         problems: list[str] = []
         items = _items(voc, sbd, split, problems)
-        super().__init__(items, protocol or voc_protocol(), problems, **options)
+        super().__init__(items, protocol or published_protocol("voc"), problems, **options)
 
     def read_mask(self, index: int) -> NDArray[Any]:
         """Read a mask alone, (H, W) of ids 0..20 and 255.
