@@ -1,7 +1,6 @@
 """`ZeroShotTask`: puts networks, steps, updates and schedule together for Lightning; the methods derive from it."""
 
 import copy
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,17 +21,16 @@ from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial.features import SpatialFeatures
 from sign_zs3.models.weights import evaluating, on_meta
 from sign_zs3.protocol import Protocol
-from sign_zs3.tasks import checkpoint as stored
-from sign_zs3.tasks import evaluation, run, steps
+from sign_zs3.tasks import evaluation, matching, run, steps
 from sign_zs3.tasks.building import Sources, segmenter_config
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, check_checkpoint, has_teacher, read_checkpoint, stored_protocol
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.progress import Progress
+from sign_zs3.tasks.restoring import restored
 from sign_zs3.tasks.schedule import Schedule, counted_randomness
 from sign_zs3.tasks.steps import Batch, PseudoLabels
 from sign_zs3.tasks.training import Training
 from sign_zs3.tasks.updates import Updates, segmenter_optimizer
-
-log = logging.getLogger(__name__)
 
 _Task = TypeVar("_Task", bound="ZeroShotTask")
 SEGMENTER = frozenset({"encoder", "spatial", "classifier"})
@@ -45,8 +43,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
     A method declares its options in its constructor (plain scalars, strings and lists) and passes the rest on; all are
     saved as hyperparameters here. It says which parts each phase trains (`phase_plan`), what stands in the spatial
     module's and C's place, and what else is done with a batch (`further_steps`).
-
-    Networks are made after the data are checked, so that a missing file is named before weights are downloaded.
 
     Args:
         protocol: Classes and their split, a `Protocol` or its `as_dict`; null takes those of the trainer's data.
@@ -169,7 +165,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._adopt(protocol)
         elif self._is_open:
             self._take(protocol)
-        stored.check_classes(self.protocol, protocol, "the data")
+        matching.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
             run.check_trainer(self.trainer, self.hparams["compile"])
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
@@ -177,13 +173,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def configure_model(self) -> None:
         """Make the networks, the only place where that is done, and tell the data module what its loaders give.
 
-        Class vectors that are there already are those of a checkpoint, which brings all weights too. Otherwise they
-        and the backbone's weights are read from the files that the options name, or all from `init_from`.
+        The data are checked by then, so that a missing file is named before weights are downloaded. Class vectors that
+        are there already are a checkpoint's, which brings all weights too. Otherwise they and the backbone's weights
+        are read from the files that the options name, or all from `init_from`.
         """
         if not self.is_built:
             hp, protocol, sources = self.hparams, self.protocol, None
-            if not protocol.unseen:
-                log.warning("no unseen classes: the unseen and harmonic scores will be 0")
             self.progress.looked_up = self.progress.centered_on = protocol.classes
             if self._buffers["class_vectors"] is None:
                 sources = Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
@@ -213,10 +208,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def _adopt(self, protocol: Protocol) -> None:
         """Take ids and order of the data's classes, where they are those of the model."""
-        rows = stored.order_from(self.protocol, protocol)
+        rows = matching.order_from(self.protocol, protocol)
         if rows is None or protocol == self.protocol:
             return
-        self.load_state_dict(stored.in_order(self.state_dict(), rows))
+        self.load_state_dict(matching.in_order(self.state_dict(), rows))
         self.progress.looked_up = tuple(self.progress.looked_up[row] for row in rows)
         self._take(protocol)
         self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen).to(self.device)
@@ -226,23 +221,31 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
-        method, parameters = type(self).__name__, self.named_parameters()
-        checkpoint[stored.CHECKPOINT_KEY] = self.progress.stored(method, self.protocol, parameters)
+        own = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
+        checkpoint[CHECKPOINT_KEY] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the networks of a checkpoint, where there are none yet, and take up its progress."""
-        protocol = stored.prepare(checkpoint, self._protocol, self._is_fitting)
+        """Take up a checkpoint that a trainer read, by whatever reader: classes, networks and progress."""
+        check_checkpoint(checkpoint, "the checkpoint")
+        if self._is_fitting:
+            matching.check_resumable(checkpoint)
+        self.take_up(checkpoint)
+
+    def take_up(self, checkpoint: dict[str, Any]) -> None:
+        """Take up all of a checked checkpoint but its weights; the networks are made where there are none yet."""
         if self._protocol is None:
-            self._take(protocol)
+            self._take(stored_protocol(checkpoint))
+        matching.reorder(checkpoint, self.protocol)
+        matching.check_classes(self.protocol, stored_protocol(checkpoint), "the checkpoint")
         state: dict[str, Tensor] = checkpoint["state_dict"]
         if not self.is_built:
-            stored.check_fits(checkpoint, self._expected_state(state))
+            matching.check_fits(checkpoint, self._expected_state(state))
             self.class_vectors = torch.zeros_like(state["class_vectors"])
             self.configure_model()
         if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
             raise UserError(f"vectors: the checkpoint's have {found} numbers, those given {mine}: give its own file")
-        self._set_teacher(stored.has_teacher(state))
-        stored.check_fits(checkpoint, self.state_dict())
+        self._set_teacher(has_teacher(state))
+        matching.check_fits(checkpoint, self.state_dict())
         self.progress.resume(checkpoint, self.named_parameters())
 
     def _expected_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,7 +255,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             twin = type(self)(**{name: self.hparams[name] for name in self.defaults()})
             twin.class_vectors = torch.zeros(state["class_vectors"].shape)
             twin.build_networks(state["class_vectors"].shape[1], None)
-            twin._set_teacher(stored.has_teacher(state))
+            twin._set_teacher(has_teacher(state))
             return twin
 
         return on_meta(make, lambda twin: twin.segmenter).state_dict()
@@ -264,8 +267,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Load a ``.ckpt`` file of this method, as `load_task` for any; `options` take the place of stored ones."""
         if not options.pop("weights_only", True):
             raise UserError("weights_only: found false, expected true: nothing in a file is ever run")
-        checkpoint, what = stored.read_checkpoint(Path(checkpoint_path)), f"checkpoint: {checkpoint_path}"
-        return stored.restored(cls, checkpoint, what, **options).to(map_location or "cpu")
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        return restored(cls, checkpoint, f"checkpoint: {checkpoint_path}", **options).to(map_location or "cpu")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run: Lightning's optimisers cannot be pickled."""
@@ -357,9 +360,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return {name: self.hparams[name] for name in ("seen_penalty", "flip", "scales")}
 
     def _scores(self, batch: Batch) -> Scores:
-        return evaluation.score_batch(
-            self.segmenter, steps.inputs_of(batch), self.hparams["resolution"], self.evaluation_options
-        )
+        inputs, resolution = steps.inputs_of(batch), self.hparams["resolution"]
+        return evaluation.score_batch(self.segmenter, inputs, resolution, self.evaluation_options)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch into the confusion matrix."""

@@ -15,14 +15,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.weights import difference, kinds_of
 from sign_zs3.protocol import Protocol
-from sign_zs3.tasks.checkpoint import (
-    CHECKPOINT_KEY,
-    check_classes,
-    read_checkpoint,
-    reorder,
-    stored_options,
-    stored_protocol,
-)
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint, stored_options, stored_protocol
+from sign_zs3.tasks.matching import check_classes, reorder
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +73,8 @@ class Sources(NamedTuple):
         Raises:
             UserError: A file cannot be read, or the checkpoint is of other classes, class vectors or networks.
         """
+        if not protocol.unseen:
+            log.warning("no unseen classes: the unseen and harmonic scores will be 0")
         path, center = hparams["init_from"], hparams["center_vectors"]
         if not path:
             return cls(class_vectors(hparams["vectors"], protocol.classes, center), hparams["weights"])

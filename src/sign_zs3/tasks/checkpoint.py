@@ -7,27 +7,24 @@ were trained, where class vectors came from, and the gradient of an iteration th
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
-from inspect import isabstract
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from sign_zs3.compat import RETIRED, current_options
-from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.compat import current_options
+from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
-from sign_zs3.models.weights import check_finite, difference, kinds_of
+from sign_zs3.models.weights import check_finite
 from sign_zs3.protocol import Protocol
 
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
 """Raise it when an older version would misread the file; a new optional entry needs no new number."""
-_Task = TypeVar("_Task", bound=pl.LightningModule)
 GIVE = "give a .ckpt file that `fit` or `extend` wrote"
 
 
@@ -217,129 +214,3 @@ def stored_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def has_teacher(state: Mapping[str, Any]) -> bool:
     """Tell whether a state was stored during self-training, with the teacher beside the student."""
     return any(key.startswith("teacher.") for key in state)
-
-
-# -- whether it suits a model ----------------------------------------------------------------------------------------
-
-
-def restored(task: type[_Task], checkpoint: dict[str, Any], what: str, **given: Any) -> _Task:
-    """Return the model that a checkpoint in memory holds, in evaluation mode on the CPU.
-
-    Args:
-        task: The class of the model.
-        checkpoint: Of `read_checkpoint`.
-        what: Names the checkpoint in errors.
-        **given: Options in place of stored ones.
-
-    Raises:
-        UserError: It is damaged, or does not fit the method `task`.
-    """
-    if isabstract(task):
-        raise UserError(f"{task.__name__}: found no method, expected one such as SIGNModule: use it, or load_task")
-    try:
-        known = task.defaults()  # type: ignore[attr-defined]
-        if odd := [name for name in given if name not in known]:
-            raise UserError(f"{odd[0]}: found no such option of {task.__name__}{did_you_mean(odd[0], known)}")
-        options = {name: value for name, value in stored_options(checkpoint).items() if name in known} | given
-        model = task(**options, protocol=stored_protocol(checkpoint).as_dict())
-        model.on_load_checkpoint(checkpoint)
-    except UserError as error:
-        raise UserError(f"{what}: {line_of(error)}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the networks make of a value that `fit` did not write
-        raise UserError(f"{what} cannot be built ({type(error).__name__}: {line_of(error)[:200]}): {GIVE}") from error
-    model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
-    return model.eval()
-
-
-def prepare(checkpoint: dict[str, Any], protocol: Protocol | None, resumes: bool) -> Protocol:
-    """Check all of a checkpoint that a model takes up, put its classes in the order of `protocol`, and return them.
-
-    Args:
-        checkpoint: Of the trainer or of `read_checkpoint`.
-        protocol: The model's classes; None: it has none yet.
-        resumes: Whether its training is to go on.
-
-    Raises:
-        UserError: It is damaged, of other classes, or holds no training that this version can continue.
-    """
-    check_checkpoint(checkpoint, "the checkpoint")
-    if resumes and "optimizer_states" not in checkpoint:
-        raise UserError(
-            "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
-            "start from it with --model.init_from instead"
-        )
-    for name, value in stored_options(checkpoint).items():
-        if resumes and name in RETIRED:
-            raise UserError(
-                f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
-                "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
-            )
-    if protocol is not None:
-        reorder(checkpoint, protocol)
-        check_classes(protocol, stored_protocol(checkpoint), "the checkpoint")
-    return stored_protocol(checkpoint)
-
-
-def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
-    """Refuse data or a checkpoint of other classes than a model's; `where` names them.
-
-    Raises:
-        UserError: Names, their order or their split differ.
-    """
-    if (mine.classes, mine.num_seen) == (other.classes, other.num_seen):
-        return
-    odd = sorted({*mine.classes} ^ {*other.classes})
-    fault = f"classes in one alone: {', '.join(odd[:5])}" if odd else "the same names, split or ordered otherwise"
-    raise UserError(
-        f"classes: {where} has {other.num_seen} seen and {len(other.unseen)} unseen, the model {mine.num_seen} and "
-        f"{len(mine.unseen)} ({fault}): use the data and split that the checkpoint was trained with"
-    )
-
-
-def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint whose state is not that of a model.
-
-    Raises:
-        UserError: A name or a shape differs.
-    """
-    if fault := difference(kinds_of(checkpoint["state_dict"]), kinds_of(wanted)):
-        version = checkpoint[CHECKPOINT_KEY].get("version")
-        writer = f" ({version:.40})" if isinstance(version, str) else ""
-        raise UserError(
-            f"the checkpoint does not fit this model ({fault}): use the options and version of sign-zs3{writer} that "
-            "it was trained with"
-        )
-
-
-def is_by_class(key: str) -> bool:
-    """Tell whether an entry of a task's state has a row per class."""
-    return key == "class_vectors" or key.endswith(".known") or ".classifier." in key
-
-
-def order_from(old: Protocol, new: Protocol) -> list[int] | None:
-    """Return the number in `old` of each class of `new`; None: they do not have the same seen and unseen classes."""
-    halves = [(set(p.classes[: p.num_seen]), set(p.classes[p.num_seen :])) for p in (old, new)]
-    return [old.classes.index(name) for name in new.classes] if halves[0] == halves[1] else None
-
-
-def in_order(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
-    """Return a task's state with its classes in the order of `order_from`."""
-    return {key: value[list(rows)] if is_by_class(key) else value for key, value in state.items()}
-
-
-def reorder(checkpoint: dict[str, Any], protocol: Protocol) -> None:
-    """Put the classes of a checkpoint in the order of a protocol, where both have the same ones.
-
-    A class that was added by name keeps the number that it got then; a data set with that class may number it
-    differently. A checkpoint in the middle of a training stays as it is: its optimisers' state is in its own order.
-    """
-    rows = order_from(stored_protocol(checkpoint), protocol)
-    if rows is None or "optimizer_states" in checkpoint:
-        return
-    own = checkpoint[CHECKPOINT_KEY]
-    checkpoint["state_dict"] = in_order(checkpoint["state_dict"], rows)
-    if "looked_up" in own:
-        own["looked_up"] = [own["looked_up"][row] for row in rows]
-    own["protocol"] = protocol.as_dict()

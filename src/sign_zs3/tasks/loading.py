@@ -7,7 +7,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint, restored
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from sign_zs3.tasks.restoring import restored
 from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module

@@ -12,8 +12,9 @@ from torch import Tensor
 from sign_zs3.files import replacing
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, is_by_class, write_checkpoint
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, write_checkpoint
 from sign_zs3.tasks.loading import task_of
+from sign_zs3.tasks.matching import is_by_class
 
 
 def save_model(model: ZeroShotTask, path: str | Path) -> None:
