@@ -1,6 +1,7 @@
 """Checkpoints by the module's own iterations: `trainer.global_step` counts the steps of three optimisers."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,8 @@ class ScheduleCheckpoint(Checkpoint):
     def save(self, trainer: pl.Trainer, name: str) -> Path:
         """Write ``checkpoints/NAME.ckpt`` beside its place and rename it; called on all ranks."""
         path = self._folder / f"{name}.ckpt"
-        if trainer.is_global_zero:
-            with replacing(path) as beside:
-                trainer.save_checkpoint(beside, weights_only=False)
-        else:
-            trainer.save_checkpoint(path, weights_only=False)  # takes part in gathering; only rank 0 writes
+        with replacing(path) if trainer.is_global_zero else nullcontext(path) as beside:
+            trainer.save_checkpoint(beside, weights_only=False)  # all ranks take part in gathering; only rank 0 writes
         trainer.strategy.barrier("checkpoint renamed")
         return path
 

@@ -72,9 +72,13 @@ class PictureLogger(pl.Callback):
         self._folder = Path()
         self._shown: list[_Shown] = []
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Learn where files go."""
+        # on all ranks: rank 0 sends it to the others, and would wait for them
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images."""
-        self._find_folder(trainer)
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, ZeroShotDataModule):
@@ -94,14 +98,9 @@ class PictureLogger(pl.Callback):
         due = self.every and schedule.batches_pending == 0 and schedule.iteration % self.every == 0
         if not (due or finished) or not trainer.is_global_zero:
             return
-        index, done = schedule.locate()
-        phase = finished or schedule.phases[index]
+        phase = finished or schedule.phase
         with torch.no_grad(), evaluating(pl_module):
-            self._draw(trainer, pl_module, phase, phase.iterations if finished else done)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learn where files go."""
-        self._find_folder(trainer)
+            self._draw(trainer, pl_module, phase, phase.iterations if finished else schedule.locate()[1])
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the confusion matrix and the IoU per class."""
@@ -109,8 +108,7 @@ class PictureLogger(pl.Callback):
         protocol, confusion = pl_module.protocol, pl_module.confusion
         if not trainer.is_global_zero or confusion is None:
             return
-        schedule = pl_module.schedule
-        finished = schedule.just_finished()
+        schedule, finished = pl_module.schedule, pl_module.schedule.just_finished()
         phase = (finished or schedule.phase).name
         title = f"{protocol.dataset}, {'after' if finished else 'in'} {phase}"
         matrix = charts.draw_confusion(confusion, protocol.classes, protocol.num_seen, title)
@@ -118,10 +116,6 @@ class PictureLogger(pl.Callback):
         bars.suptitle(figures.literal(title), fontsize=10)
         self._put(trainer, "test/confusion", matrix, schedule.batches, f"confusion-{phase}")
         self._put(trainer, "test/iou", bars, schedule.batches, f"iou-{phase}")
-
-    def _find_folder(self, trainer: pl.Trainer) -> None:
-        # on all ranks: rank 0 sends it to the others, and would wait for them
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _draw(self, trainer: pl.Trainer, model: ZeroShotTask, phase: Phase, done: int) -> None:
         protocol, schedule = model.protocol, model.schedule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,10 +31,8 @@ class ScheduleProgressBar(ProgressBar):
         self._enabled = True
 
     def _open(self, total: float, description: str, initial: int = 0) -> tqdm[Any]:
-        return tqdm(
-            total=None if total == float("inf") else total, desc=description, initial=initial,
-            disable=not self._enabled, file=sys.stderr, dynamic_ncols=True, leave=True, mininterval=0.5,
-        )  # fmt: skip
+        hidden = not self._enabled
+        return tqdm(desc=description, total=total, initial=initial, disable=hidden, dynamic_ncols=True, mininterval=0.5)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where the schedule stands."""
@@ -51,10 +48,9 @@ class ScheduleProgressBar(ProgressBar):
         schedule = pl_module.schedule
         if schedule.batches_pending:
             return
-        index, done = schedule.locate()
+        phase, (_, done) = schedule.phase, schedule.locate()
         self._bar.update(schedule.iteration - self._bar.n)
         if done % SHOWN_EVERY == 0:
-            phase = schedule.phases[index]
             self._bar.set_description(f"{phase.name} {done}/{phase.iterations}", refresh=False)
             losses = pl_module.training_run.losses.items()
             shown = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in losses}

@@ -43,15 +43,9 @@ class StopSignals:
     def prepare(self, trainer: pl.Trainer) -> None:
         """Handle SLURM's requeue signal until `restore`: Lightning leaves it alone where it has a handler."""
         self._trainer, self._between_batches = trainer, False
-        environment = trainer._accelerator_connector.cluster_environment
-        if (
-            threading.current_thread() is threading.main_thread()
-            and isinstance(environment, SLURMEnvironment)
-            and environment.auto_requeue
-            and environment.requeue_signal
-            and self._former is None
-        ):
-            number = environment.requeue_signal
+        slurm = trainer._accelerator_connector.cluster_environment
+        number = slurm.requeue_signal if isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue else None
+        if number and self._former is None and threading.current_thread() is threading.main_thread():
             self._former = (number, signal.signal(number, self._note_requeue))
 
     def restore(self) -> None:

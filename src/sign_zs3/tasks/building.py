@@ -29,12 +29,8 @@ def segmenter_config(
     classifier: dict[str, Any],
 ) -> SegmenterConfig:
     """Return what a task's segmenter is built from, see `ZeroShotTask.spatial_options` and `classifier_options`."""
-    encoder = {name: hparams[name] for name in ("backbone", "backbone_levels", "output_stride", "dilations", "head")}
-    encoder |= {
-        "input_scales": hparams["input_scales"],
-        "feature_dim": feature_dim,
-        "freeze": hparams["freeze_encoder"],
-    }
+    same = ("backbone", "backbone_levels", "output_stride", "dilations", "head", "input_scales")
+    encoder = {name: hparams[name] for name in same} | {"feature_dim": feature_dim, "freeze": hparams["freeze_encoder"]}
     # statistics of a pretrained backbone are kept; those of a new one are learnt
     encoder["freeze_batch_norm"] = hparams["weights"] is not None
     rest = {name: hparams[name] for name in ("image_mean", "image_std", "seen_penalty", "flip", "scales")}
@@ -63,12 +59,7 @@ class Sources(NamedTuple):
     ) -> Sources:  # fmt: skip
         """Read the class vectors or, with all that it has, the checkpoint to start from.
 
-        Args:
-            hparams: Of the model.
-            protocol: Its classes.
-            method: Name of its class.
-            defaults: Of the class's options.
-            architecture: Options that change what the network computes but not the shapes of its weights.
+        `method` is the name of the model's class, whose options have `defaults`; see `ZeroShotTask.architecture`.
 
         Raises:
             UserError: A file cannot be read, or the checkpoint is of other classes, class vectors or networks.
@@ -112,14 +103,14 @@ class Sources(NamedTuple):
         Raises:
             UserError: It does not fit, or holds a part of E, the spatial module or C without a place in the model.
         """
-        stored = {} if self.checkpoint is None else self.checkpoint["state_dict"]
-        state = {key: value for key, value in stored.items() if key in wanted}
+        found = {} if self.checkpoint is None else self.checkpoint["state_dict"]
+        state = {key: value for key, value in found.items() if key in wanted}
         if fault := difference(kinds_of(state), kinds_of(wanted)):
             raise UserError(
                 f"init_from: {self.path} does not fit this model ({fault}): use the vectors, backbone, widths and "
                 "version of sign-zs3 that it was trained with"
             )
-        if left := [key for key in stored if key.startswith("segmenter.") and key not in wanted]:
+        if left := [key for key in found if key.startswith("segmenter.") and key not in wanted]:
             raise UserError(
                 f"init_from: {self.path} holds {left[0]}, for which this model has no place: use the method and the "
                 "options that it was trained with"

@@ -22,11 +22,6 @@ class CaGNetModule(GenerativeTask):
         super().__init__(**kwargs)
         check_at_least(0, alpha=alpha)
 
-    @property
-    def kl_weight(self) -> float:
-        """Weight of the KL loss that draws the contextual latent to N(0, 1)."""
-        return float(self.hparams["alpha"])
-
     def spatial_options(self) -> dict[str, Any]:
         """Give the contextual module."""
         return {"name": "contextual", "width": self.hparams["spatial_width"]}

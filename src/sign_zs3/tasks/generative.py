@@ -13,7 +13,7 @@ from sign_zs3.models.spatial.features import SpatialFeatures
 from sign_zs3.tasks import steps
 from sign_zs3.tasks.base import SEGMENTER, ZeroShotTask
 from sign_zs3.tasks.steps import Batch, LabelledFeatures
-from sign_zs3.tasks.updates import WEIGHT_DECAY, adam
+from sign_zs3.tasks.updates import WEIGHT_DECAY
 
 
 class GenerativeTask(ZeroShotTask):
@@ -83,6 +83,11 @@ class GenerativeTask(ZeroShotTask):
         """Return D, whatever the length of class vectors."""
         return int(self.hparams["feature_dim"])
 
+    @property
+    def kl_weight(self) -> float | None:
+        """Weight of the KL loss (eq. 4): the option `alpha` of the methods that have one."""
+        return float(self.hparams["alpha"]) if "alpha" in self.hparams else None
+
     def phase_plan(self) -> dict[str, frozenset[str]]:
         """Return the kinds of phase, each with the parts that it trains: G and D in all but the transfer step."""
         with_d = self.hparams["adversarial"] != "none"
@@ -97,8 +102,7 @@ class GenerativeTask(ZeroShotTask):
     def build_networks(self, word_dim: int, weights: str | None) -> None:
         """Make E, the spatial module, C (as `segmenter`), G, and D where there is an adversarial loss."""
         super().build_networks(word_dim, weights)
-        hp = self.hparams
-        dim = hp["feature_dim"]
+        hp, dim = self.hparams, self.hparams["feature_dim"]
         self.generator = Generator(word_dim, dim, dim, hp["generator_hidden"], hp["generator_dropout"])
         if hp["adversarial"] != "none":
             self.discriminator = Discriminator(dim, hp["discriminator_hidden"])
@@ -120,9 +124,12 @@ class GenerativeTask(ZeroShotTask):
 
     def optimizers_by_name(self) -> dict[str, torch.optim.Optimizer]:
         """Make SGD for E, the spatial module and C; Adam for D, where there is one; Adam for G."""
-        decay = {"discriminator": WEIGHT_DECAY, "generator": 0.0}
-        adams = {n: adam(part, self.hparams[f"lr_{n}"], decay[n]) for n, part in self._generative.items()}
-        return super().optimizers_by_name() | adams
+        optimizers = super().optimizers_by_name()
+        for name, part in self._generative.items():
+            groups = [{"params": list(part.parameters()), "multiplier": 1.0}]
+            decay = WEIGHT_DECAY if name == "discriminator" else 0.0
+            optimizers[name] = torch.optim.Adam(groups, lr=self.hparams[f"lr_{name}"], weight_decay=decay)
+        return optimizers
 
     def enter_phase(self, kind: str) -> None:
         """Open C to all classes before the transfer step; renew the teacher before self-training."""
@@ -141,30 +148,35 @@ class GenerativeTask(ZeroShotTask):
 
     def transfer_step(self, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
         """Transfer Learning Step: eq. 10, C on real features of seen and synthetic ones of all classes."""
-        protocol = self.protocol
+        protocol, classifier = self.protocol, self.segmenter.classifier
         with torch.no_grad():
             spatial = self.segmenter.features(steps.inputs_of(batch), sample=False)
-            size = (len(spatial.features), *map_size(spatial.features))
-            odds = self.hparams["unseen_odds"]
+            size, odds = (len(spatial.features), *map_size(spatial.features)), self.hparams["unseen_odds"]
             labels = steps.random_labels(size, protocol.num_seen, protocol.num_classes, odds, self.device)
             synthetic = steps.synthetic_features(self.generator, self.class_vectors, labels)
         with self.updates.only("segmenter"):
-            losses = steps.transfer_losses(
-                self.segmenter.classifier, spatial.features, batch["mask"], synthetic, labels
-            )
+            losses = steps.transfer_losses(classifier, spatial.features, batch["mask"], synthetic, labels)
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms
 
     def further_steps(self, kind: str, batch: Batch, spatial: SpatialFeatures) -> dict[str, Tensor]:
-        """Train D, then G, on the features of labelled pixels, in the phases that train them."""
+        """Train D, then G, on the features of labelled pixels, in the phases that train them.
+
+        Without such a pixel they step with the gradient of earlier batches of the iteration.
+        """
         if "generator" not in self.progress.plan[kind]:
             return {}
         pixels = steps.labelled_features(spatial, batch["mask"], self.class_vectors)
+        if not len(pixels.labels):
+            without_loss = self.updates.step_if_due if self.trainer.world_size == 1 else self.updates.apply_zero
+            for name in self._generative:
+                without_loss(name)
+            return {}
         return self.discriminator_step(pixels) | self.generator_step(pixels)
 
     def discriminator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
         """Train D (eq. 7), where there is one; return losses by name."""
-        if self.discriminator is None or self._step_without_pixels("discriminator", pixels):
+        if self.discriminator is None:
             return {}
         with self.updates.only("discriminator"):
             losses = steps.discriminator_losses(self.discriminator, self.generator, pixels, self.hparams["adversarial"])
@@ -173,23 +185,7 @@ class GenerativeTask(ZeroShotTask):
 
     def generator_step(self, pixels: LabelledFeatures) -> dict[str, Tensor]:
         """Train G (eq. 8); return losses by name."""
-        if self._step_without_pixels("generator", pixels):
-            return {}
-        hp = self.hparams
         with self.updates.only("generator"):
-            losses = steps.generator_losses(
-                self.generator, self.discriminator, pixels, hp["adversarial"], hp["beta"], hp["bandwidths"],
-                per_image=hp["mmd_scope"] == "image",
-            )  # fmt: skip
+            losses = steps.generator_losses(self.generator, self.discriminator, pixels, self.hparams)
             self.updates.apply("generator", losses)
         return losses.terms
-
-    def _step_without_pixels(self, name: str, pixels: LabelledFeatures) -> bool:
-        """If the batch has no labelled pixel, step with the gradient gathered so far and return True."""
-        if len(pixels.labels):
-            return False
-        if self.trainer.world_size == 1:
-            self.updates.step_if_due(name)
-        else:
-            self.updates.apply_zero(name)
-        return True

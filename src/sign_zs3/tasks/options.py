@@ -112,14 +112,12 @@ class TaskOptions:
         check_at_least(0, clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
         if not are_scales(self.scales):
             raise UserError(f"scales: found {self.scales!r:.100}, expected {SCALES}")
-        if (folder := self.feature_cache) is None:
-            return
-        if not self.freeze_encoder:
+        if self.feature_cache is not None and not self.freeze_encoder:
             raise UserError(
-                f"feature_cache: found {folder!r} with freeze_encoder off, where the maps change with each step: set "
-                "freeze_encoder to true, or feature_cache to null"
+                f"feature_cache: found {self.feature_cache!r} with freeze_encoder off, where the maps change with each "
+                "step: set freeze_encoder to true, or feature_cache to null"
             )
-        if list(self.input_scales) != [1.0]:
+        if self.feature_cache is not None and list(self.input_scales) != [1.0]:
             raise UserError(
                 f"feature_cache: found input_scales {self.input_scales}, expected [1.0], that of the maps that are "
                 "kept: set input_scales to [1.0], or feature_cache to null"

@@ -83,13 +83,12 @@ class Progress:
         self.centered_on = tuple(own.get("centered_on", classes))
         if "trained_parts" in own:
             self.trained_before = frozenset(own["trained_parts"])
-        elif bool(checkpoint["state_dict"]["segmenter.known"].all()):
-            # Old checkpoints do not say what theirs had trained. If C knows all classes, every part was trained.
-            self.trained_before = frozenset[str]().union(*self.plan.values())
         else:
-            finished = Schedule.of_state(own["schedule"]).finished()
-            nothing = frozenset[str]()  # a phase that another method has
-            self.trained_before = nothing.union(*(self.plan.get(phase.kind, nothing) for phase in finished))
+            # Old checkpoints do not say what theirs had trained. If C knows all classes, every part was trained.
+            taught = bool(checkpoint["state_dict"]["segmenter.known"].all())
+            kinds = {phase.kind for phase in Schedule.of_state(own["schedule"]).finished()}
+            parts = (parts for kind, parts in self.plan.items() if taught or kind in kinds)
+            self.trained_before = frozenset[str]().union(*parts)
 
     def resume(self, checkpoint: Mapping[str, Any], parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Take up all that a checkpoint stored of the same model.

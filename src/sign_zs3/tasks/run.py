@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,11 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def protocol_of(trainer: pl.Trainer) -> Protocol:
-    """Return the class protocol of a trainer's data module.
-
-    Raises:
-        UserError: There is no such data module.
-    """
+    """Return the class protocol of a trainer's data module; a `UserError` where there is none."""
     protocol = getattr(getattr(trainer, "datamodule", None), "protocol", None)
     if not isinstance(protocol, Protocol):
         raise UserError(
@@ -38,11 +35,7 @@ def protocol_of(trainer: pl.Trainer) -> Protocol:
 
 
 def check_data(data: object, hparams: Mapping[str, Any]) -> None:
-    """Refuse a data module that does not go with a model's options.
-
-    Raises:
-        UserError: Images would be resized twice, or the data module cannot crop cached maps.
-    """
+    """Refuse a data module with which images would be resized twice, or that cannot crop the maps of a cache."""
     eval_size = getattr(data, "eval_size", None)
     if hparams["resolution"] == "feature" and eval_size not in (None, FEATURE_RESOLUTION_SIZE[0]):
         raise UserError(
@@ -57,11 +50,7 @@ def check_data(data: object, hparams: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
-    """Refuse a trainer that cannot train with several optimisers, and tell DDP what to expect.
-
-    Raises:
-        UserError: Its precision or an option does not serve, or a compiler is missing.
-    """
+    """Refuse a trainer whose precision or options do not serve, and a missing compiler; tell DDP what to expect."""
     if trainer.precision in ("16-mixed", "16-true"):
         raise UserError(
             f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: one loss scale cannot serve "
@@ -76,8 +65,8 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
             )
         # Each phase leaves other parameters without gradients, which DDP must be told.
         strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
-    if compiles and strategy.root_device.type == "cpu" and not any(shutil.which(name) for name in compilers if name):
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(
             "compile: found no C++ compiler, which torch.compile needs on the CPU, expected g++, clang++ or $CXX: "
             "install one, or leave compile out"
@@ -85,29 +74,19 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
 
 
 def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:
-    """Refuse phases for which there are no classes to learn.
-
-    Raises:
-        UserError: There is no unseen class to learn, or more classes are asked for than there are.
-    """
+    """Refuse phases that have no unseen class to learn, and a rank beyond the number of classes."""
     if not protocol.unseen and {"transfer", "self_training"} & {phase.kind for phase in schedule.phases}:
         raise UserError(
             "unseen: found no unseen class, which transfer and self_training are for: name some, or set phases to "
             "[train]"
         )
     if pseudo_top_p > protocol.num_classes:
-        raise UserError(
-            f"pseudo_top_p: found {pseudo_top_p}, expected at most the {protocol.num_classes} classes of the data (0 "
-            "counts all pseudo-labels)"
-        )
+        expected = f"at most the {protocol.num_classes} classes of the data (0 counts all pseudo-labels)"
+        raise UserError(f"pseudo_top_p: found {pseudo_top_p}, expected {expected}")
 
 
 def check_ready(schedule: Schedule, known: Tensor) -> None:
-    """Refuse self-training with a C that was not taught all classes (C,) bool `known`.
-
-    Raises:
-        UserError: It has to be taught them first.
-    """
+    """Refuse self-training with a C that was never taught all classes; `known` (C,) bool are those it was."""
     kinds = [phase.kind for phase in schedule.phases]
     if "self_training" in kinds and "transfer" not in kinds and not bool(known.all()):
         raise UserError(
@@ -118,8 +97,9 @@ def check_ready(schedule: Schedule, known: Tensor) -> None:
 
 def compile_networks(*segmenters: Segmenter | None) -> None:
     """Compile encoders and spatial modules in place; random numbers stay as without compilation."""
-    for part in (part for s in segmenters if s is not None for part in (s.encoder, s.spatial)):
-        part.compile(options={"fallback_random": True})
+    for segmenter in filter(None, segmenters):
+        for part in (segmenter.encoder, segmenter.spatial):
+            part.compile(options={"fallback_random": True})
 
 
 def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCache | None:
@@ -133,9 +113,7 @@ def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCa
     def encode(images: Tensor) -> tuple[Tensor, ...]:
         return segmenter.maps(images.to(segmenter.image_mean.device))
 
-    def key() -> str:  # asked for at the first use, when the weights of a checkpoint are there
-        return _fingerprint(segmenter, hparams)
-
+    key = partial(_fingerprint, segmenter, hparams)
     return FeatureCache(hparams["feature_cache"], key, encode, segmenter.encoder.strides)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,14 +46,11 @@ class Schedule:
         self.phases = tuple(phases)
         self.accumulate = accumulate
         self.batches = 0
+        self._ends = list(itertools.accumulate(phase.iterations for phase in phases))
 
     @classmethod
     def build(
-        cls,
-        iterations: dict[str, int],
-        only: Sequence[str] | None = None,
-        rounds: int = 1,
-        accumulate: int = 1,
+        cls, iterations: dict[str, int], only: Sequence[str] | None = None, rounds: int = 1, accumulate: int = 1
     ) -> Schedule:
         """Build the schedule of a task; phases of no iterations are left out.
 
@@ -74,12 +73,12 @@ class Schedule:
             raise UserError(f"rounds: found {rounds}, expected at most {MAX_ROUNDS}")
         if rounds < 1 or accumulate < 1:
             raise UserError(f"rounds and accumulate: found {rounds} and {accumulate}, expected at least 1 each")
-        phases = []
-        for kind, count in iterations.items():
-            if count == 0 or (only is not None and kind not in only):
-                continue
-            for turn in range(rounds if kind == "self_training" else 1):
-                phases.append(Phase(kind if turn == 0 else f"{kind}_{turn + 1}", kind, count))
+        phases = [
+            Phase(kind if turn == 0 else f"{kind}_{turn + 1}", kind, count)
+            for kind, count in iterations.items()
+            if count and (only is None or kind in only)
+            for turn in range(rounds if kind == "self_training" else 1)
+        ]
         if not phases:
             raise UserError("phases: nothing to run, since every phase named has 0 iterations: set one of them above 0")
         return cls(phases, accumulate)
@@ -104,7 +103,7 @@ class Schedule:
     @property
     def total(self) -> int:
         """Iterations of all phases."""
-        return sum(phase.iterations for phase in self.phases)
+        return self._ends[-1]
 
     @property
     def total_batches(self) -> int:
@@ -118,12 +117,9 @@ class Schedule:
 
     def locate(self) -> tuple[int, int]:
         """Return the index of the phase at hand and the iterations done in it (the last phase when done)."""
-        rest = self.iteration
-        for index, phase in enumerate(self.phases):
-            if rest < phase.iterations:
-                return index, rest
-            rest -= phase.iterations
-        return len(self.phases) - 1, self.phases[-1].iterations
+        index = min(bisect_right(self._ends, self.iteration), len(self.phases) - 1)
+        start = self._ends[index] - self.phases[index].iterations
+        return index, min(self.iteration, self.total) - start
 
     @property
     def phase(self) -> Phase:
@@ -142,28 +138,18 @@ class Schedule:
 
     def just_finished(self) -> Phase | None:
         """Return the phase that the last batch completed, if it did."""
-        if self.batches_pending or not self.batches:
+        if self.batches_pending or self.iteration not in self._ends:
             return None
-        end = 0
-        for phase in self.phases:
-            end += phase.iterations
-            if self.iteration == end:
-                return phase
-        return None
+        return self.phases[self._ends.index(self.iteration)]
 
     def finished(self) -> tuple[Phase, ...]:
         """Return the phases that are complete."""
-        index, done = self.locate()
-        return self.phases[: index + (done == self.phases[index].iterations)]
+        return self.phases[: bisect_right(self._ends, self.iteration)]
 
     def first_batch(self, kind: str) -> int | None:
         """Return the number of the first batch of the first phase of a kind; None where there is none."""
-        start = 0
-        for phase in self.phases:
-            if phase.kind == kind:
-                return start * self.accumulate
-            start += phase.iterations
-        return None
+        starts = zip(self.phases, [0, *self._ends], strict=False)
+        return next((start * self.accumulate for phase, start in starts if phase.kind == kind), None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain types."""

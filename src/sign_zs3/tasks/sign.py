@@ -43,11 +43,6 @@ class SIGNModule(GenerativeTask):
         super().__init__(**kwargs)
         check_at_least(0, alpha=alpha)
 
-    @property
-    def kl_weight(self) -> float:
-        """Weight of the KL loss (eq. 4)."""
-        return float(self.hparams["alpha"])
-
     def spatial_options(self) -> dict[str, Any]:
         """Give SIM, or nothing in its place."""
         hp = self.hparams

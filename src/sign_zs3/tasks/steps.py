@@ -1,24 +1,20 @@
 """What the training steps compute: functions of networks and tensors that return named loss terms."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import (
-    pixel_cross_entropy,
-    transfer_loss,
-    weighted_cross_entropy,
-    weighted_mean,
-)
+from sign_zs3.functional.cross_entropy import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
-from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial.features import SpatialFeatures
 from sign_zs3.protocol import IGNORE_INDEX
 
@@ -75,9 +71,9 @@ class LabelledFeatures(NamedTuple):
     per_image: list[int]
 
 
-def inputs_of(batch: Batch) -> Tensor | Sequence[Tensor]:
+def inputs_of(batch: Batch) -> Inputs:
     """Return what the segmenter reads of a batch: feature maps from a cache where it has them, else images."""
-    found: Tensor | Sequence[Tensor] = batch["maps"] if "maps" in batch else batch["image"]
+    found: Inputs = batch["maps"] if "maps" in batch else batch["image"]
     return found
 
 
@@ -111,18 +107,11 @@ def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapp
 def self_training_losses(
     segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, alpha: float | None
 ) -> tuple[SpatialFeatures, Losses, dict[str, Tensor]]:
-    """Cross-entropy of labels with weight 1 and of pseudo-labels with weights of their own (section 3.4).
+    """Cross-entropy of labels with weight 1 and of pseudo-labels with weights of their own (section 3.4), and KL.
 
-    Args:
-        segmenter: The student.
-        batch: With ``image`` or ``maps``, ``mask``, ``valid`` and ``hidden``.
-        pseudo: Of the teacher.
-        alpha: As in `supervised_losses`.
-
-    Returns:
-        The student's features, the losses, and what is logged beside the total's terms: the cross-entropy of either
-        kind of label, the share of truly unseen pixels among the ignored ones (if it is near 1, being ignored
-        already gives a pixel away as unseen), and the mean weight of the ignored pixels.
+    The third result is logged beside the losses' terms: the cross-entropy of either kind of label, the share of truly
+    unseen pixels among the ignored ones (if it is near 1, being ignored already gives a pixel away as unseen), and the
+    mean weight of the ignored pixels.
     """
     mask, chosen = batch["mask"], pseudo.chosen
     labelled = mask != IGNORE_INDEX
@@ -168,18 +157,18 @@ def discriminator_losses(
 
 
 def generator_losses(
-    generator: Generator, discriminator: Discriminator | None, pixels: LabelledFeatures, mode: AdversarialMode,
-    beta: float, bandwidths: Sequence[float], per_image: bool,
-) -> Losses:  # fmt: skip
-    """G's side of eq. 7, where there is a D, and, weighed by `beta`, the MMD (eq. 5, 6, 8)."""
+    generator: Generator, discriminator: Discriminator | None, pixels: LabelledFeatures, hparams: Mapping[str, Any]
+) -> Losses:
+    """G's side of eq. 7, where there is a D, and the MMD (eq. 5, 6, 8), weighed as a task's options say."""
     fake = generator(pixels.vectors, pixels.latent)
-    sizes = pixels.per_image if per_image else [len(pixels.labels)]
+    sizes = pixels.per_image if hparams["mmd_scope"] == "image" else [len(pixels.labels)]
     parts = (torch.split(rows, sizes) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
     images = zip(*parts, strict=True)
-    loss_mmd = torch.stack([class_mmd(r, f, c, bandwidths=bandwidths) for r, f, c in images if len(c)]).mean()
-    loss, terms = beta * loss_mmd, {"loss_mmd": loss_mmd}
+    each = [class_mmd(r, f, c, bandwidths=hparams["bandwidths"]) for r, f, c in images if len(c)]
+    loss_mmd = torch.stack(each).mean()
+    loss, terms = hparams["beta"] * loss_mmd, {"loss_mmd": loss_mmd}
     if discriminator is not None:
-        loss_adv = generator_loss(discriminator(fake), mode)
+        loss_adv = generator_loss(discriminator(fake), hparams["adversarial"])
         loss, terms = loss_adv + loss, {"loss_adv_g": loss_adv, **terms}
     return Losses(loss, terms)
 
@@ -187,10 +176,9 @@ def generator_losses(
 @torch.no_grad()
 def synthetic_features(generator: Generator, class_vectors: Tensor, labels: Tensor) -> Tensor:
     """Generate a feature map (N, D, h, w) for a label map (N, h, w), with latents of N(0, 1)."""
-    vectors = class_vectors[labels].permute(0, 3, 1, 2)
     n, height, width = labels.shape
     latent = torch.randn(n, generator.latent_dim, height, width, device=labels.device)
-    features: Tensor = generator(vectors, latent)
+    features: Tensor = generator(class_vectors[labels].permute(0, 3, 1, 2), latent)
     return features
 
 
@@ -199,7 +187,7 @@ def random_labels(shape: tuple[int, int, int], num_seen: int, num_classes: int, 
     """Draw a label map (N, h, w) int64: each unseen class is `unseen_odds` times as likely as each seen one."""
     odds = torch.ones(num_classes, device=device)
     odds[num_seen:] = unseen_odds
-    return torch.multinomial(odds, shape[0] * shape[1] * shape[2], replacement=True).view(shape)
+    return torch.multinomial(odds, math.prod(shape), replacement=True).view(shape)
 
 
 def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:

@@ -42,12 +42,9 @@ class Training:
         self.enter_phase = enter_phase
         self.losses: dict[str, Tensor] = {}
         self._announced = ""
-        optimizers, hp = module.optimizers(), module.hparams
+        optimizers = module.optimizers()
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
-        self.updates = Updates(
-            module, dict(zip(names, listed, strict=True)), parts, progress.counts,
-            hp["accumulate"], hp["clip_norm"], hp["max_nonfinite"],
-        )  # fmt: skip
+        self.updates = Updates(module, progress, dict(zip(names, listed, strict=True)), parts)
         progress.put_back_gradients(module.named_parameters())
         if progress.schedule.done:
             module.trainer.should_stop = True
@@ -91,17 +88,15 @@ class Training:
         if schedule.at_phase_start:
             self.enter_phase(phase.kind)
         trained = self.progress.plan[phase.kind]
-        rates = self.updates.begin_batch(schedule, trained, self.rates(phase.kind))
+        rates = self.updates.begin_batch(trained, self.rates(phase.kind))
         self.module.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=1)
         if self._announced != phase.name:
             self._announced = phase.name
-            names = ", ".join(sorted(trained))
-            log.info("phase %s: %d iterations, training %s", phase.name, phase.iterations, names)
+            log.info("phase %s: %d iterations, training %s", phase.name, phase.iterations, ", ".join(sorted(trained)))
         return phase.kind
 
     def _any_labelled(self, batch: Batch) -> bool:
-        labelled = (batch["mask"] != IGNORE_INDEX).any()
-        trainer = self.module.trainer
+        labelled, trainer = (batch["mask"] != IGNORE_INDEX).any(), self.module.trainer
         if trainer.world_size > 1:
             # All ranks must take the same path, or the gradient exchange would wait for ever.
             labelled = trainer.strategy.reduce(labelled.float(), reduce_op="sum") > 0

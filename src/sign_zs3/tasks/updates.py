@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sign_zs3.errors import UserError
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmenter
-from sign_zs3.tasks.progress import Counts
-from sign_zs3.tasks.schedule import Schedule
+from sign_zs3.tasks.progress import Progress
 from sign_zs3.tasks.steps import Losses
 
 log = logging.getLogger(__name__)
@@ -32,38 +31,30 @@ class Updates:
     A step whose loss or gradient is NaN or infinite is left out, on all ranks alike.
 
     Args:
-        module: Gives Lightning's backward pass, and names to parameters in errors.
+        module: The task: its backward pass, names of parameters, and the options `clip_norm` and `max_nonfinite`.
+        progress: Says which batch it is; steps that are left out are counted there.
         optimizers: By name.
         parts: Networks by name.
-        counts: `nonfinite` is counted there.
-        accumulate: Batches per iteration; gradients are averaged over them.
-        clip_norm: Norm at which each optimiser's gradient is clipped; 0 clips nothing.
-        max_nonfinite: Steps that may be left out over the whole run.
     """
 
     def __init__(
-        self, module: pl.LightningModule, optimizers: Mapping[str, LightningOptimizer], parts: Mapping[str, nn.Module],
-        counts: Counts, accumulate: int, clip_norm: float, max_nonfinite: int,
+        self, module: pl.LightningModule, progress: Progress, optimizers: Mapping[str, LightningOptimizer],
+        parts: Mapping[str, nn.Module],
     ) -> None:  # fmt: skip
         self.module = module
+        self.schedule, self.counts = progress.schedule, progress.counts
         self.optimizers = optimizers
         self.parts = parts
-        self.counts = counts
-        self.accumulate = accumulate
-        self.clip_norm = clip_norm
-        self.max_nonfinite = max_nonfinite
-        self._where = ""
-        self._completes = False
+        self.clip_norm: float = module.hparams["clip_norm"]
+        self.max_nonfinite: int = module.hparams["max_nonfinite"]
         self._bad_losses: dict[str, str] = {}
         self._statistics_before: list[Tensor] = []
 
     # -- around a batch -------------------------------------------------------------------------------------
 
-    def begin_batch(self, schedule: Schedule, trained: Iterable[str], rates: Mapping[str, float]) -> dict[str, float]:
+    def begin_batch(self, trained: Iterable[str], rates: Mapping[str, float]) -> dict[str, float]:
         """Freeze what the phase does not train, and set the rates (SGD's falls in it); return the largest of each."""
-        phase, (_, done) = schedule.phase, schedule.locate()
-        self._where, self._completes = f"phase {phase.name}, iteration {done}", schedule.completes_iteration
-        if schedule.at_phase_start:
+        if self.schedule.at_phase_start:
             # A new phase is a new problem: momentum of the last one would push its first steps.
             self.optimizers["segmenter"].state.clear()
         for name, part in self.parts.items():
@@ -72,11 +63,11 @@ class Updates:
                 part.train(on)
             for parameter in part.own_parameters() if isinstance(part, Encoder) else part.parameters():
                 parameter.requires_grad_(on)
-        factor = (1 - done / phase.iterations) ** POLY_POWER
+        factor = (1 - self.schedule.locate()[1] / self.schedule.phase.iterations) ** POLY_POWER
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rates[name] * group["multiplier"] * (factor if name == "segmenter" else 1.0)
-        if self.max_nonfinite or self.accumulate > 1:
+        if self.max_nonfinite or self.schedule.accumulate > 1:
             # the latter since a checkpoint may be written before the iteration ends
             self._statistics_before = [statistic.clone() for statistic in self._statistics()]
         return {name: max(float(g["lr"]) for g in o.param_groups) for name, o in self.optimizers.items()}
@@ -109,14 +100,14 @@ class Updates:
             self._bad_losses[name] = ", ".join(bad) or f"the loss of the {name} is {float(loss.detach()):g}"
             # In the gradient it reaches the other ranks, which then decide as this one does.
             loss = loss * math.nan
-        self.module.manual_backward(loss / self.accumulate)
+        self.module.manual_backward(loss / self.schedule.accumulate)
         if name in self._bad_losses:
             self._restore_statistics()
         self.step_if_due(name)
 
     def step_if_due(self, *names: str) -> None:
         """Take the step that is due, with the gradient of earlier batches of the iteration if there is any."""
-        if self._completes:
+        if self.schedule.completes_iteration:
             for name in names:
                 self._step(name)
 
@@ -153,7 +144,8 @@ class Updates:
 
     def _leave_out(self, name: str, what: str) -> None:
         """Count a step that is left out, or end the run where there are too many."""
-        where, most = f"{self._where}, {name}: {what}", self.max_nonfinite
+        phase, (_, done), most = self.schedule.phase, self.schedule.locate(), self.max_nonfinite
+        where = f"phase {phase.name}, iteration {done}, {name}: {what}"
         self.counts.nonfinite += 1
         if self.counts.nonfinite > most:
             before = f" ({most} such steps were left out before)" if most else ""
@@ -178,20 +170,13 @@ class Updates:
 
 def segmenter_optimizer(segmenter: Segmenter, lr: float) -> torch.optim.SGD:
     """Make the SGD of E, the spatial module and C, with DeepLab's multiples of the rate for heads and biases."""
-    new_heads = [segmenter.encoder.head, segmenter.classifier]
     backbone = [] if segmenter.encoder.freeze else list(segmenter.encoder.backbone.parameters())
-    weights = [p for head in new_heads for n, p in head.named_parameters() if not n.endswith("bias")]
-    biases = [p for head in new_heads for n, p in head.named_parameters() if n.endswith("bias")]
+    heads = [pair for part in (segmenter.encoder.head, segmenter.classifier) for pair in part.named_parameters()]
     groups = [
         {"params": backbone, "multiplier": 1.0},
         {"params": list(segmenter.spatial.parameters()), "multiplier": 5.0},
-        {"params": weights, "multiplier": 10.0},
-        {"params": biases, "multiplier": 20.0, "weight_decay": 0.0},
+        {"params": [p for name, p in heads if not name.endswith("bias")], "multiplier": 10.0},
+        {"params": [p for name, p in heads if name.endswith("bias")], "multiplier": 20.0, "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-
-
-def adam(part: nn.Module, lr: float, weight_decay: float = 0.0) -> torch.optim.Adam:
-    """Make the Adam of G or D."""
-    return torch.optim.Adam([{"params": list(part.parameters()), "multiplier": 1.0}], lr=lr, weight_decay=weight_decay)
+    used = [group for group in groups if group["params"]]
+    return torch.optim.SGD(used, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
