@@ -141,13 +141,10 @@ class PictureLogger(pl.Callback):
             self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(
-                    "pictures/predictions",
-                    [figures.pixels(picture) for picture in pictures],
-                    schedule.batches,
-                    caption=[f"{shown.name}: {title}" for shown in self._shown],
-                    masks=[_wandb_masks(masks, index, protocol) for index in range(len(pictures))],
-                )
+                images = [figures.pixels(picture) for picture in pictures]
+                captions = [f"{shown.name}: {title}" for shown in self._shown]
+                by_image = [_wandb_masks(masks, index, protocol) for index in range(len(pictures))]
+                logger.log_image("pictures/predictions", images, schedule.batches, caption=captions, masks=by_image)
 
     def _pseudo_labels(self, model: ZeroShotTask) -> tuple[list[Tensor], list[Tensor]]:
         """Return the pseudo-labels, 255 where there is none, and their weights, NaN there."""

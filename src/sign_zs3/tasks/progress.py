@@ -91,11 +91,7 @@ class Progress:
             self.trained_before = frozenset[str]().union(*parts)
 
     def resume(self, checkpoint: Mapping[str, Any], parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """Take up all that a checkpoint stored of the same model.
-
-        Raises:
-            UserError: The schedule is another one, or a gradient fits no parameter.
-        """
+        """Take up all that a checkpoint stored; a `UserError` where its schedule or a gradient is not the model's."""
         own = checkpoint[CHECKPOINT_KEY]
         self.start_from(checkpoint)
         self.schedule.load_state_dict(own["schedule"])

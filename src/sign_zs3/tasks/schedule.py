@@ -160,11 +160,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state.
-
-        Raises:
-            UserError: The state belongs to other phases.
-        """
+        """Take up a state; a `UserError` where it belongs to other phases."""
         mine = self.state_dict()
         for key in ("phases", "accumulate"):
             if state[key] != mine[key]:
@@ -177,13 +173,9 @@ class Schedule:
 
 @contextmanager
 def counted_randomness(device: torch.device, *counters: object) -> Iterator[None]:
-    """Draw random numbers as a function of counters alone, and leave the global generators as they were.
+    """Draw random numbers, on the CPU and `device`, that depend on counters alone, such as seed, iteration and rank.
 
-    Nothing of a generator's state then needs to be stored for a resumed run to draw what a straight one draws.
-
-    Args:
-        device: Whose generator to seed beside the CPU's.
-        counters: What the numbers depend on, such as seed, iteration and rank.
+    The generators are then as before. So none needs to be stored for a resumed run to draw what a straight one draws.
     """
     digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
     devices = [device] if device.type == "cuda" else []
