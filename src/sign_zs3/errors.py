@@ -9,13 +9,7 @@ class UserError(ValueError):
 
     The message is one line that names the file or option, what was found, what was expected and the next
     step. The command-line program prints it alone and exits with 1; in a notebook it is a `ValueError`.
-
-    Args:
-        message: The line.
     """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
 
 
 def close_names(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:

@@ -4,18 +4,20 @@ import codecs
 import json
 import os
 import re
-import stat
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from sign_zs3.errors import UserError
 from sign_zs3.limits import MAX_DEPTH, MAX_JSON_VALUES, MAX_LEVELS, MAX_NAME, MAX_TEXT, MAX_VALUES, MAX_YAML
 
+# a line of a list of classes: id, a tab or colon, name
 CLASS_LINE = re.compile(r"(\d+)\s*[\t:]\s*(\S.*)")
-"""A line of a list of classes: id, a tab or colon, name."""
+# half a character, which JSON and YAML can write, but UTF-8 cannot hold
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -23,26 +25,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a hidden path beside `path`, whose folder is made; what is written there replaces `path` without an error.
 
     Raises:
-        UserError: `path` is a folder, its own folder cannot be made or written to, or the disk is full; an `OSError`
-            is its cause where there was one.
+        UserError: `path` is a folder, its own folder cannot be made or written to, or the disk is full.
     """
     check_writable(path)
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.part")
     try:
-        try:
-            # what an interrupted run left there may be a link to another place
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
-            yield beside
-            beside.replace(path)
-        finally:
-            # a name that is too long cannot be looked for either
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+        # what an interrupted run left there may be a link to another place
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        yield beside
+        beside.replace(path)
     except OSError as error:
         reason = error.strerror or line_of(error)
         raise UserError(f"{path}: cannot be written ({reason}); make room, or name another place") from error
+    finally:
+        # a name that is too long cannot be looked for either
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -52,13 +52,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def other_format(found: object, known: int, otherwise: str, writer: object = None) -> str:
-    """Return what an error says of a file whose format number is not the one known to this version.
+    """Return what an error says of a file whose format number, None without one, is not the `known` one.
 
-    Args:
-        found: What stands in the file as its format number; None: nothing.
-        known: The format that this version reads.
-        otherwise: What to do where no other version can be had.
-        writer: The version of sign-zs3 that the file names as its writer.
+    It says what to do `otherwise`, where no other version can be had, and which version the file names as its `writer`.
     """
     if type(found) is not int or not 0 <= found < 1_000_000:
         shown = f"{found!r:.40}" if isinstance(found, str) else f"a {type(found).__name__}"
@@ -102,14 +98,8 @@ def check_writable(path: str | Path, *suffixes: str) -> None:
 def visible_files(folder: Path, closed: Callable[[str, UserError], None] | None = None) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, but for hidden ones, pipes, sockets and devices.
 
-    Linked folders, which `Path.rglob` would leave out, are walked, each once.
-
-    Args:
-        folder: The folder.
-        closed: Called with each folder that cannot be opened, and why; None: that is an error.
-
-    Raises:
-        UserError: A folder cannot be opened.
+    Linked folders, which `Path.rglob` would leave out, are walked, each once. `closed` is called with each folder that
+    cannot be opened, and why; without it, the first one is a UserError.
     """
 
     def report(error: OSError) -> None:
@@ -141,26 +131,15 @@ def refuse_special(path: Path, expected: str) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    # Path's own tests raise where one may not look
+    return not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
 
 
 def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
-    """Read a text file: UTF-8 or UTF-16 by its byte order mark, any line ends, blank lines left out.
+    """Return the lines of a text file that are not blank, each with its number in the file, from 1.
 
-    Args:
-        path: The file.
-        what: What a line holds, for the error.
-        expected: What the file should be, for the error.
-
-    Returns:
-        Number in the file, from 1, and content of each line.
-
-    Raises:
-        UserError: The file cannot be read, has more than `MAX_TEXT` bytes or holds nothing.
+    The file is UTF-8, or UTF-16 by its byte order mark. One that cannot be read, has more than `MAX_TEXT` bytes or
+    holds nothing is a UserError, which says what the file was `expected` to be and `what` its lines.
     """
     content = read_content(path, MAX_TEXT, expected)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -213,7 +192,11 @@ def read_yaml(path: Path, expected: str) -> Any:
         kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         text = content.decode("utf-8-sig")
         # before nodes are made, since that recurses in C, which may end the process
-        if _depth(yaml.parse(text, kind)) > MAX_DEPTH:
+        steps = (
+            isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            for event in yaml.parse(text, kind)
+        )
+        if any(depth > MAX_DEPTH for depth in accumulate(steps)):
             raise ValueError(f"found lists within lists, more than {MAX_DEPTH} deep")
         loader = kind(text)
         node = loader.get_single_node()
@@ -225,19 +208,6 @@ def read_yaml(path: Path, expected: str) -> Any:
         return loader.construct_document(node)
     except Exception as error:  # wrong values make the reader raise almost anything
         raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
-
-
-def _depth(events: Iterable[Any]) -> int:
-    """Return how deep lists and mappings lie in one another, reading no further than `MAX_DEPTH`."""
-    from yaml.events import CollectionEndEvent, CollectionStartEvent
-
-    deepest = depth = 0
-    for event in events:
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        deepest = max(deepest, depth)
-        if deepest > MAX_DEPTH:
-            break
-    return deepest
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
@@ -254,11 +224,8 @@ def _expanded(node: Any, known: dict[int, int]) -> int:
 def not_plain(value: Any, most: int = MAX_VALUES) -> str | None:
     """Return what keeps a value from being plain: numbers, strings and None, in lists and mappings by name.
 
-    What a list or mapping holds twice counts twice, as it does for all that walks or prints it.
-
-    Args:
-        value: What a file gave.
-        most: As many numbers, strings, lists and mappings are allowed; of a string each 100 characters count.
+    `most` of all of these are allowed, where each 100 characters of a string count as one. What a list or mapping holds
+    twice counts twice, as it does for all that walks or prints it.
 
     Returns:
         Such as ``"more than 10,000 values"``; None where nothing is wrong.
@@ -266,22 +233,22 @@ def not_plain(value: Any, most: int = MAX_VALUES) -> str | None:
     rest, count = [(value, 0)], 0
     while rest:
         found, level = rest.pop()
+        inside: list[Any] = []
         if level > MAX_LEVELS:
             return f"more than {MAX_LEVELS} lists or mappings in each other"
         if isinstance(found, dict):
             if not all(isinstance(key, str) for key in found):
                 return "a mapping whose keys are no strings"
-            inside = [*found.keys(), *found.values()]
+            inside = [*found, *found.values()]
         elif isinstance(found, (list, tuple)):
             inside = list(found)
-        elif found is None or isinstance(found, (bool, int, float, str)):
-            if type(found) is int and found.bit_length() > 63:
-                return "a whole number of more than 63 bits"
-            if isinstance(found, str) and not found.isascii() and not _is_unicode(found):
+        elif isinstance(found, str):
+            if _SURROGATE.search(found):
                 return "a string with half a character"
-            count += len(found) // 100 if isinstance(found, str) else 0
-            inside = []
-        else:
+            count += len(found) // 100
+        elif type(found) is int and found.bit_length() > 63:
+            return "a whole number of more than 63 bits"
+        elif not isinstance(found, (bool, int, float, type(None))):
             return f"a {type(found).__name__}"
         count += len(inside)
         if count > most:
@@ -292,27 +259,16 @@ def not_plain(value: Any, most: int = MAX_VALUES) -> str | None:
 
 def is_name(value: Any) -> bool:
     """Return whether a value can name a class: a string of at most `MAX_NAME` characters that UTF-8 can hold."""
-    return isinstance(value, str) and len(value) <= MAX_NAME and _is_unicode(value)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and len(value) <= MAX_NAME and not _SURROGATE.search(value)
 
 
 def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
-    """Look at the parts of a zip archive before anything is unpacked.
+    """Look at the parts of a zip archive before anything is unpacked, which may take `limit` bytes.
 
-    Args:
-        file: The archive.
-        limit: Bytes that its parts may unpack to; None: they must be stored as they are, which takes no more than the
-            file does.
+    Without a limit they must be stored as they are, which takes no more than the file does.
 
     Raises:
-        ValueError: They are packed, unpack to more, or lie in each other.
+        ValueError: The parts are packed, unpack to more, or lie in each other.
         zipfile.BadZipFile, OSError: It is no zip archive, or cannot be read.
     """
     with zipfile.ZipFile(file) as archive:

@@ -6,26 +6,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageOps
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, refuse_special, visible_files
 
-if TYPE_CHECKING:
-    from PIL import Image as Pillow
-
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
+# of the files that count as images in a folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Suffixes of the files that count as images in a folder."""
-
+# Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
-"""Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)."""
-
 _ORIENTATION = 0x0112
 # EXIF orientations that swap height and width
 _TURNED = (5, 6, 7, 8)
@@ -56,9 +53,6 @@ def read_image(
     Raises:
         UserError: The file cannot be decoded, or is too large.
     """
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
     try:
         refuse_special(path, "an image")
         with _limit(max_pixels), Pillow.open(path, formats=FORMATS) as file:
@@ -85,8 +79,6 @@ def read_image(
 @contextmanager
 def _limit(max_pixels: int | None) -> Iterator[None]:
     """Let the caller's limit stand in for Pillow's own, which warns at half of the size that it refuses."""
-    from PIL import Image as Pillow
-
     before = Pillow.MAX_IMAGE_PIXELS
     if max_pixels is not None:
         Pillow.MAX_IMAGE_PIXELS = None
@@ -102,10 +94,11 @@ def find_images(
     output: Path | None = None,
     closed: Callable[[str, UserError], None] | None = None,
 ) -> dict[Path, Path]:
-    """Find image files; folders are searched with their subfolders.
+    """Find image files.
 
     Args:
-        paths: Files, which count whatever their name, and folders, whose visible files with one of `SUFFIXES` count.
+        paths: Files, whatever their names, and folders, whose visible files that end in one of `SUFFIXES` count, with
+            those of their subfolders.
         option: What gave the paths, for errors.
         output: Folder that is not searched, where it lies in one that is.
         closed: Called with each folder that cannot be opened, and why; None: that is an error, as is a folder without
@@ -135,12 +128,13 @@ def find_images(
         # Path's own tests raise where one may not look
         if os.path.isdir(path):  # noqa: PTH112
             whole = path.resolve()
-            skipped = None if written == whole or written in whole.parents else written
             files = [file for file in sorted(visible_files(path, report)) if file.suffix.lower() in SUFFIXES]
-            files = [file for file in files if skipped is None or skipped not in file.resolve().parents]
+            if written is not None and written not in (whole, *whole.parents):
+                files = [file for file in files if written not in file.resolve().parents]
             empty += [] if files else [str(path)]
-            for place in (file.relative_to(path) for file in files):
-                found.setdefault(whole / place, (path / place, Path(whole.name if several else "") / place))
+            for file in files:
+                place = file.relative_to(path)
+                found.setdefault(whole / place, (file, Path(whole.name if several else "") / place))
         elif os.path.isfile(path):  # noqa: PTH113
             found.setdefault(path.parent.resolve() / path.name, (path, Path(path.name)))
         else:
