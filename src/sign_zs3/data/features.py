@@ -1,12 +1,4 @@
-"""The maps of a frozen network, computed once per image and kept on disk.
-
-A frozen network computes the same maps of an image at each pass, and they cost far more than what is trained on them.
-`FeatureCache` keeps them in files whose names say which content, size and mirroring they were computed from, in a
-folder of the network's own: maps of another network, size or image are never read.
-
-Images are encoded whole, and training crops the maps. So a map's border cells have seen the pixels around the crop, as
-far as the network sees, where the maps of a cropped image would have seen padding.
-"""
+"""The maps of a frozen network, computed once per image and kept on disk."""
 
 import contextlib
 import math
@@ -32,10 +24,12 @@ a file per image, size and mirroring. Nothing else is in them: delete what you l
 class FeatureCache:
     """Files of a network's maps: ``FOLDER/KEY/NAME.safetensors`` with a float16 tensor per level.
 
+    A name stands for an image's content, size and mirroring, and is fit for a file name: with the key, maps of another
+    network, size or image are never read. Images are encoded whole, and training crops the maps, whose border cells
+    have thus seen the pixels around the crop, as far as the network sees, and no padding.
+
     Several processes may fill one cache at once: files are written beside and renamed. Copies sent to other processes
     can read but not encode.
-
-    A name stands for an image's content, size and mirroring, and is fit for a file name.
 
     Args:
         folder: Where the caches of all networks are.
@@ -79,16 +73,14 @@ class FeatureCache:
         """Tell whether whole maps of that name are there; False for a broken or truncated file."""
         # a broken file makes the reader raise almost anything
         with contextlib.suppress(Exception), self._open(name) as file:
-            return set(file.keys()) == set(self._levels())
+            return set(file.keys()) == {str(level) for level in range(len(self.strides))}
         return False
 
     def read(self, name: str, size: Sequence[int], window: tuple[slice, slice] | None = None) -> tuple[Tensor, ...]:
-        """Read an image's maps, or a window of them.
+        """Read the maps of an image of `size` (height, width) in pixels.
 
-        Args:
-            name: The image's.
-            size: (height, width) of the image in pixels.
-            window: Rows and columns in pixels, all four numbers multiples of the coarsest stride; None: all.
+        With a window, of rows and columns in pixels, only what lies in it; all four numbers are multiples of the
+        coarsest stride.
 
         Returns:
             Per level float16 (C_l, ceil(h / stride_l), ceil(w / stride_l)) of a window of h x w pixels, contiguous, in
@@ -100,8 +92,8 @@ class FeatureCache:
         maps = []
         try:
             with self._open(name) as file:
-                for level, stride in zip(self._levels(), self.strides, strict=True):
-                    whole = file.get_tensor(level)
+                for level, stride in enumerate(self.strides):
+                    whole = file.get_tensor(str(level))
                     if tuple(whole.shape[1:]) != (expected := _cells(size, stride)):
                         raise ValueError(f"found maps of {tuple(whole.shape[1:])} at stride {stride}, not {expected}")
                     if window is not None:
@@ -129,7 +121,7 @@ class FeatureCache:
         with torch.no_grad():
             encoded = self._encode(torch.from_numpy(np.require(image[None], requirements=["C", "W"])))
         maps = {}
-        for level, stride, found in zip(self._levels(), self.strides, encoded, strict=True):
+        for level, (stride, found) in enumerate(zip(self.strides, encoded, strict=True)):
             expected = _cells(image.shape[1:], stride)
             if found.ndim != 4 or found.shape[0] != 1 or tuple(found.shape[2:]) != expected:
                 raise ValueError(f"encode gave {tuple(found.shape)} at stride {stride}, expected (1, C, *{expected})")
@@ -139,7 +131,7 @@ class FeatureCache:
                     f"feature_cache: found a value of {float(found.abs().max()):.3g} in the maps at stride {stride}, "
                     "expected none above 65504, the largest that 16 bits hold; leave feature_cache out"
                 )
-            maps[level] = half.cpu().contiguous()
+            maps[str(level)] = half.cpu().contiguous()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(self._path(name), save(maps))
@@ -151,9 +143,6 @@ class FeatureCache:
                 f"feature_cache: {self._path(name)} cannot be written ({line_of(error)}), expected a folder with room "
                 "for the maps; make room or name another folder"
             ) from error
-
-    def _levels(self) -> tuple[str, ...]:
-        return tuple(str(level) for level in range(len(self.strides)))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

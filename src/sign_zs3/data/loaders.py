@@ -23,8 +23,7 @@ class StreamSampler(DistributedSampler[int]):
     Args:
         stream: What the positions address.
         batch_size: B, samples per batch and rank.
-        rank: r, number of this process.
-        world_size: R, number of processes.
+        rank: r, number of this process, of R = `world_size`.
         batches_per_epoch: Batches per rank that one pass counts as; None: a pass over the pool.
     """
 
@@ -41,7 +40,6 @@ class StreamSampler(DistributedSampler[int]):
         return self.batches_per_epoch * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        """Yield positions to the end of the epoch that holds `start_batch`."""
         end = (self.start_batch // self.batches_per_epoch + 1) * self.batches_per_epoch
         for batch in range(self.start_batch, end):
             first = (batch * self.num_replicas + self.rank) * self.batch_size
@@ -53,11 +51,6 @@ class ShardSampler(DistributedSampler[int]):
 
     Shards may differ in length, so nothing collective may happen per batch. A rank for which nothing is left has the
     first image, as `UnscoredSamples`: Lightning skips an empty loader, and all that is collective after it.
-
-    Args:
-        indices: The images to evaluate.
-        rank: Number of this process.
-        world_size: R, number of processes.
     """
 
     def __init__(self, indices: Sequence[int], rank: int = 0, world_size: int = 1) -> None:
@@ -67,22 +60,19 @@ class ShardSampler(DistributedSampler[int]):
         self.counts = bool(share)
 
     def __len__(self) -> int:
-        """Return the number of images of this rank."""
         return len(self.shard)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the images of this rank, in order."""
         return iter(self.shard)
 
 
 class UnscoredSamples(Dataset[Sample]):
-    """A data set's samples without labelled pixels and without names: no score counts what is found there."""
+    """A data set's samples, all 255, none valid and without names: no score counts what is found there."""
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Sample:
-        """Return the sample at an index, all 255 and none valid."""
         sample = self.dataset[index]
         mask = torch.full_like(sample["mask"], IGNORE_INDEX)
         return {**sample, "mask": mask, "valid": torch.zeros_like(sample["valid"]), "id": ""}
@@ -92,11 +82,6 @@ class Loader(DataLoader[Sample]):
     """A `DataLoader` whose workers hand a `UserError` on as its one line, without their traceback."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yield batches.
-
-        Raises:
-            UserError: A sample could not be read.
-        """
         try:
             yield from super().__iter__()
         except UserError as error:
@@ -110,13 +95,8 @@ class StreamLoader(Loader):
     the last one ended: the next batch after a whole epoch is the first of the next epoch.
 
     Args:
-        stream: What to load.
-        batch_size: B, samples per batch and process.
-        rank: Number of this process.
-        world_size: Number of processes.
         num_workers: Worker processes; 0 loads in this one. The batches are the same.
-        batches_per_epoch: See `StreamSampler`.
-        position: Batches that were handed out before.
+        position: Batches that were handed out before; see `StreamSampler` for the others.
     """
 
     def __init__(
@@ -134,11 +114,9 @@ class StreamLoader(Loader):
         super().__init__(stream, batch_size=batch_size, sampler=self.order, **worker_options(num_workers))
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch."""
         return self.order.batches_per_epoch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yield batches from the position to the end of its epoch, counting them."""
         self.order.start_batch = self.position
         for batch in super().__iter__():
             self.position += 1
@@ -169,11 +147,7 @@ def worker_options(num_workers: int) -> dict[str, Any]:
 
 
 def collate(samples: list[Sample]) -> Any:
-    """Stack the samples of an evaluation batch.
-
-    Raises:
-        UserError: They differ in size.
-    """
+    """Stack the samples of an evaluation batch; a UserError where they differ in size."""
     # of the mask, since there may be maps and no image
     shapes = {sample["id"]: tuple(sample["mask"].shape) for sample in samples}
     if len(set(shapes.values())) > 1:

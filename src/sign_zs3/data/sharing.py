@@ -1,7 +1,7 @@
 """Work shared between the processes of a run."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,23 +21,20 @@ def in_shares(work: Callable[[int, int], _Share], rank: int = 0, world_size: int
     """
     if not torch.distributed.is_initialized():
         rank, world_size = 0, 1
-    share: _Share | UserError
+    if world_size == 1:
+        return [work(rank, world_size)]
+    share: Any
     try:
         share = work(rank, world_size)
     except UserError as error:
         # the others must hear of it, or they would wait for this share
         share = error
     except Exception as error:
-        if world_size == 1:
-            raise
         share = UserError(f"process {rank} failed: {type(error).__name__}: {line_of(error)} (--debug shows more)")
         share.__cause__ = error
     shares = [share] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(shares, share)
-    done: list[_Share] = []
+    torch.distributed.all_gather_object(shares, share)
     for found in shares:
         if isinstance(found, UserError):
             raise found
-        done.append(found)
-    return done
+    return shares

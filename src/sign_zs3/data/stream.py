@@ -1,7 +1,6 @@
 """Counter-based order: a seed and a position say which image comes and how it is augmented.
 
-Nothing here keeps a random state. A run that is stopped and resumed, with any number of workers, therefore sees the
-samples of a run that was never stopped: only the position has to be stored.
+No random state is kept: a run that is resumed, with any number of workers, sees the samples of one never stopped.
 """
 
 import functools
@@ -42,15 +41,14 @@ class LoaderPlan:
 class Stream(Dataset[Sample]):
     """An endless, seeded sequence of augmented samples, addressed by position.
 
-    Positions 0..n-1 are a permutation of the n images, n..2n-1 another one, and so on. From `extra_from` on, further
-    images join the pool without their labels: with `unseen_pixels: drop`, self-training still reads the images that
-    training left out.
+    Positions 0..n-1 are a permutation of the n images, n..2n-1 another one, and so on.
 
     Args:
         dataset: Where the images come from.
         indices: The images of the pool, at least one.
         seed: Decides order and augmentation, at least 0.
-        extra: Images that join later, with every mask pixel 255.
+        extra: Images that join later, with every mask pixel 255: with `unseen_pixels: drop`, self-training still reads
+            the images that training left out.
         extra_from: First position of the larger pool; None: never.
         compact: Leave masks at uint8 (see `SegmentationDataset.sample`).
 
@@ -91,11 +89,7 @@ class Stream(Dataset[Sample]):
         return sample
 
     def locate(self, position: int) -> tuple[int, bool]:
-        """Return the image at a position, and whether its labels may be shown.
-
-        Raises:
-            IndexError: The position is negative.
-        """
+        """Return the image at a position, and whether its labels may be shown; IndexError: it is negative."""
         if position < 0:
             raise IndexError(f"position {position} is negative")
         stage, start, length = 0, 0, len(self.indices)

@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -265,9 +266,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         def held(rank: int, count: int) -> list[int]:
             mine = indices[rank::count]
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                return [
-                    index for index, unseen in zip(mine, pool.map(dataset.holds_unseen, mine), strict=True) if unseen
-                ]
+                return list(compress(mine, pool.map(dataset.holds_unseen, mine)))
 
         indices = self.train_indices
         dropped = {index for share in in_shares(held, *self._rank()) for index in share}

@@ -16,19 +16,11 @@ class COCOStuffDataModule(ImageDataModule):
         val_size: How many of the last training images, by name, are for validation.
         split: ``default`` (also named ``spnet``): the 15 unseen classes of SPNet, CaGNet and SIGN.
         unseen: Names of the unseen classes instead of the split's.
-        **kwargs: Further arguments of `ImageDataModule`; `val_fraction` has no use here.
-
-    Raises:
-        UserError: An option is out of range or names no class.
+        **kwargs: Further arguments of `ImageDataModule`, which says what is refused; `val_fraction` has no use here.
     """
 
     def __init__(
-        self,
-        root: str,
-        val_size: int = 10_000,
-        split: str = "default",
-        unseen: list[str] | None = None,
-        **kwargs: Any,
+        self, root: str, val_size: int = 10_000, split: str = "default", unseen: list[str] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(published_protocol("coco_stuff", unseen, split), **kwargs)
         self.root = root

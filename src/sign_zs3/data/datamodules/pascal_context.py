@@ -22,10 +22,7 @@ class PascalContextDataModule(ImageDataModule):
         split: ``default``: cow, motorbike, sofa and cat are unseen, unlabelled pixels ignored; with 59 classes also
             ``zs3-2``, ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where the background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
-        **kwargs: Further arguments of `ImageDataModule`.
-
-    Raises:
-        UserError: An option is out of range or names no class.
+        **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
 
     def __init__(

@@ -13,9 +13,6 @@ from sign_zs3.data.datasets.base import Image, Part, SegmentationDataset, Transf
 from sign_zs3.images import find_images, read_image
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
-LARGEST_CROP = 321
-"""Pixels."""
-
 
 class UnlabelledDataset(SegmentationDataset):
     """Image files, every pixel ignored; `protocol` has the classes that a model may find."""
@@ -57,7 +54,7 @@ class UnlabelledDataModule(ImageDataModule):
         if crop_size is None:
             largest = max(max(read_image(file)[1]) for file in self.files)
             # what the coarsest levels of backbones divide
-            crop_size = min(LARGEST_CROP, -(-largest // 32) * 32)
+            crop_size = min(321, -(-largest // 32) * 32)
         protocol = replace(protocol, ignored_ids=tuple(sorted({*protocol.ignored_ids, IGNORE_INDEX})))
         sizes = {"crop_size": crop_size, "warp_size": None, "scale": (1.0, 1.0)}
         super().__init__(protocol, **(sizes | {"val_fraction": 0.0, "num_workers": 0} | kwargs))

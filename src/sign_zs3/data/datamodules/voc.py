@@ -19,10 +19,7 @@ class VOCDataModule(ImageDataModule):
             ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
         download: Fetch what is missing (3.4 GB).
-        **kwargs: Further arguments of `ImageDataModule`.
-
-    Raises:
-        UserError: An option is out of range or names no class.
+        **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
 
     def __init__(
