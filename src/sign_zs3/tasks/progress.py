@@ -101,10 +101,3 @@ class Progress:
         if odd := [name for name, value in own["gradients"].items() if shapes.get(name) != value.shape]:
             raise UserError(f"checkpoint: found a gradient for {odd[0]:.100}, which fits no weight of the model")
         self.gradients = own["gradients"]
-
-    def put_back_gradients(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """Give parameters the gradient that a checkpoint stored in the middle of an iteration."""
-        named = dict(parameters)
-        for name, gradient in self.gradients.items():
-            named[name].grad = gradient.to(named[name])
-        self.gradients = {}

@@ -74,7 +74,7 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
 
 
 def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:
-    """Refuse phases that have no unseen class to learn, and a rank beyond the number of classes."""
+    """Refuse phases that have no unseen class to learn, and a `pseudo_top_p` above the number of classes."""
     if not protocol.unseen and {"transfer", "self_training"} & {phase.kind for phase in schedule.phases}:
         raise UserError(
             "unseen: found no unseen class, which transfer and self_training are for: name some, or set phases to "

@@ -45,7 +45,10 @@ class Training:
         optimizers = module.optimizers()
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
         self.updates = Updates(module, progress, dict(zip(names, listed, strict=True)), parts)
-        progress.put_back_gradients(module.named_parameters())
+        for name, gradient in progress.gradients.items():
+            parameter = module.get_parameter(name)
+            parameter.grad = gradient.to(parameter)
+        progress.gradients = {}
         if progress.schedule.done:
             module.trainer.should_stop = True
             log.info("the schedule is complete: nothing left to train")
