@@ -22,8 +22,8 @@ __all__ = ["GZSLMeanIoU"]
 class GZSLMeanIoU(Metric):
     """Mean IoU of seen and unseen classes and their harmonic mean, over all pixels of all updates.
 
-    The state is one confusion matrix, summed over processes, so the scores do not depend on how images are
-    batched or spread. `compute` returns a dict: log it with `log_dict` once its `per_class` is taken out.
+    The state is one confusion matrix, summed over processes, so the scores do not depend on how images are batched or
+    spread. `compute` returns a dict: log it with `log_dict` once its `per_class` is taken out.
 
     >>> metric = GZSLMeanIoU(["cat", "dog", "cow"], seen=[0, 1], unseen=[2])
     >>> metric.update(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]]))
@@ -36,8 +36,7 @@ class GZSLMeanIoU(Metric):
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
         ignore_index: Pixels with this label do not count.
-        absent: What a class with neither label nor prediction does: `skip` leaves it out of the means, `zero` counts
-            it 0.
+        absent: `skip` leaves a class with neither label nor prediction out of the means, `zero` counts it 0.
         **kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -91,11 +90,9 @@ class GZSLMeanIoU(Metric):
         self.confusion = self.confusion + confusion_matrix(preds, target, len(self.classes), self.ignore_index)
 
     def compute(self) -> dict[str, Any]:
-        """Return all scores so far.
+        """Return all scores so far: the floats of `sign_zs3.functional.gzsl_scores` and `per_class`.
 
-        Returns:
-            The floats of `sign_zs3.functional.gzsl_scores`, and under `per_class` the IoU of each class by
-            name, NaN for a class with neither label nor prediction.
+        The latter is the IoU of each class by name, NaN for a class with neither label nor prediction.
         """
         scores: dict[str, Any] = dict(gzsl_scores(self.confusion, self.seen, self.unseen, self.absent))
         scores["per_class"] = dict(zip(self.classes, per_class_iou(self.confusion).tolist(), strict=True))
@@ -104,12 +101,7 @@ class GZSLMeanIoU(Metric):
     def plot(self, val: dict[str, Any] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
         """Draw the IoU of each class as a bar, seen and unseen ones in two colours; the three means are the title.
 
-        Args:
-            val: What `compute` returned; None: compute now.
-            ax: Where to draw; None: a new figure.
-
-        Returns:
-            The figure and its axes.
+        `val` is what `compute` returned; None: computed now. `ax` is where to draw; None: in a new figure.
         """
         from sign_zs3.drawing.charts import draw_iou
 

@@ -16,6 +16,7 @@ from sign_zs3.limits import MAX_NAME
 
 IGNORE_INDEX = 255
 
+_LISTS = ("classes", "ids", "ignored_ids")
 _T = TypeVar("_T", str, int)
 
 
@@ -35,8 +36,7 @@ class Protocol:
         ignored_ids: Own ids (0..255) that mean "no label".
 
     Raises:
-        UserError: Lengths differ, names or ids repeat, an id is out of range or both a class and ignored, or no class
-            is seen.
+        UserError: Lengths differ, a name or id repeats, an id is out of range or class and ignored, or none is seen.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class Protocol:
     ignored_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("classes", "ids", "ignored_ids"):
+        for field in _LISTS:
             object.__setattr__(self, field, tuple(getattr(self, field)))
         for problem in self._problems():
             raise UserError(f"class split {self.dataset!s:.100}/{self.split!s:.100}: {problem}")
@@ -55,24 +55,20 @@ class Protocol:
     def _problems(self) -> Iterator[str]:
         short = f"of at most {MAX_NAME} characters; rename it"
         yield from (f"found {t!r:.100}, expected names {short}" for t in (self.dataset, self.split) if not is_name(t))
-        for name in self.classes:
-            if not (is_name(name) and name.strip()):
-                yield f"found {name!r:.100} as a class, expected a name {short}"
+        bad = (name for name in self.classes if not (is_name(name) and name.strip()))
+        yield from (f"found {name!r:.100} as a class, expected a name {short}" for name in bad)
         if (names := len(self.classes)) != len(self.ids):
             yield f"found {names} class names and {len(self.ids)} ids, expected one id per name; complete the list"
         yield from (f"found the class {name!r} twice, expected it once; remove one" for name in _repeated(self.classes))
         yield from (f"found the id {i} twice, expected it once; remove one" for i in _repeated(self.ids))
         for kind, ids, most in (("class", self.ids, IGNORE_INDEX - 1), ("ignored", self.ignored_ids, IGNORE_INDEX)):
-            for i in ids:
-                if not 0 <= i <= most:
-                    yield f"found the {kind} id {i}, expected 0 to {most}; renumber the masks"
+            outside = (i for i in ids if not 0 <= i <= most)
+            yield from (f"found the {kind} id {i}, expected 0 to {most}; renumber the masks" for i in outside)
         for i in sorted(set(self.ids) & set(self.ignored_ids)):
             yield f"found the id {i} as a class and as ignored, expected one of them; remove it from the other"
         if not 1 <= self.num_seen <= names:
-            yield (
-                f"found {self.num_seen} seen of {names} classes, expected at least one seen class; shorten the list of "
-                "unseen classes"
-            )
+            expected = "expected at least one seen class; shorten the list of unseen classes"
+            yield f"found {self.num_seen} seen of {names} classes, {expected}"
 
     @classmethod
     def build(
@@ -85,16 +81,10 @@ class Protocol:
     ) -> Protocol:
         """Split the classes of a data set by name; both halves are ordered by the data set's own id.
 
-        Args:
-            dataset: Name of the data set.
-            split: Name of the class split.
-            names: Own id -> class name.
-            unseen: Names of the unseen classes, in any order.
-            ignored_ids: Own ids that mean "no label".
+        `names` maps own ids to class names; the names in `unseen` stand in any order.
 
         Raises:
-            UserError: An unseen name is no class (close matches are proposed) or is given twice, or no class is left to
-                be seen.
+            UserError: An unseen name is no class (close matches are proposed) or is given twice, or none is left seen.
         """
         for name in unseen:
             if name not in names.values():
@@ -119,15 +109,13 @@ class Protocol:
             UserError: A field is missing, unknown, of another type or out of range.
         """
         kinds = {"dataset": str, "split": str, "classes": str, "ids": int, "num_seen": int, "ignored_ids": int}
-        lists = ("classes", "ids", "ignored_ids")
         if odd := sorted(kinds.keys() ^ {*fields, "ignored_ids"}):
-            raise UserError(
-                f"protocol: found {', '.join(map(str, fields)):.200}, expected {', '.join(kinds)} ({odd[0]})"
-            )
+            found = f"{', '.join(map(str, fields)):.200}"
+            raise UserError(f"protocol: found {found}, expected {', '.join(kinds)} ({odd[0]})")
         for name, value in fields.items():
-            items = value if name in lists else [value]
+            number, items = ("a list of", value) if name in _LISTS else ("one", [value])
             if not isinstance(items, (list, tuple)) or not all(type(item) is kinds[name] for item in items):
-                what = f"a list of {kinds[name].__name__}" if name in lists else f"one {kinds[name].__name__}"
+                what = f"{number} {kinds[name].__name__}"
                 raise UserError(f"protocol: {name}: found {value!r:.100}, expected {what}")
         return cls(**fields)
 
@@ -154,11 +142,8 @@ class Protocol:
     def lookup(self, hide_unseen: bool = False) -> NDArray[np.int64]:
         """Return the table from own ids to contiguous ones.
 
-        Args:
-            hide_unseen: Send the unseen classes to 255, as training must.
-
-        Returns:
-            int64 (256,): contiguous id, or 255 for an ignored id, or -1 for an id that is neither.
+        The result is int64 (256,): the contiguous id, 255 for an ignored id, or -1 for an id that is neither.
+        `hide_unseen` sends the unseen classes to 255, as training must.
         """
         table = np.full(256, -1, np.int64)
         table[list(self.ignored_ids)] = IGNORE_INDEX
@@ -175,12 +160,8 @@ class Protocol:
     def development(self, count: int, seed: int = 0) -> Protocol:
         """Make a split for choosing hyperparameters without looking at the true unseen classes.
 
-        Seen classes drawn by `seed` play the unseen ones; the true unseen classes leave the vocabulary and their pixels
-        are ignored everywhere.
-
-        Args:
-            count: How many seen classes become unseen, 1..S-1.
-            seed: Seed of the draw, at least 0.
+        `count` (1..S-1) seen classes, drawn by `seed` (at least 0), play the unseen ones; the true unseen classes leave
+        the vocabulary and their pixels are ignored everywhere.
 
         Raises:
             UserError: `count` leaves no class seen or is below 1.

@@ -1,7 +1,4 @@
-"""Charts of scores: the confusion matrix, IoU per class, and rows of tables over many runs.
-
-Each function returns a Matplotlib figure; names of unseen classes carry a star.
-"""
+"""Charts of scores as Matplotlib figures: of one model, and of tables over many runs. Unseen classes carry a star."""
 
 from __future__ import annotations
 
@@ -20,13 +17,10 @@ if TYPE_CHECKING:
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, title: str = "") -> Figure:
-    """Draw a confusion matrix: a row per true class, as shares of its pixels, and a column per predicted class.
+    """Draw a confusion matrix (C, C) of counts: a row per true class, as shares of its pixels, a column per prediction.
 
-    Args:
-        confusion: (C, C) counts, rows = truth; a class without a pixel has an empty row in the figure.
-        classes: C class names, seen ones first.
-        num_seen: S; a line parts seen from unseen classes.
-        title: Of the figure.
+    A class without a pixel has an empty row. The first `num_seen` of the C classes are seen; a line parts them from the
+    unseen ones.
     """
     from matplotlib.colors import PowerNorm
 
@@ -62,14 +56,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, tit
 def draw_iou(
     per_class: Mapping[str, float], seen: Sequence[int], unseen: Sequence[int], title: str, ax: Axes | None = None
 ) -> tuple[Figure, Axes]:
-    """Draw the IoU of each class as a bar, seen and unseen ones in two colours.
+    """Draw the IoU of each class as a bar, seen and unseen ones in two colours, into `ax` or a new figure.
 
-    Args:
-        per_class: Class -> IoU in [0, 1], by contiguous id; NaN where the class is absent.
-        seen: Ids of the seen classes.
-        unseen: Ids of the unseen classes.
-        title: Of the axes.
-        ax: Where to draw; None: in a new figure.
+    `per_class` maps classes to IoUs in [0, 1], by contiguous id, NaN where a class is absent.
     """
     names, values = list(per_class), list(per_class.values())
     ax = ax or new_figure((6.0, 1.5 + 0.22 * len(names)), dpi=100).add_subplot()
@@ -140,10 +129,8 @@ def draw_temperature(
 ) -> Figure:
     """Draw the harmonic mIoU over the temperature T, with the standard deviation over seeds.
 
-    Args:
-        curves: Label -> (T, mean, standard deviation or None) in order of T, fractions.
-        lines: Label -> mean without annealing, a fraction, drawn as a line across.
-        title: Of the figure.
+    `curves` maps labels to (T, mean, standard deviation or None) in order of T; `lines` maps labels to means without
+    annealing, drawn as lines across. All are fractions.
     """
     figure = new_figure((7.5, 4.2), title)
     axes = figure.subplots()

@@ -10,11 +10,7 @@ UNLABELLED = (0.15, 0.15, 0.15)
 
 
 def class_colours(num_classes: int) -> NDArray[np.float64]:
-    """Return (256, 3) RGB in [0, 1]: a colour per class, dark grey for all other values.
-
-    Args:
-        num_classes: C, 0 to 255.
-    """
+    """Return (256, 3) RGB in [0, 1]: a colour for each of 0 to 255 classes, dark grey for all other values."""
     colours = np.tile(np.array(UNLABELLED), (256, 1))
     colours[:num_classes] = _distinct()[:num_classes]
     return colours

@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(size: tuple[float, float], title: str = "", dpi: int = 110) -> Figure:
-    """Return an empty figure.
-
-    Args:
-        size: Width and height in inches.
-        title: Written above everything.
-        dpi: Pixels per inch.
-    """
+    """Return an empty figure of `size` inches, width and height, with a title above everything."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -36,11 +30,7 @@ def new_figure(size: tuple[float, float], title: str = "", dpi: int = 110) -> Fi
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, beside its place first.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write a figure as PNG, beside its place first; a file that cannot be written is a UserError."""
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
 

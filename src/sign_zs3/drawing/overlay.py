@@ -37,12 +37,7 @@ def draw_overlay(
 ) -> Picture:
     """Draw labels over their image, and below it the names and shares of the classes that it holds.
 
-    Args:
-        image: See `blend`.
-        labels: See `blend`.
-        classes: C class names.
-        num_seen: S.
-        shown: Indices of the classes to draw; None: all.
+    `image`, `labels` and `shown` are those of `blend`; the first `num_seen` of the classes are seen.
     """
     picture = blend(image, labels, len(classes), shown)
     legend = draw_legend(labels, classes, num_seen, picture.shape[1], shown)

@@ -1,8 +1,7 @@
 """Images beside their label maps: of the data, of predictions, of pseudo-labels and of several models.
 
-Images are (3, H, W) uint8; truths, labels and predictions are (H, W) int64 class indices, 255 where there is none
-(drawn dark grey). Each function returns a Matplotlib figure, whose legend names the classes that are drawn, with a star
-where one is unseen.
+Images are (3, H, W) uint8; truths, labels and predictions (H, W) int64 class indices, 255 where there is none (drawn
+dark grey). The legend of each Matplotlib figure names the classes that are drawn, with a star where one is unseen.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sign_zs3.drawing.colours import UNLABELLED, class_colours
-from sign_zs3.drawing.figures import literal, new_figure, pixels, starred, wrapped
+from sign_zs3.drawing.figures import literal, new_figure, pixels, wrapped
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 Maps: TypeAlias = Sequence[Tensor]
 """A tensor per image."""
@@ -106,14 +106,7 @@ def contact_sheet(
 
 def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> Figure:
     """Draw an image, below its name, beside its mask, with a legend to the right that calls unseen classes so."""
-    from matplotlib.patches import Patch
-
-    colours = class_colours(protocol.num_classes)
-    patches = [
-        Patch(color=colours[i], label=literal(protocol.classes[i]) + (" (unseen)" if i >= protocol.num_seen else ""))
-        for i in _classes_in(mask)
-    ]
-    patches.append(Patch(color=UNLABELLED, label="ignored"))
+    patches = _patches(_classes_in(mask), protocol, " (unseen)", "ignored")
     legend_columns = -(-len(patches) // LEGEND_ROWS)
     figure = new_figure((7 + 2.2 * legend_columns, 4))
     # the layout may put a legend beside its axes a few pixels too far out
@@ -122,7 +115,7 @@ def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> 
     left.imshow(pixels(image))
     left.set_title(literal(name))
     # without "nearest", thin parts of a large mask mix with what is around them
-    right.imshow(colours[mask.numpy()], interpolation="nearest")
+    right.imshow(class_colours(protocol.num_classes)[mask.numpy()], interpolation="nearest")
     right.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small", ncols=legend_columns)
     for axes in (left, right):
         axes.set_axis_off()
@@ -153,25 +146,29 @@ def _stack(
             cell.set_yticks([])
         if heat:
             # it takes its room from all rows, so that the columns stay in line
-            bar = figure.colorbar(
-                drawn, ax=axes, shrink=1 / len(rows), anchor=(0, 1 - row / (len(rows) - 1)), aspect=12
-            )
+            place = (0, 1 - row / (len(rows) - 1))
+            bar = figure.colorbar(drawn, ax=axes, shrink=1 / len(rows), anchor=place, aspect=12)
             bar.ax.tick_params(labelsize=7)
     return figure
 
 
 def _panel(size: tuple[float, float], shown: Sequence[int], protocol: Protocol, note: str, title: str) -> Figure:
     """Return a figure with a legend below of the classes that are shown, for which it is made higher."""
-    from matplotlib.patches import Patch
-
     figure = new_figure((size[0], size[1] + 0.24 * -(-len(shown) // 6)), title)
-    colours = class_colours(protocol.num_classes)
-    names = starred(protocol.classes, protocol.num_seen)
-    patches = [Patch(color=colours[label].tolist(), label=literal(names[label])) for label in shown]
-    patches.append(Patch(color=UNLABELLED, label="unlabelled"))
+    patches = _patches(shown, protocol, " ★", "unlabelled")
     columns = min(6, len(patches))
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, title=note, title_fontsize=8)
     return figure
+
+
+def _patches(shown: Sequence[int], protocol: Protocol, mark: str, rest: str) -> list[Patch]:
+    """Return a legend's patches: of the classes that are shown, unseen ones with a mark, and of the rest."""
+    from matplotlib.patches import Patch
+
+    colours = class_colours(protocol.num_classes)
+    names = [literal(name) + (mark if i >= protocol.num_seen else "") for i, name in enumerate(protocol.classes)]
+    patches = [Patch(color=colours[label], label=names[label]) for label in shown]
+    return [*patches, Patch(color=UNLABELLED, label=rest)]
 
 
 def _dimmed(labels: Tensor, truth: Tensor, colours: NDArray[np.float64]) -> NDArray[np.float64]:

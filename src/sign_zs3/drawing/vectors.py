@@ -22,24 +22,15 @@ def draw_vectors(
 ) -> tuple[Figure, Axes]:
     """Draw class vectors in the plane of their first two principal components, seen and unseen in two colours.
 
-    Args:
-        vectors: (C, W) float.
-        classes: C class names.
-        unseen: Names of the unseen classes.
-        ax: Where to draw; None: in a new figure.
-
-    Returns:
-        The figure and its axes, each of which names its share of the variance.
+    Return the figure and its axes, `ax` or new ones, each of which names its share of the variance. Of the vectors,
+    (C, W) float, those of the classes in `unseen` are drawn as stars.
     """
     points, shares = _principal_components(vectors)
     if ax is None:
         side = max(6.0, 0.9 * math.sqrt(len(classes)))
         ax = new_figure((1.25 * side, side)).subplots()
     figure = cast("Figure", ax.figure)
-    for wanted, label, colour, marker in (
-        (False, "seen", "tab:blue", "o"),
-        (True, "unseen", "tab:orange", "*"),
-    ):
+    for wanted, label, colour, marker in ((False, "seen", "tab:blue", "o"), (True, "unseen", "tab:orange", "*")):
         chosen = [index for index, name in enumerate(classes) if (name in unseen) is wanted]
         if chosen:
             x, y = points[chosen].T

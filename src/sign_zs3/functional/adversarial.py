@@ -7,8 +7,6 @@ from torch.nn import functional as F
 
 from sign_zs3.functional.precision import at_least_float32
 
-__all__ = ["discriminator_loss", "generator_loss"]
-
 AdversarialMode = Literal["non_saturating", "saturating", "l1"]
 
 
@@ -18,8 +16,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: Adversari
     Args:
         real_logits: D's raw output on real features, any shape; the probability is its sigmoid.
         fake_logits: D's raw output on synthetic features.
-        mode: `non_saturating` and `saturating` share eq. 7 here; `l1`: the released code's
-            E |1 - D(f)| + E |D(f^)|.
+        mode: `non_saturating` and `saturating` share eq. 7 here; `l1`: the released code's E |1 - D(f)| + E |D(f^)|.
 
     Returns:
         A float32 scalar (float64 stays); an empty side adds 0.
@@ -30,22 +27,16 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: Adversari
     >>> discriminator_loss(torch.zeros(3), torch.zeros(2))  # an undecided D: 2 log(2)
     tensor(1.3863)
     """
-    _check(mode)
-    if mode == "l1":
-        return _mean((-at_least_float32(real_logits)).sigmoid()) + _mean(at_least_float32(fake_logits).sigmoid())
-    return _mean(F.softplus(-at_least_float32(real_logits))) + _mean(F.softplus(at_least_float32(fake_logits)))
+    return _mean_error(real_logits, mode) + _mean_error(-fake_logits, mode)
 
 
 def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating") -> Tensor:
-    """Return what the generator minimises.
+    """Return what the generator minimises: a float32 scalar (float64 stays), 0 for no logits.
 
     Args:
         fake_logits: D's raw output on synthetic features, any shape.
-        mode: `non_saturating`: -E log D(f^), whose gradient does not vanish while D still wins; `saturating`:
-            eq. 7 to the letter, E log(1 - D(f^)); `l1`: the released code's E |1 - D(f^)|.
-
-    Returns:
-        A float32 scalar (float64 stays); 0 for no logits.
+        mode: `non_saturating`: -E log D(f^), whose gradient does not vanish while D still wins; `saturating`: eq. 7 to
+            the letter, E log(1 - D(f^)); `l1`: the released code's E |1 - D(f^)|.
 
     Raises:
         ValueError: Unknown mode.
@@ -53,17 +44,13 @@ def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating"
     >>> generator_loss(torch.zeros(2)), generator_loss(torch.zeros(2), "saturating")  # log(2) and log(1 / 2)
     (tensor(0.6931), tensor(-0.6931))
     """
-    _check(mode)
-    logits = at_least_float32(fake_logits)
-    if mode == "l1":
-        return _mean((-logits).sigmoid())
-    return -_mean(F.softplus(logits)) if mode == "saturating" else _mean(F.softplus(-logits))
+    return -_mean_error(-fake_logits, mode) if mode == "saturating" else _mean_error(fake_logits, mode)
 
 
-def _check(mode: str) -> None:
+def _mean_error(logits: Tensor, mode: str) -> Tensor:
+    """Return how far D is from calling features real: -E log D, or E |1 - D| for `l1`."""
     if mode not in ("non_saturating", "saturating", "l1"):
         raise ValueError(f"unknown adversarial mode {mode!r}: expected non_saturating, saturating or l1")
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(values.numel(), 1)
+    logits = at_least_float32(logits)
+    errors = (-logits).sigmoid() if mode == "l1" else F.softplus(-logits)
+    return errors.sum() / max(errors.numel(), 1)

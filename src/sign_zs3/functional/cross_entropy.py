@@ -7,8 +7,6 @@ from torch.nn import functional as F
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.protocol import IGNORE_INDEX
 
-__all__ = ["pixel_cross_entropy", "transfer_loss", "weighted_cross_entropy", "weighted_mean"]
-
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of labelled pixels at the resolution of the labels (eq. 3 and 9).

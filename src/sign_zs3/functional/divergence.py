@@ -10,15 +10,11 @@ from torch.autograd.function import once_differentiable
 from sign_zs3.functional.precision import at_least_float32
 from sign_zs3.protocol import IGNORE_INDEX
 
-__all__ = ["class_mmd", "gaussian_kl", "mmd"]
-
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return KL(N(mu, exp(logvar)) || N(0, 1)), eq. 2, as a mean over elements: -(1 + logvar - mu^2 - e^logvar) / 2.
-
-    Computed in float32 for lower precisions, under autocast too.
 
     Args:
         mu: (N, D, h, w) means of the latent code.
@@ -26,7 +22,7 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tenso
         mask: (N, 1, h, w) or (N, h, w), True where a pixel counts; None: all do.
 
     Returns:
-        A scalar; 0, with a gradient path, where the mask is empty.
+        A scalar, float32 for lower precisions, under autocast too; 0, with a gradient path, where the mask is empty.
 
     Raises:
         ValueError: The shapes do not fit.
@@ -57,10 +53,9 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
     """Return the maximum mean discrepancy between two sets of features, the biased estimate with means.
 
     mean k(real, real) + mean k(fake, fake) - 2 mean k(real, fake), where the kernel k is the sum over b of
-    exp(-|x - y|^2 / (2 b)). Eq. 6 prints sums, which grow with the number of pixels; eq. 6 with means is
-    `bandwidths=(1,), sqrt=False`. The released code's root equals this one divided by the square root of 2,
-    so that its weight of 50 corresponds to about 35 here. Computed in float32 for lower precisions, under
-    autocast too.
+    exp(-|x - y|^2 / (2 b)). Eq. 6 prints sums, which grow with the number of pixels; with means it is that of
+    `bandwidths=(1,), sqrt=False`. The released code's root is this one divided by the square root of 2, so that its
+    weight of 50 is about 35 here.
 
     Args:
         real: (n, D) features.
@@ -69,7 +64,8 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
         sqrt: Return the root, MMD, instead of its square.
 
     Returns:
-        A scalar >= 0. The root's gradient is 0, not infinite, where both sets agree to within rounding.
+        A scalar >= 0, float32 for lower precisions, under autocast too. The root's gradient is 0, not infinite, where
+        both sets agree to within rounding.
 
     Raises:
         ValueError: Widths differ, a set is empty, or a bandwidth is not positive.
@@ -85,11 +81,8 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
         # The kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise.
         center = ((real.mean(dim=0) + fake.mean(dim=0)) / 2).detach()
         real, fake = real - center, fake - center
-        squared = (
-            _mean_kernel(real, real, bandwidths)
-            + _mean_kernel(fake, fake, bandwidths)
-            - 2 * _mean_kernel(real, fake, bandwidths)
-        )
+        mean = _MeanKernel.apply
+        squared: Tensor = mean(real, real, bandwidths) + mean(fake, fake, bandwidths) - 2 * mean(real, fake, bandwidths)
         return _root(squared, bandwidths) if sqrt else squared
 
 
@@ -104,17 +97,17 @@ def class_mmd(
 ) -> Tensor:
     """Return the mean over classes of `mmd` between a class's real and synthetic features (eq. 5).
 
-    Eq. 5 sums over the classes of one image. This is their mean, so that the weight does not depend on how
-    many classes an image shows: call it once per image, the caller averages over images. Every pixel takes
-    part; the largest matrix has the size of the largest class.
+    Eq. 5 sums over the classes of one image. This is their mean, so that the weight does not depend on how many classes
+    an image shows: call it once per image and average over images. Every pixel takes part; the largest matrix has the
+    size of the largest class.
 
     Args:
         real: (n, D) features of one image.
         fake: (m, D) synthetic features.
         labels_real: (n,) classes, integers.
         labels_fake: (m,) classes; None: those of `labels_real` (then n = m).
-        bandwidths: As in `mmd`.
-        sqrt: As in `mmd`.
+        bandwidths: See `mmd`.
+        sqrt: See `mmd`.
         ignore_index: Features with this label are left out.
 
     Returns:
@@ -176,8 +169,7 @@ STACKED = 2**17
 class _MeanKernel(torch.autograd.Function):
     """Mean over all pairs of the summed Gaussian kernels.
 
-    Written out because plain autograd keeps three (n, m) matrices per bandwidth and takes 1.2 to 1.6 times as long;
-    this keeps one.
+    Plain autograd keeps three (n, m) matrices per bandwidth, this one in all, and takes 1.2 to 1.6 times as long.
     """
 
     @staticmethod
@@ -240,7 +232,7 @@ def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seque
 class _WeightedKernel(torch.autograd.Function):
     """The sum of w_i w_j k(z_i, z_j) of each of B sets z (B, L, D), with weights w (B, L).
 
-    Written out because plain autograd takes 1.8 to 2.4 times as long.
+    Plain autograd takes 1.8 to 2.4 times as long.
     """
 
     @staticmethod
@@ -262,8 +254,3 @@ class _WeightedKernel(torch.autograd.Function):
         with torch.autocast(z.device.type, enabled=False):
             factor = -4 * gradient[:, None, None] * w.unsqueeze(2)
             return factor * ((slope @ w.unsqueeze(2)) * z - slope @ (w.unsqueeze(2) * z)), None, None
-
-
-def _mean_kernel(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
-    result: Tensor = _MeanKernel.apply(x, y, bandwidths)
-    return result

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["map_size", "resize_map", "resize_scores", "shrink_labels"]
-
 
 def map_size(maps: Tensor) -> tuple[int, int]:
     """Return the (height, width) of maps (..., height, width).
@@ -22,9 +20,7 @@ def resize_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
     >>> resize_map(torch.tensor([[[[0.0, 1.0]]]]), (1, 4))
     tensor([[[[0.0000, 0.2500, 0.7500, 1.0000]]]])
     """
-    if map_size(maps) == size:
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return maps if map_size(maps) == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from sign_zs3.protocol import IGNORE_INDEX
 
-__all__ = ["confusion_matrix", "gzsl_scores", "per_class_iou"]
-
 Absent = Literal["skip", "zero"]
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Return the counts of pixels by true and predicted class.
+    """Return the counts of pixels by true and predicted class, (C, C) int64: rows are the truth.
 
     Args:
         prediction: Predicted classes, integers of any shape.
@@ -23,12 +21,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
         num_classes: C.
         ignore_index: Pixels with this target are not counted, whatever is predicted there.
 
-    Returns:
-        (C, C) int64, rows are the truth and columns the prediction.
-
     Raises:
-        ValueError: Shapes differ, a tensor holds no integers, or a counted pixel has a class outside 0..C-1;
-            the message names the class.
+        ValueError: Shapes differ, a tensor holds no integers, or a counted pixel has a class outside 0..C-1 (named).
 
     >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 255]), num_classes=2)
     tensor([[1, 1],
@@ -45,26 +39,22 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     target, prediction = target.long(), prediction.long()
     counted = target != ignore_index
     target, prediction = target[counted], prediction[counted]
-    for name, values in (("target", target), ("prediction", prediction)):
-        outside = values[(values < 0) | (values >= num_classes)]
-        if outside.numel():
-            found = ", ".join(str(v) for v in sorted(set(outside.tolist()))[:5])
-            raise ValueError(
-                f"{name} holds class {found}: expected 0..{num_classes - 1}"
-                + (f" or {ignore_index} (ignored)" if name == "target" else " on the pixels that count")
-            )
+    for name, values, which in (
+        ("target", target, f" or {ignore_index} (ignored)"),
+        ("prediction", prediction, " on the pixels that count"),
+    ):
+        if (outside := values[(values < 0) | (values >= num_classes)]).numel():
+            found = ", ".join(map(str, sorted(set(outside.tolist()))[:5]))
+            raise ValueError(f"{name} holds class {found}: expected 0..{num_classes - 1}{which}")
     return torch.bincount(target * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
-    """Return the intersection over union of each class.
+    """Return the intersection over union of each class: (C,) float64 on the CPU, fractions.
 
     Args:
         confusion: (C, C) counts, rows are the truth.
         absent: What a class that occurs in neither truth nor prediction gets: `skip` NaN, `zero` 0.
-
-    Returns:
-        (C,) float64 on the CPU, fractions.
 
     Raises:
         ValueError: The matrix is not square, or `absent` is neither word.
@@ -82,26 +72,25 @@ def gzsl_scores(
 ) -> dict[str, float]:
     """Return means over seen, unseen and all classes, and harmonic means of the two sides.
 
-    `miou`: mean IoU. `pixel_accuracy`: share of pixels that are right. `mean_accuracy`: mean recall per
-    class. `frequency_weighted_iou`: IoU weighted by the class's share of the true pixels. No prefix: all
-    classes of the matrix. `seen_` and `unseen_`: the pixels whose *truth* lies on that side (frequencies as
-    shares of that side's pixels), every prediction competing. `harmonic_`: 2ab / (a + b) of the two.
+    `miou`: mean IoU. `pixel_accuracy`: share of pixels that are right. `mean_accuracy`: mean recall per class.
+    `frequency_weighted_iou`: IoU weighted by the class's share of the true pixels. No prefix: all classes of the
+    matrix. `seen_` and `unseen_`: the pixels whose *truth* lies on that side (frequencies as shares of that side's
+    pixels), every prediction competing. `harmonic_`: 2ab / (a + b) of the two.
 
     Args:
         confusion: (C, C) counts, rows are the truth.
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
-        absent: `skip` leaves a class with neither label nor prediction out of the mean IoU, and one without
-            label out of the mean accuracy (SPNet, CaGNet, SIGN); `zero` counts them 0 (ZS3).
+        absent: `skip` leaves a class with neither label nor prediction out of the mean IoU, and one without label out
+            of the mean accuracy (SPNet, CaGNet, SIGN); `zero` counts them 0 (ZS3).
 
     Returns:
-        Fractions in [0, 1] under `seen_miou`, `unseen_miou`, `harmonic_miou`, `miou`, and so for
-        `pixel_accuracy`, `mean_accuracy` and `frequency_weighted_iou`. A side with nothing to average is NaN;
-        a harmonic mean with a zero or missing side is 0.
+        Fractions in [0, 1] under `seen_miou`, `unseen_miou`, `harmonic_miou`, `miou`, and so for `pixel_accuracy`,
+        `mean_accuracy` and `frequency_weighted_iou`. A side with nothing to average is NaN; a harmonic mean with a zero
+        or missing side is 0.
 
     Raises:
-        ValueError: The matrix is not square, an id lies outside of it, twice in the lists or on both sides,
-            or `absent` is neither word.
+        ValueError: The matrix is not square, an id lies outside of it or occurs twice, or `absent` is neither word.
 
     >>> scores = gzsl_scores(torch.tensor([[3, 1], [0, 4]]), seen=[0], unseen=[1])
     >>> scores["seen_miou"], scores["unseen_miou"], round(scores["harmonic_miou"], 4), scores["pixel_accuracy"]
@@ -110,13 +99,12 @@ def gzsl_scores(
     counts = _check(confusion, absent)
     _check_sides(seen, unseen, len(counts))
     hits, truth = counts.diagonal(), counts.sum(dim=1)
-    iou = per_class_iou(confusion, absent)
-    recall = _divide(hits, truth, absent)
+    iou, recall = per_class_iou(confusion, absent), _divide(hits, truth, absent)
     # 0 * NaN would spoil the sum; an absent class has no weight either way.
     weighted = truth * iou.nan_to_num()
 
     def side(ids: Sequence[int]) -> dict[str, float]:
-        index = torch.as_tensor(list(ids), dtype=torch.long)
+        index = torch.tensor(list(ids), dtype=torch.long)
         pixels = truth[index].sum()
         return {
             "miou": float(iou[index].nanmean()),
@@ -125,13 +113,12 @@ def gzsl_scores(
             "frequency_weighted_iou": float(weighted[index].sum() / pixels),
         }
 
-    all_scores, seen_scores, unseen_scores = side(range(len(counts))), side(seen), side(unseen)
+    seen_scores, unseen_scores = side(seen), side(unseen)
     scores: dict[str, float] = {}
-    for name, value in all_scores.items():
-        scores[f"seen_{name}"] = seen_scores[name]
-        scores[f"unseen_{name}"] = unseen_scores[name]
-        scores[f"harmonic_{name}"] = _harmonic(seen_scores[name], unseen_scores[name])
-        scores[name] = value
+    for name, value in side(range(len(counts))).items():
+        a, b = seen_scores[name], unseen_scores[name]
+        harmonic = 2 * a * b / (a + b) if a + b > 0 else 0.0
+        scores |= {f"seen_{name}": a, f"unseen_{name}": b, f"harmonic_{name}": harmonic, name: value}
     return scores
 
 
@@ -145,17 +132,11 @@ def _check(confusion: Tensor, absent: str) -> Tensor:
 
 def _check_sides(seen: Sequence[int], unseen: Sequence[int], num_classes: int) -> None:
     ids = [*seen, *unseen]
-    outside = sorted({i for i in ids if not 0 <= i < num_classes})
-    if outside:
+    if outside := sorted({i for i in ids if not 0 <= i < num_classes}):
         raise ValueError(f"seen and unseen hold ids {outside}: expected 0..{num_classes - 1}")
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"ids {twice} occur twice in seen and unseen: each class lies on one side, once")
 
 
 def _divide(part: Tensor, whole: Tensor, absent: str) -> Tensor:
     return torch.where(whole > 0, part / whole.clamp(min=1), math.nan if absent == "skip" else 0.0)
-
-
-def _harmonic(a: float, b: float) -> float:
-    return 2 * a * b / (a + b) if a + b > 0 else 0.0

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["absolute_positional_encoding", "interpolated_positional_encoding", "relative_positional_encoding"]
-
 
 def relative_positional_encoding(
     height: int,
@@ -22,8 +20,8 @@ def relative_positional_encoding(
 ) -> Tensor:
     """Return the relative positional encoding (RPE, eq. 11-16): positions are fractions of the map's size.
 
-    Channels 0..dim/2-1 encode the column u at `scale * u / W`, the rest the row v at `scale * v / H`; within
-    each half channel 2d is sin(pos / 10000^(2d / (dim / 2))) and channel 2d + 1 the cosine.
+    Channels 0..dim/2-1 encode the column u at `scale * u / W`, the rest the row v at `scale * v / H`; within each half
+    channel 2d is sin(pos / 10000^(2d / (dim / 2))) and channel 2d + 1 the cosine.
 
     Args:
         height: Rows of the map, or of the window.
@@ -69,8 +67,7 @@ def absolute_positional_encoding(
     tensor([[0.0000, 0.8415, 0.9093]])
     """
     _check(height, width, dim, origin, full_size or (origin[0] + height, origin[1] + width))
-    columns = _positions(origin[1], width, device)
-    rows = _positions(origin[0], height, device)
+    columns, rows = _positions(origin[1], width, device), _positions(origin[0], height, device)
     return _spread(_sinusoids(columns, dim), _sinusoids(rows, dim)).to(dtype)
 
 
@@ -87,10 +84,8 @@ def interpolated_positional_encoding(
 ) -> Tensor:
     """Return the absolute encoding at the training size, resized bilinearly to the map (section 4.4).
 
-    The resize is that of `align_corners=False`; a window is cropped from it. Other arguments, result and errors as of
-    `relative_positional_encoding`.
-
-    `train_size` is the size of the feature map in training, (height, width) or one number for both, at least 1.
+    The resize is that of `align_corners=False`; a window is cropped from it. `train_size` is that of the feature map in
+    training, (height, width) or one number for both, at least 1; all else as of `relative_positional_encoding`.
 
     >>> interpolated_positional_encoding(1, 4, train_size=(1, 2), dim=4)[0]  # between sin(0) and sin(1)
     tensor([[0.0000, 0.2104, 0.6311, 0.8415]])
@@ -104,9 +99,8 @@ def interpolated_positional_encoding(
     # Each half varies along one axis only, so the bilinear resize of the map is a linear resize of that axis.
     columns = F.interpolate(columns[None], size=full_width, mode="linear", align_corners=False)[0]
     rows = F.interpolate(rows[None], size=full_height, mode="linear", align_corners=False)[0]
-    columns = columns[:, origin[1] : origin[1] + width]
-    rows = rows[:, origin[0] : origin[0] + height]
-    return _spread(columns, rows).to(dtype)
+    window = _spread(columns[:, origin[1] : origin[1] + width], rows[:, origin[0] : origin[0] + height])
+    return window.to(dtype)
 
 
 def _check(

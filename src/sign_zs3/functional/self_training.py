@@ -5,14 +5,12 @@ from torch import Tensor
 
 from sign_zs3.functional.precision import at_least_float32
 
-__all__ = ["annealed_weights", "confident_fraction", "within_top"]
-
 
 def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> Tensor:
     """Return annealed self-training's loss weights, eq. 17 per image in closed form: exp((p - max p) / T).
 
-    The softmax's sum and Z cancel, since Z makes the largest weight 1. T -> infinity weighs all alike; T -> 0
-    keeps only the most confident pixel.
+    The softmax's sum and Z cancel, since Z makes the largest weight 1. T -> infinity weighs all alike; T -> 0 keeps
+    only the most confident pixel.
 
     Args:
         confidence: (N, H, W) in [0, 1], the probability of the class chosen.

@@ -3,14 +3,12 @@
 import torch
 from torch import Tensor
 
-__all__ = ["excess_logit", "logits_beside_old"]
-
 
 def logits_beside_old(new_logits: Tensor, old_total: Tensor) -> Tensor:
     """Return logits in which all old classes are one, for a cross-entropy with the gradient of that over all classes.
 
-    A softmax knows the old classes' logits by the logarithm of the sum of their exponentials alone. The cross-entropy
-    of a feature of a new class is the same; that of an old class differs by what no new logit changes.
+    A softmax knows the old classes' logits by their log-sum-exp alone. The cross-entropy of a feature of a new class is
+    the same; that of an old class differs by what no new logit changes.
 
     Args:
         new_logits: (P, K), float, of the new classes.
@@ -29,16 +27,12 @@ def logits_beside_old(new_logits: Tensor, old_total: Tensor) -> Tensor:
 
 
 def excess_logit(margins: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Return by how much new classes' logits must sink to take at most a share of the features of old classes.
+    """Return by how much, at least, new classes' logits must sink to take at most a share of old classes' features.
 
     Args:
         margins: (P,), P >= 1, float: a feature's highest new logit less its highest old one; above 0 it is taken.
-        labels: (P,) int64, the old class that each feature is of; all classes count alike, however many features each
-            has.
-        share: In [0, 1).
-
-    Returns:
-        Scalar, the least number that suffices, 0 or more.
+        labels: (P,) int64, the old class of each feature; all classes count alike, however many features each has.
+        share: In [0, 1); the result is a scalar, 0 or more.
 
     >>> excess_logit(torch.tensor([3.0, 1.0, -1.0, -2.0]), torch.tensor([0, 0, 1, 1]), share=0.25)
     tensor(1.)
