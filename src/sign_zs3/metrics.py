@@ -58,14 +58,12 @@ class GZSLMeanIoU(Metric):
         absent: Literal["skip", "zero"] = "skip",
         **kwargs: Any,
     ) -> None:
-        """Check the class lists and start from zero counts."""
         super().__init__(**kwargs)
         if len(set(classes)) < len(classes):
             twice = sorted({name for name in classes if list(classes).count(name) > 1})
             raise ValueError(f"class names occur twice: {', '.join(twice)}")
         self.classes = tuple(classes)
-        self.seen = tuple(int(i) for i in seen)
-        self.unseen = tuple(int(i) for i in unseen)
+        self.seen, self.unseen = tuple(map(int, seen)), tuple(map(int, unseen))
         self.ignore_index = ignore_index
         self.absent: Literal["skip", "zero"] = absent
         counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.long)

@@ -24,8 +24,8 @@ _T = TypeVar("_T", str, int)
 class Protocol:
     """Which classes a data set has, which of them are seen, and how its own ids map to contiguous ones.
 
-    Contiguous ids count the seen classes first (0..S-1), then the unseen ones (S..C-1); 255 is ignored. Lists are
-    accepted for the tuples.
+    Contiguous ids count the seen classes first (0..S-1), then the unseen ones (S..C-1); 255 is ignored. Lists may stand
+    for the tuples.
 
     Args:
         dataset: Name of the data set, e.g. ``"voc"``.

@@ -1,7 +1,7 @@
 """Label maps drawn over their images, with a legend: arrays in, arrays out.
 
-Pictures are (height, width, 3) uint8 RGB, labels (H, W) uint8 class indices; seen classes come first, and the names of
-unseen ones carry a star.
+Pictures are (height, width, 3) uint8 RGB, labels (H, W) uint8 class indices; seen classes come first. `shown` are the
+indices of the classes to draw; None: all. The names of unseen classes carry a star.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 Picture: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.uint8]
 
-LONGEST = 1600
-"""Longer side in pixels to which the picture of a larger image is reduced."""
-SHORTEST = 320
-"""Longer side in pixels to which the picture of a smaller image is enlarged at least."""
+LONGEST, SHORTEST = 1600, 320
+"""Longer sides in pixels to which the picture of a larger image is reduced, and that of a smaller one enlarged."""
 OPACITY = 0.5
 NOTE = "★ unseen in training"
 _LONGEST_NAME = 32
 _STRIP = 64
-_GREY = (90, 90, 90)
 
 
 def draw_overlay(
@@ -37,7 +34,7 @@ def draw_overlay(
 ) -> Picture:
     """Draw labels over their image, and below it the names and shares of the classes that it holds.
 
-    `image`, `labels` and `shown` are those of `blend`; the first `num_seen` of the classes are seen.
+    Image and labels are as for `blend`; the first `num_seen` of the classes are seen.
     """
     picture = blend(image, labels, len(classes), shown)
     legend = draw_legend(labels, classes, num_seen, picture.shape[1], shown)
@@ -48,11 +45,8 @@ def draw_overlay(
 def blend(image: Picture, labels: Labels, num_classes: int, shown: Collection[int] | None = None) -> Picture:
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
-    Args:
-        image: Of the labels' shape, but for a reduction and its rounding.
-        labels: At the size of the result, unless its longer side has fewer than 320 pixels, or more than 1600.
-        num_classes: C.
-        shown: Indices of the classes to draw; None: all.
+    The image has the labels' shape, but for a reduction and its rounding. The result has the size of the labels, but
+    that its longer side has 320 to 1600 pixels.
     """
     import cv2
 
@@ -68,8 +62,7 @@ def blend(image: Picture, labels: Labels, num_classes: int, shown: Collection[in
     colours = class_colours(num_classes)[reduced] * 255
     opacity = np.where(drawn[reduced], OPACITY, 0.0)
     opacity[_edges(reduced) & drawn[reduced]] = 1.0
-    mixed: Picture = (picture + (colours - picture) * opacity[..., None]).round().astype(np.uint8)
-    return mixed
+    return np.asarray((picture + (colours - picture) * opacity[..., None]).round(), np.uint8)
 
 
 def draw_legend(
@@ -78,7 +71,7 @@ def draw_legend(
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
     The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
-    empty box; None: all are.
+    empty box.
     """
     from PIL import Image, ImageDraw
 
@@ -101,7 +94,7 @@ def draw_legend(
         draw.rectangle((left, top, left + box, top + box), fill=filled, outline="black")
         draw.text((left + 1.6 * box, top + box / 2), text, fill="black", font=font, anchor="lm")
     if note:
-        draw.text((box // 2, box // 2 + rows * line + box / 2), note, fill=_GREY, font=font, anchor="lm")
+        draw.text((box // 2, box // 2 + rows * line + box / 2), note, fill=(90, 90, 90), font=font, anchor="lm")
     return np.asarray(legend)
 
 

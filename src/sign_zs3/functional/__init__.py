@@ -1,12 +1,7 @@
 """The paper's equations as pure functions on tensors, each with its number, shapes and errors."""
 
 from sign_zs3.functional.adversarial import discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import (
-    pixel_cross_entropy,
-    transfer_loss,
-    weighted_cross_entropy,
-    weighted_mean,
-)
+from sign_zs3.functional.cross_entropy import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl, mmd
 from sign_zs3.functional.geometry import map_size, resize_map, resize_scores, shrink_labels
 from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou

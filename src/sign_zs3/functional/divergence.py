@@ -11,6 +11,10 @@ from sign_zs3.functional.precision import at_least_float32
 from sign_zs3.protocol import IGNORE_INDEX
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
+STACKED = 2**17
+SMALL, AT_ONCE = 64, 16
+"""Features of a class, at most, and classes that are compared in one pass: a small class costs by the number of
+operations, whatever its size."""
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,19 +38,17 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tenso
         raise ValueError(f"mu and logvar differ in shape: {tuple(mu.shape)} and {tuple(logvar.shape)}")
     mu, logvar = at_least_float32(mu), at_least_float32(logvar)
     if mask is None:
-        count: Tensor | int = mu.numel()
+        count: Tensor | int = max(mu.numel(), 1)
     else:
-        if mask.dim() == mu.dim() - 1:
-            mask = mask.unsqueeze(1)
+        mask = mask.unsqueeze(1) if mask.dim() == mu.dim() - 1 else mask
         if mask.shape != (mu.shape[0], 1, *mu.shape[2:]):
             found = f"mask of shape {tuple(mask.shape)} does not fit mu of shape {tuple(mu.shape)}"
             raise ValueError(f"{found}: expected (N, 1, h, w) or (N, h, w)")
         mask = mask.bool()
-        count = mask.sum() * mu.shape[1]
+        count = (mask.sum() * mu.shape[1]).clamp(min=1)
         # At mu = logvar = 0 an element adds exactly 0, even where the latent outside of the mask overflows.
         mu, logvar = mu.masked_fill(~mask, 0), logvar.masked_fill(~mask, 0)
-    total = (torch.expm1(logvar) - logvar + mu.square()).sum() / 2
-    return total / (max(count, 1) if isinstance(count, int) else count.clamp(min=1))
+    return (torch.expm1(logvar) - logvar + mu.square()).sum() / 2 / count
 
 
 def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sqrt: bool = True) -> Tensor:
@@ -127,8 +129,7 @@ def class_mmd(
         if labels.shape != features.shape[:1]:
             shapes = f"expected shape {tuple(features.shape[:1])}, got {tuple(labels.shape)}"
             raise ValueError(f"labels_{name} must have one label per feature: {shapes}")
-    real_by_class = _split_by_class(real, labels_real)
-    fake_by_class = _split_by_class(fake, labels_fake)
+    real_by_class, fake_by_class = _split_by_class(real, labels_real), _split_by_class(fake, labels_fake)
     shared = [c for c in real_by_class if c in fake_by_class and c != ignore_index]
     if not shared:
         return at_least_float32(real)[:0].sum() + at_least_float32(fake)[:0].sum()
@@ -159,11 +160,7 @@ def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> 
 def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
     order = torch.argsort(labels, stable=True)  # whatever the device, the same sums
     classes, counts = torch.unique_consecutive(labels[order], return_counts=True)
-    blocks = torch.split(features[order], counts.tolist())
-    return dict(zip(classes.tolist(), blocks, strict=True))
-
-
-STACKED = 2**17
+    return dict(zip(classes.tolist(), torch.split(features[order], counts.tolist()), strict=True))
 
 
 class _MeanKernel(torch.autograd.Function):
@@ -203,11 +200,6 @@ class _MeanKernel(torch.autograd.Function):
             to_x = factor * (slope.sum(dim=1)[:, None] * x - slope @ y) if ctx.needs_input_grad[0] else None
             to_y = factor * (slope.sum(dim=0)[:, None] * y - slope.T @ x) if ctx.needs_input_grad[1] else None
         return to_x, to_y, None
-
-
-SMALL, AT_ONCE = 64, 16
-"""Features of a class, at most, and classes that are compared in one pass: a small class costs by the number of
-operations, whatever its size."""
 
 
 def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float]) -> Tensor:
