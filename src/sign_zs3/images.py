@@ -16,9 +16,8 @@ from PIL import ImageOps
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, refuse_special, visible_files
 
+# (height, width) in pixels
 Size: TypeAlias = tuple[int, int]
-"""(height, width) in pixels."""
-
 # of the files that count as images in a folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)
@@ -162,11 +161,7 @@ def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None
 
 
 def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
-    """Convert a decoded image to uint8 (H, W, 3) RGB; 16-bit grey keeps its upper eight bits.
-
-    Raises:
-        ValueError: It holds real numbers, whose range is unknown.
-    """
+    """Convert a decoded image to uint8 (H, W, 3) RGB, 16-bit grey by its upper eight bits; real numbers: ValueError."""
     if image.mode == "F":
         raise ValueError("real numbers of unknown range, not 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from torch.utils.data import Dataset
 
 from sign_zs3.checks import check_at_least, check_choice
-from sign_zs3.data.datasets.base import Part, Samples, SegmentationDataset
+from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDataset
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.loaders import Loader, ShardSampler, StreamLoader, UnscoredSamples, collate, worker_options
@@ -106,10 +107,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Read lists and check that every file is there, before any training.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.
+        """Read the lists for a Trainer's stage, None for all, and check that every file is there, before any training.
 
         Raises:
             UserError: A root, list, image or mask is missing, or no image is left to train on.
@@ -186,21 +184,17 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         rank, world_size = self._rank()
         plan, dataset = self.plan, _ready(self.train_set)
         joining = None if plan.unlabelled_from is None else plan.unlabelled_from * self.batch_size * world_size
+        extra = () if joining is None else self.dropped_indices
         samples: Samples = dataset
         if plan.maps is not None:
             samples = maps = self._maps(dataset, plan.maps, augment=True)
-            needed = self.train_indices + (() if joining is None else self.dropped_indices)
+            needed = self.train_indices + extra
             in_shares(lambda rank, count: maps.fill(needed[rank::count], progress=rank == 0), rank, world_size)
             if torch.distributed.is_initialized():
                 # the names of all, and on a machine with a disk of its own the maps that others computed
                 maps.fill(needed)
         stream = Stream(
-            samples,
-            self.train_indices,
-            self.seed,
-            extra=self.dropped_indices,
-            extra_from=joining,
-            compact=self.trainer is not None,
+            samples, self.train_indices, self.seed, extra=extra, extra_from=joining, compact=self.trainer is not None
         )
         return StreamLoader(
             stream, self.batch_size, rank, world_size, self.num_workers, plan.batches, position=plan.position
@@ -226,17 +220,15 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _evaluation(self, dataset: SegmentationDataset, indices: Sequence[int]) -> Loader:
         rank, world_size = self._rank()
         sampler = ShardSampler(indices, rank, world_size)
-        samples: Samples = dataset
+        samples: Dataset[Sample] = dataset
         if self.plan.maps is not None:
             samples = maps = self._maps(dataset, self.plan.maps, augment=False)
             in_shares(lambda *_: maps.fill(sampler.shard, progress=rank == 0), rank, world_size)
-        return Loader(
-            samples if sampler.counts else UnscoredSamples(samples),
-            batch_size=self.eval_batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            **worker_options(self.num_workers),
-        )
+        if not sampler.counts:
+            samples = UnscoredSamples(samples)
+        options = worker_options(self.num_workers)
+        # all by name: Lightning makes the loader anew, with its arguments by name
+        return Loader(samples, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **options)
 
     def _maps(self, dataset: SegmentationDataset, cache: FeatureCache, augment: bool) -> FeatureDataset:
         """Return the samples with maps for images, the same object each time: it remembers masks."""

@@ -23,10 +23,8 @@ class ImageDataModule(ZeroShotDataModule):
         scale: Range of the random scale, [low, high].
         augmentations: YAML file of an albumentations pipeline that is run on the training crops; None for none.
         eval_size: Side in pixels that evaluation images are warped to; None keeps the native size.
-        **kwargs: Further arguments of `ZeroShotDataModule`; an `eval_batch_size` above 1 needs `eval_size`.
-
-    Raises:
-        UserError: An option is out of range or names no class.
+        **kwargs: Further arguments of `ZeroShotDataModule`, which says what is refused; an `eval_batch_size` above 1
+            needs `eval_size`.
     """
 
     def __init__(
@@ -74,9 +72,7 @@ class ImageDataModule(ZeroShotDataModule):
         return {**common, "transform": transform, "check": self.check_files}
 
     def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
-        """Return how images are encoded and maps are cropped, instead of the transforms.
-
-        A crop at least as large as the warped image is the whole of it, without padding.
+        """Return how images are encoded and maps are cropped; a crop not below the warped image is all of it, unpadded.
 
         Raises:
             UserError: Maps cannot be augmented as the options say.
