@@ -16,6 +16,7 @@ from sign_zs3.errors import UserError
 log = logging.getLogger(__name__)
 
 Source = WordVectors | Mapping[str, Vector]
+Kind = Literal["exact", "spelling", "words", "subwords", "missing"]
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,20 @@ class Resolution:
 
     Args:
         name: The class name.
-        kind: `exact`: an entry of this very name; `spelling`: one entry of another form or spelling; `words`:
-            the mean of the entries of its words; `subwords`: the same where fastText composed one or more of
-            the words; `missing`: not at all.
+        kind: `exact`: an entry of this very name; `spelling`: one entry of another form or spelling; `words`: the mean
+            of the entries of its words; `subwords`: the same with words that fastText composed; `missing`: not at all.
         entries: Entries whose mean it is, as spelt in the source.
         subwords: Words composed from their subwords that join this mean.
         hint: Where it is missing: what is lacking, and what is spelt like it.
     """
 
     name: str
-    kind: Literal["exact", "spelling", "words", "subwords", "missing"]
+    kind: Kind
     entries: tuple[str, ...] = ()
     subwords: tuple[str, ...] = ()
     hint: str = ""
 
     def __str__(self) -> str:
-        """Return it in a few words."""
-        if self.kind in ("exact", "spelling"):
-            return self.entries[0]
         if self.kind == "missing":
             return "missing"
         parts = [*self.entries, *(f"{word} (by subwords)" for word in self.subwords)]
@@ -51,9 +48,8 @@ class Resolution:
 def resolve(source: Source, names: Sequence[str]) -> tuple[Resolution, ...]:
     """Find out which entries of a source stand for class names.
 
-    Tried are, in this order: the exact name; its canonical form (lower case, `_` and `-` as spaces); its words, each
-    by itself; the phrase whose words are joined by `_`; the same for its other spellings; its words again, those that
-    are lacking by fastText's subwords.
+    Tried are, in this order: the exact name; its canonical form; its words, each by itself; the phrase whose words are
+    joined by `_`; the same for its other spellings; its words again, those that are lacking by fastText's subwords.
 
     Args:
         source: What `read_vectors` returns, or plain word -> (d,) vector.
@@ -67,11 +63,9 @@ def resolve(source: Source, names: Sequence[str]) -> tuple[Resolution, ...]:
     for_hints = Vocabulary(dict.fromkeys((*vectors.entries, *vectors.near)))
 
     def one(name: str) -> Resolution:
-        found = vocabulary.find(name)
-        if found is not None:
-            result = Resolution(
-                name, "exact" if found == [name] else "spelling" if len(found) == 1 else "words", tuple(found)
-            )
+        if found := vocabulary.find(name):
+            kind: Kind = "exact" if found == [name] else "spelling" if len(found) == 1 else "words"
+            result = Resolution(name, kind, tuple(found))
         else:
             by_word = {word: vocabulary.find(word) for word in canonical(name).split()}
             lacking = [word for word, entries in by_word.items() if entries is None]

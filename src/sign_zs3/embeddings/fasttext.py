@@ -1,8 +1,7 @@
 """fastText's models (`.bin`): vectors of words in the vocabulary, and of any other word by its subwords.
 
-The file is walked, not loaded: the dictionary tells at which rows the wanted words and subwords are, and only
-these rows are read. `gensim.models.fasttext.load_facebook_vectors` and the `fasttext` package give the same
-vectors, but hold the whole model, several GB, and gensim does not end on a dictionary that is cut short.
+Only the rows of wanted words and subwords are read. gensim and the `fasttext` package give the same vectors, but hold
+the whole model, several GB, and gensim does not end on a dictionary that is cut short.
 """
 
 import struct
@@ -57,8 +56,7 @@ def read_model(
     A word's vector is the mean of its own row, if it is in the vocabulary, and the rows of its subwords.
 
     Returns:
-        Entry -> (d,) float32; word that is no entry -> (d,) float32; and the entries of `near` that were met, the
-        frequent ones first.
+        Entry -> (d,) float32; word that is no entry -> (d,) float32; and what was met of `near`, frequent ones first.
 
     Raises:
         UserError: The model is a supervised or quantised one, or the file is cut short or damaged.

@@ -91,11 +91,9 @@ def _format(file: VectorFile, head: bytes) -> str:
     text = head.removeprefix(BOM)
     if header := HEADER.match(text):
         # text if as many fields as the header says follow the first word, all of them in ASCII
-        _, _, values = text[header.end() :].partition(b" ")
-        first = PRINTABLE.match(values)
-        complete = first is not None and len(first[0].split()) >= int(header[2]) > 0
-        line = values.partition(b"\n")[0]
-        return "headed text" if complete and first is not None and first[0] == line else "word2vec binary"
+        values = text[header.end() :].partition(b" ")[2].partition(b"\n")[0]
+        is_text = PRINTABLE.fullmatch(values) and len(values.split()) >= int(header[2]) > 0
+        return "headed text" if is_text else "word2vec binary"
     fields = text.partition(b"\n")[0].split()
     if b"\0" in head or len(fields) < 2 or not _is_number(fields[-1]):
         raise UserError(f"{file.path}: is of an unknown kind: {expected}")

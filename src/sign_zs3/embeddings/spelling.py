@@ -40,8 +40,7 @@ def canonical(name: str) -> str:
 def words_of(names: Iterable[str]) -> list[str]:
     """Return every entry that class names could be found under, sorted: what to read from a large word list.
 
-    These are the names, their canonical forms and other spellings, all their words, and forms of several words joined
-    by `_`, as GoogleNews spells phrases.
+    These are the names, their canonical forms and other spellings, all their words, and phrases joined by `_`.
 
     >>> words_of(["hot dog"])
     ['dog', 'hot', 'hot dog', 'hot_dog']
@@ -49,21 +48,18 @@ def words_of(names: Iterable[str]) -> list[str]:
     wanted: set[str] = set()
     for name in names:
         form = canonical(name)
-        spellings = {form, *_OTHERS.get(form, ())}
-        for word in form.split():
-            spellings.update((word, *_OTHERS.get(word, ())))
-        wanted.add(name)
-        wanted.update(spellings)
-        wanted.update(word for spelling in spellings for word in spelling.split())
-        wanted.update("_".join(spelling.split()) for spelling in spellings)
+        spellings = {spelling for part in (form, *form.split()) for spelling in (part, *_OTHERS.get(part, ()))}
+        wanted |= {name, *spellings}
+        for spelling in spellings:
+            wanted |= {*spelling.split(), "_".join(spelling.split())}
     return sorted(wanted)
 
 
 def near_spellings(words: Iterable[str]) -> set[str]:
     """Return all that is one typing error away from some words in lower case: what an error may propose instead.
 
-    That is one letter left out, added or other, or two neighbours swapped. Words of less than four letters give
-    nothing, nor do those of more than 40, since what they give grows with the square of that.
+    That is one letter left out, added or other, or two neighbours swapped. Words of less than four letters give none,
+    nor do those of more than 40, since what they give grows with the square of that.
     """
     near: set[str] = set()
     for word in words:
@@ -81,28 +77,22 @@ class Vocabulary:
 
     Args:
         entries: Class names or single words, all different.
-        phrases: The entries are those of a word list, where `_` joins the words of a phrase (`hot_dog`). The
-            mean of `hot` and `dog` then comes before it, since that is what the published tables hold.
+        phrases: The entries are those of a word list, where `_` joins the words of a phrase (`hot_dog`). The mean of
+            `hot` and `dog` then comes before it, since that is what the published tables hold.
     """
 
     def __init__(self, entries: Iterable[str], phrases: bool = False) -> None:
-        """Index the entries by their canonical form."""
-        self._entries = list(entries)
-        self._exact = set(self._entries)
+        self._exact = dict.fromkeys(entries)
         self._by_form: dict[str, str] = {}
         self._phrases: dict[str, str] = {}
-        for entry in self._entries:
+        for entry in self._exact:
             form = canonical(entry)
             index = self._phrases if phrases and "_" in entry else self._by_form
             if entry == form or form not in index:
                 index[form] = entry
 
     def find(self, name: str) -> list[str] | None:
-        """Return the entries whose mean vector stands for a class name; None where a word has none.
-
-        They are the exact name; else its canonical form; else an entry or more per word; else the same for its other
-        spellings.
-        """
+        """Return the entries whose mean stands for a class name, tried as in `resolve`; None where a word has none."""
         if name in self._exact:
             return [name]
         form = canonical(name)
@@ -132,13 +122,9 @@ class Vocabulary:
         """Return an entry or more per word; nothing where one is missing."""
         entries: list[str] = []
         for word in form.split():
-            entry = self._spelt(word)
-            if entry is not None:
-                entries.append(entry)
-                continue
-            # "pottedplant other": a word whose other spelling is several words
-            parts = [[self._spelt(part) for part in other.split()] for other in _OTHERS.get(word, ())]
-            known = next(([p for p in group if p is not None] for group in parts if None not in group), [])
+            # by parts, for "pottedplant other": a word's other spelling may be several words
+            groups = [[self._spelt(part) for part in spelling.split()] for spelling in (word, *_OTHERS.get(word, ()))]
+            known = next(([p for p in group if p is not None] for group in groups if None not in group), [])
             if not known:
                 return []
             entries += known

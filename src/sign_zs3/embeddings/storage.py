@@ -48,8 +48,8 @@ def _read_npz(path: Path) -> Content:
         raise
     except Exception as error:  # a broken file makes the reader raise almost anything
         raise UserError(
-            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .npz file without pickled "
-            "objects; fetch or build it again"
+            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .npz file without pickled objects; "
+            "fetch or build it again"
         ) from None
     names = arrays.pop("names", None)
     # empty strings take no bytes, however many there are
@@ -95,5 +95,5 @@ def write_table(path: Path, names: tuple[str, ...], sources: Mapping[str, Matrix
                 # one key only: the writer does not keep the order of several
                 metadata = {"names": json.dumps(names, ensure_ascii=False)}
                 beside.write_bytes(save(dict(sources), metadata=metadata))
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise UserError(f"{path}: cannot be written ({line_of(error)}); choose another folder") from None

@@ -117,8 +117,7 @@ def open_vectors(path: Path, progress: Progress | None = None) -> Iterator[Vecto
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): expected a file of word vectors") from None
     with raw:
-        magic = raw.read(2)
-        raw.seek(0)
+        magic = raw.peek(2)[:2]
         if not magic:
             raise UserError(f"{path}: is empty: expected word vectors of word2vec, fastText or GloVe; fetch it again")
         yield VectorFile(path, raw, progress, compressed=magic == b"\x1f\x8b")

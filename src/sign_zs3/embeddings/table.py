@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 class ClassTable:
     """Class or word names with one matrix of vectors per source.
 
-    Files: `.npz` with an array `names` and one (n, d) array per source; `.safetensors` with one (n, d)
-    tensor per source and the names as a JSON list under `names` in the metadata. Neither holds pickles.
-    Sources are kept in alphabetical order, which is the order in which `vectors` concatenates them.
+    Files: `.npz` with an array `names` and one (n, d) array per source; `.safetensors` with one (n, d) tensor per
+    source and the names as a JSON list under `names` in the metadata. Neither holds pickles. Sources are kept in
+    alphabetical order, in which `vectors` concatenates them.
 
     Args:
         names: n different names of classes or single words.
@@ -86,11 +86,9 @@ class ClassTable:
         Memory: at most four times what the file holds unpacked, and that is refused above `MAX_TABLE`, 1 GiB.
 
         Raises:
-            UserError: The file is missing, damaged, too large, of another kind, or its content is refused (see the
-                class).
+            UserError: The file is missing, damaged, too large or of another kind, or the class refuses its content.
         """
-        names, sources = read_table(Path(path))
-        return cls(names, sources, str(path))
+        return cls(*read_table(Path(path)), str(path))
 
     @classmethod
     def bundled(cls) -> ClassTable:
@@ -103,8 +101,7 @@ class ClassTable:
         ClassTable(6857 names, glove100: 100, glove50: 50)
         """
         with resources.as_file(resources.files("sign_zs3.embeddings") / "glove.safetensors") as path:
-            names, sources = read_table(path)
-        return cls(names, sources, "the bundled GloVe table")
+            return cls(*read_table(path), "the bundled GloVe table")
 
     def save(self, path: str | Path) -> None:
         """Write a `.npz` or `.safetensors` file, by the suffix; the same table gives the same bytes.
@@ -123,24 +120,21 @@ class ClassTable:
     ) -> Tensor:
         """Return a unit vector per class: rows looked up by name, normalised per source, concatenated, normalised.
 
-        A name's raw vector is the row of the exact name; else of its canonical form (lower case, `_` and `-`
-        as spaces); else the mean of the rows of its words, `other` and `stuff` of COCO-Stuff's suffixes
-        included; else the same for another spelling (aeroplane and airplane, pottedplant and potted plant, ...).
+        A name's raw vector is the row of the exact name; else of its canonical form (lower case, `_` and `-` as
+        spaces); else the mean of the rows of its words, COCO-Stuff's `other` and `stuff` included; else the same for
+        another spelling (aeroplane and airplane, pottedplant and potted plant, ...).
 
         Args:
             class_names: C names.
             sources: Which sources, in this order; None: all, alphabetically.
-            center: Subtract the mean over `class_names`, per source, before normalising: word vectors share
-                a large common part that tells no class from another.
-            center_on: Names to take that mean over instead, so that a class added later gets the vector that it would
-                have got among them.
+            center: Subtract the mean over `class_names`, per source, before normalising: it tells no class from others.
+            center_on: Names to take that mean over instead: a class added later gets the vector it would have had then.
 
         Returns:
             (C, sum of d) float32, rows of length 1.
 
         Raises:
-            UserError: Names without a vector (all of them are named, with close matches), an unknown source,
-                a zero vector, or no name at all.
+            UserError: Names without a vector (all named, with close ones), or none; an unknown source; a zero vector.
 
         >>> table = ClassTable(("sky", "sea"), {"glove": np.eye(2)})
         >>> table.vectors(["sea", "sea sky"])

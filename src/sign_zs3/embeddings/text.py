@@ -14,14 +14,11 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
     A line holds an entry, which may itself contain spaces, and its values, separated by spaces.
 
     Returns:
-        Entry -> (d,) float32 (words that the file lacks are absent; of entries that occur twice the first counts),
-        and the entries of `near` that were met, in the file's order.
+        Entry -> (d,) float32 (of those that occur twice the first), and the entries of `near` that were met, in order.
 
     Raises:
-        UserError: The file is cut short, a line has another number of values than those before it, or a wanted value
-            is no finite number.
+        UserError: The file is cut short, a line has more or fewer values than before, or a wanted one is not finite.
     """
-    path = file.path
     # those that were found are taken out: of two entries with one name the first counts
     wanted = {word.encode(): word for word in words}
     noticed = {word.encode(): word for word in near}
@@ -30,7 +27,7 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
     width, count, entries = 0, None, 0
     for number, line in enumerate(file.lines(), 1):
         if len(line) == BLOCK:
-            raise UserError(f"{path}: line {number} is longer than {BLOCK} bytes: expected word vectors as text")
+            raise UserError(f"{file.path}: line {number} is longer than {BLOCK} bytes: expected word vectors as text")
         line = line.rstrip()
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -49,8 +46,8 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
         word = line[: line.index(b" ")] if values == width else line.rsplit(b" ", width)[0]
         if values > width and _is_fraction(word.rsplit(b" ", 1)[1]):
             raise UserError(
-                f"{path}: line {number} has {values} values, expected {width} as before: the file is damaged or made "
-                "of several; fetch it again"
+                f"{file.path}: line {number} has {values} values, expected {width} as before: the file is damaged or "
+                "made of several; fetch it again"
             )
         entries += 1
         if word in wanted:
@@ -58,13 +55,13 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
         elif word in noticed:
             met.append(noticed.pop(word))
     if not entries:
-        raise UserError(f"{path}: holds no vectors: expected one word per line; fetch it again")
+        raise UserError(f"{file.path}: holds no vectors: expected one word per line; fetch it again")
     if count is not None and count > entries:
         raise file.cut_short(f"holds {entries} of the {count} vectors that its first line says")
     if count is not None and count < entries:
         raise UserError(
-            f"{path}: holds {entries} vectors, more than the {count} that its first line says: the file is damaged or "
-            "made of several; fetch it again"
+            f"{file.path}: holds {entries} vectors, more than the {count} that its first line says: the file is "
+            "damaged or made of several; fetch it again"
         )
     return found, met
 

@@ -16,8 +16,7 @@ def read_binary(
     """Read the vectors of some words as `read_text` does, a block at a time: 3,000,000 x 300 numbers need a few MB.
 
     Raises:
-        UserError: The file is cut short, its header does not fit its size or content, or a wanted value is no
-            finite number.
+        UserError: The file is cut short, its header fits neither size nor content, or a wanted value is not finite.
     """
     # an entry is its word, a space and the numbers; some writers add a newline, which then starts the next word
     header = next(file.lines(HEADER_LIMIT), b"")
@@ -35,8 +34,7 @@ def read_binary(
     found: dict[str, Vector] = {}
     met: list[str] = []
     for number, (word, block, start) in enumerate(blocks.entries(b" ", size, count, "entry"), 1):
-        if word[:1] == b"\n":
-            word = word.lstrip(b"\n")
+        word = word.lstrip(b"\n")
         if word in wanted:
             text = wanted.pop(word)
             vector = np.frombuffer(block, "<f4", width, start).astype(np.float32)

@@ -20,22 +20,21 @@ _LATEX = {
 
 def as_markdown(rows: Sequence[Row], title: str) -> str:
     """Return the table as Markdown, in %."""
-    header, *lines = _cells(rows)
+    header, lines = _cells(rows)
     text = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
     for line in lines:
-        cells = [cell.removeprefix("*").replace("|", r"\|") for cell in line]
-        bold = [f"**{cell}**" if given.startswith("*") else cell for cell, given in zip(cells, line, strict=True)]
-        text.append(f"| {' | '.join(bold)} |")
+        cells = [f"**{cell}**" if best else cell.replace("|", r"\|") for cell, best in line]
+        text.append(f"| {' | '.join(cells)} |")
     return "\n".join([*text, "", _caption(rows)]) + "\n"
 
 
 def as_latex(rows: Sequence[Row]) -> str:
     """Return the table as a LaTeX ``tabular`` with the rules of booktabs, in %."""
-    header, *lines = _cells(rows)
+    header, lines = _cells(rows)
     text = [f"% needs \\usepackage{{booktabs}}; {_caption(rows)}", f"\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}"]
     text += [r"\toprule", f"{' & '.join(map(_escape, header))} \\\\", r"\midrule"]
     for line in lines:
-        cells = [f"\\textbf{{{_escape(cell[1:])}}}" if cell.startswith("*") else _escape(cell) for cell in line]
+        cells = [f"\\textbf{{{_escape(cell)}}}" if best else _escape(cell) for cell, best in line]
         text.append(f"{' & '.join(cells)} \\\\")
     return "\n".join([*text, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -58,9 +57,8 @@ def runs_as_csv(rows: Sequence[Row], phase: str | None) -> str:
     for row in rows:
         for one in row.runs:
             scores = one.scores(phase) or {}
-            share = one.results.get("unseen_share")
-            numbers = [scores[key] for key in SUMMARY.values()]
-            lines.append([row.label, one.seed, phase or one.final, *numbers, share, one.path])
+            numbers = [*(scores[key] for key in SUMMARY.values()), one.results.get("unseen_share")]
+            lines.append([row.label, one.seed, phase or one.final, *numbers, one.path])
     return _write_csv(lines)
 
 
@@ -70,12 +68,12 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    header, *lines = _cells(rows)
+    header, lines = _cells(rows)
     table = Table(title=Text(title), caption=Text(_caption(rows)))
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
     for line in lines:
-        table.add_row(*(Text(cell.removeprefix("*"), "bold" if cell.startswith("*") else "") for cell in line))
+        table.add_row(*(Text(cell, "bold" if best else "") for cell, best in line))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -93,34 +91,32 @@ def _escape(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the table's lines, the header first; the best mean of a column starts with a star."""
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+    """Return the table's header, and of each line its cells, with whether each is the best mean of its column."""
+    means = {name: {mean.mean for row in rows if (mean := row.scores[name])} for name in SUMMARY}
+    best = {name: max(values) for name, values in means.items() if len(values) > 1}
     with_paper = any(row.paper for row in rows)
-    lines = [["method", "seeds", *SUMMARY, *(["paper"] if with_paper else [])]]
-    best: dict[str, float] = {}
-    for name in SUMMARY:
-        means = [mean.mean for row in rows if (mean := row.scores[name]) is not None]
-        if len(set(means)) > 1:
-            best[name] = max(means)
+    lines = []
     for row in rows:
-        means_of_row = [_percent(row.scores[name], best.get(name)) for name in SUMMARY]
-        printed = ["-" if value is None else f"{value:.2f}" for value in row.paper or ()]
-        paper = [" / ".join(printed)] if with_paper else []
-        lines.append([row.label, _seeds(row), *means_of_row, *paper])
-    return lines
+        line = [(row.label, False), (_seeds(row), False)]
+        for name in SUMMARY:
+            mean = row.scores[name]
+            line.append((_percent(mean), mean is not None and mean.mean == best.get(name)))
+        if with_paper:
+            line.append((" / ".join("-" if value is None else f"{value:.2f}" for value in row.paper or ()), False))
+        lines.append(line)
+    return ["method", "seeds", *SUMMARY, *(["paper"] if with_paper else [])], lines
 
 
-def _percent(mean: Mean | None, best: float | None) -> str:
+def _percent(mean: Mean | None) -> str:
     if mean is None:
         return "–"
-    spread = "" if mean.sd is None else f" ± {100 * mean.sd:.2f}"
-    return f"{'*' if mean.mean == best else ''}{100 * mean.mean:.2f}{spread}"
+    return f"{100 * mean.mean:.2f}" + ("" if mean.sd is None else f" ± {100 * mean.sd:.2f}")
 
 
 def _seeds(row: Row) -> str:
-    count = str(len(row.runs)) if row.runs or not row.unfinished else ""
     if not row.unfinished:
-        return count
+        return str(len(row.runs))
     seeds = [str(seed) for seed in sorted({run.seed for run in row.unfinished if run.seed is not None})]
     unfinished = f"unfinished: seed {', '.join(seeds)}" if seeds else "unfinished"
-    return f"{count} ({unfinished})" if count else unfinished
+    return f"{len(row.runs)} ({unfinished})" if row.runs else unfinished

@@ -68,17 +68,10 @@ SPLITS = ("default", "spnet")
 
 
 def published(dataset: str, split: str, row: str, options: Mapping[str, str], phase: str | None) -> Published | None:
-    """Look up a row of Tables 1 to 4.
+    """Look up a row of Tables 1 to 4, such as ``SIGN + AST``; None where the paper has none.
 
-    Args:
-        dataset: Such as ``voc``.
-        split: Such as ``default``.
-        row: Such as ``SIGN + AST``.
-        options: Those by which the row differs from others of its name, with their values as text.
-        phase: The phase after which scores were taken; None: the last one.
-
-    Returns:
-        None where the paper has no such row.
+    `options` are those by which the row differs from others of its name, with their values as text; `phase` is the one
+    after which scores were taken, None for the last.
     """
     if split not in SPLITS:
         return None

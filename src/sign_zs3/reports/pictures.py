@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 def draw_figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
     """Return the figures of a table by name: ``bars``, and where possible ``per_class``, ``temperature``, ``curves``.
 
-    Args:
-        rows: What `tabulate` returned; those without scores are left out.
-        title: Of all of them.
-
-    Raises:
-        UserError: A ``metrics.csv`` cannot be read.
+    Rows without scores are left out; a ``metrics.csv`` that cannot be read is a UserError.
     """
     scored = [row for row in rows if row.runs]
     labels = [row.label for row in scored]

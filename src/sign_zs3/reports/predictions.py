@@ -15,6 +15,7 @@ from sign_zs3.drawing.colours import class_colours
 from sign_zs3.files import replacing, write_json
 from sign_zs3.models.scores import Segmentation
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.reports.run import or_none
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,22 +26,13 @@ OVERLAY_SUFFIX = "_overlay.jpg"
 
 
 def paths_of(name: str) -> tuple[str, str]:
-    """Return the paths of an image's index map and overlay in the folder of the predictions.
-
-    Args:
-        name: Of the image; it may name subfolders, but no place outside of the folder.
-    """
+    """Return the paths of an image's index map and overlay in the folder of the predictions, which they never leave."""
     inside = "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
     return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
 
 
 def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
-    """Return labels as a palette image of the data set's own ids, in the colours of the classes.
-
-    Args:
-        labels: (H, W) class indices.
-        protocol: Classes of the model.
-    """
+    """Return (H, W) class indices as a palette image of the data set's own ids, in the colours of the classes."""
     from PIL import Image
 
     ids = np.full(256, IGNORE_INDEX, np.uint8)
@@ -55,21 +47,10 @@ def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
 def write_prediction(
     folder: Path, name: str, file: str, image: NDArray[np.uint8], found: Segmentation, protocol: Protocol
 ) -> dict[str, Any]:
-    """Write the index map and the overlay of an image.
+    """Write the index map and the overlay of an (h, w, 3) RGB image, and return its entry in the report.
 
-    Args:
-        folder: Of the predictions.
-        name: See `paths_of`.
-        file: What the report calls the image.
-        image: (h, w, 3) RGB.
-        found: Its labels (H, W).
-        protocol: Classes of the model.
-
-    Returns:
-        The image's entry in the report.
-
-    Raises:
-        UserError: A file cannot be written.
+    `name` says where in `folder` they go, as `paths_of` does; the report calls the image `file`. A UserError means that
+    one cannot be written.
     """
     from PIL import Image
 
@@ -95,8 +76,8 @@ def write_prediction(
         "width": labels.shape[1],
         "height": labels.shape[0],
         "pixels": {name: count for name, count, _ in held},
-        "confidence": _number(math.fsum(count * confidence for _, count, confidence in held) / labels.size),
-        "class_confidence": {name: _number(confidence) for name, _, confidence in held},
+        "confidence": or_none(math.fsum(count * confidence for _, count, confidence in held) / labels.size),
+        "class_confidence": {name: or_none(confidence) for name, _, confidence in held},
     }
 
 
@@ -110,13 +91,8 @@ def write_report(
 ) -> None:
     """Write ``predictions.json``.
 
-    Args:
-        folder: Of the predictions.
-        protocol: Classes of the model.
-        images: What `write_prediction` returned.
-        failed: ``file`` and ``error`` of images that could not be labelled.
-        complete: False where the run was stopped before its end.
-        **facts: What else the report says, such as the checkpoint.
+    `images` are what `write_prediction` returned, `failed` ``file`` and ``error`` of those that could not be labelled;
+    `complete` is False where the run was stopped before its end, and `facts` are what else the report says.
     """
     report = {
         "format": REPORT_FORMAT,
@@ -138,8 +114,3 @@ def closing_line(folder: Path, count: int) -> str:
     """Return what the program says at the end, where `count` images were labelled."""
     what = "image" if count == 1 else "images"
     return f"predictions: {folder} ({count} {what}: NAME.png, NAME{OVERLAY_SUFFIX}; {REPORT})"
-
-
-def _number(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have."""
-    return value if math.isfinite(value) else None

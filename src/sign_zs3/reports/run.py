@@ -24,7 +24,7 @@ def as_results(
     unseen_share: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Arrange the scores of a run.
+    """Arrange the scores of a run as the content of ``results.json``, format 1; a class that is absent has null.
 
     Args:
         protocol: The data set, its classes and split.
@@ -33,9 +33,6 @@ def as_results(
         phases: Phase -> scores after it, in order; fractions in [0, 1].
         unseen_share: Share of the pixels that self-training labelled that are truly of unseen classes.
         options: The run's hyperparameters, plain types; None where they are not known.
-
-    Returns:
-        The content of ``results.json``, format 1; a class that is absent has null.
     """
     plain = {name: _plain(scores) for name, scores in phases.items()}
     final = list(phases)[-1]
@@ -83,11 +80,12 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
 
 
 def _plain(scores: Scores) -> dict[str, Any]:
-    plain: dict[str, Any] = {name: _or_none(value) for name, value in scores.items() if isinstance(value, float)}
-    return plain | {"per_class": {name: _or_none(value) for name, value in scores["per_class"].items()}}
+    plain: dict[str, Any] = {name: or_none(value) for name, value in scores.items() if isinstance(value, float)}
+    return plain | {"per_class": {name: or_none(value) for name, value in scores["per_class"].items()}}
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """Return None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 

@@ -113,14 +113,10 @@ class Run:
 
 
 def collect(paths: Iterable[str | Path]) -> list[Run]:
-    """Read runs.
+    """Read runs, each once, from files ``results.json``, folders of runs, or folders above them.
 
-    Args:
-        paths: Files ``results.json``, folders of runs, or folders above them.
-
-    Returns:
-        Each run once. A folder with ``config.yaml`` or ``checkpoints`` and no ``results.json`` is a run that did not
-        finish, unless it is one of `validate`, `test` or `predict`.
+    A folder with ``config.yaml`` or ``checkpoints`` and no ``results.json`` is a run that did not finish, unless it is
+    one of `validate`, `test` or `predict`.
 
     Raises:
         UserError: A path is not there, a file cannot be read or has another format, or nothing is found.

@@ -45,19 +45,13 @@ class Row:
 
 
 def tabulate(runs: Sequence[Run], phase: str | None = None) -> list[Row]:
-    """Group runs into rows and average them over seeds.
+    """Group runs into rows, in the order of the paper's Table 1, then by label, and average them over seeds.
 
-    Args:
-        runs: What `collect` returned.
-        phase: Whose scores; None: the final phase of each run.
-
-    Returns:
-        Rows in the order of the paper's Table 1, then by label. Where runs of one method differ in options, these
-        join the label.
+    Where runs of one method differ in options, these join the label. The scores are those after `phase`; None: after
+    the final one of each run.
 
     Raises:
-        UserError: Runs of other classes, of another split or on validation images are among them; a row has a seed
-            twice; or no run has the phase.
+        UserError: Runs are not of the same classes, split and images; a row has a seed twice; no run has the phase.
     """
     finished = [run for run in runs if run.results]
     _check_same_data(finished)
