@@ -127,8 +127,8 @@ class ClassTable:
         Args:
             class_names: C names.
             sources: Which sources, in this order; None: all, alphabetically.
-            center: Subtract the mean over `class_names`, per source, before normalising: it tells no class from others.
-            center_on: Names to take that mean over instead: a class added later gets the vector it would have had then.
+            center: Subtract the mean over `class_names`, per source, before normalising: word vectors share a large part.
+            center_on: Names to take that mean over instead, so that a class added later gets its vector among them.
 
         Returns:
             (C, sum of d) float32, rows of length 1.
@@ -146,7 +146,7 @@ class ClassTable:
         """
         if isinstance(class_names, str) or not class_names:
             raise UserError(f"{self.origin}: expected a list of class names, got {class_names!r}")
-        chosen = list(self.sources) if sources is None else list(sources)
+        chosen = list(self.sources if sources is None else sources)
         unknown = [s for s in chosen if s not in self.sources]
         if unknown or not chosen:
             raise UserError(f"{self.origin}: no source {_listed(unknown)}: choose from {_listed(list(self.sources))}")

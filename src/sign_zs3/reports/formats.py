@@ -65,13 +65,12 @@ def runs_as_csv(rows: Sequence[Row], phase: str | None) -> str:
 def print_rows(rows: Sequence[Row], title: str) -> None:
     """Print the table, in %."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     header, lines = _cells(rows)
-    table = Table(title=Text(title), caption=Text(_caption(rows)))
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
+    columns = [*header[:2], *(Column(name, justify="right", no_wrap=True) for name in header[2:])]
+    table = Table(*columns, title=Text(title), caption=Text(_caption(rows)))
     for line in lines:
         table.add_row(*(Text(cell, "bold" if best else "") for cell, best in line))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -55,13 +55,11 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
     """Print IoU per class and the GZSL summary, in %, a column per phase."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %"))
-    table.add_column("class", no_wrap=True)
-    table.add_column("split")
-    for name in phases:
-        table.add_column(name, justify="right")
+    title = escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %")
+    columns = (Column(name, justify="right") for name in phases)
+    table = Table(Column("class", no_wrap=True), "split", *columns, title=title)
     for index, name in enumerate(protocol.classes):
         split, style = ("unseen", "bold yellow") if index >= protocol.num_seen else ("seen", None)
         values = [_percent(scores["per_class"][name]) for scores in phases.values()]

@@ -155,8 +155,7 @@ def _read_run(path: Path) -> Run:
         raise UserError(f"{path}: found {fault}, expected {expected}; write it again with `sign-zs3 test`")
     config = _read_config(path.parent)
     options = found.get("options") or (config or {}).get("model")
-    options = current_options(options) if isinstance(options, dict) else options
-    return Run(path, found["method"], found["seed"], options, _surroundings(config), found)
+    return Run(path, found["method"], found["seed"], options and current_options(options), _surroundings(config), found)
 
 
 def _fault(found: Mapping[str, Any]) -> str | None:
@@ -206,11 +205,9 @@ def _read_unfinished(folder: Path) -> Run | None:
         return Run(folder, str(folder), None, None, None, {}) if (folder / "checkpoints").is_dir() else None
     if "verbose" in config or "return_predictions" in config:
         return None  # `validate`, `test` and `predict` have these options, `fit` does not
-    seed = config.get("seed_everything")
-    seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
-    return Run(
-        folder, str(config.get("method") or "SIGN"), seed, current_options(config["model"]), _surroundings(config), {}
-    )
+    method, given = str(config.get("method") or "SIGN"), config.get("seed_everything")
+    seed = given if type(given) is int else None
+    return Run(folder, method, seed, current_options(config["model"]), _surroundings(config), {})
 
 
 def _text(value: Any) -> str:
