@@ -49,7 +49,6 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 
     faults: list[str] = []
     sets: dict[Part, SegmentationDataset] = {}
-    counts: dict[Part, SplitCount] = {}
     parts: list[Part] = ["train", "val", "test"] if data.own_validation else ["train", "test"]
     for part in parts:
         checked, data.check_files = data.check_files, False
@@ -60,17 +59,15 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
             continue
         finally:
             data.check_files = checked
-        counts[part] = SplitCount(len(sets[part]))
         faults += getattr(sets[part], "problems", ())
     faults += in_two_lists(sets)
+    counts = {part: SplitCount(len(dataset)) for part, dataset in sets.items()}
     places = [(part, index) for part, dataset in sets.items() for index in range(len(dataset))]
 
-    def examine(place: tuple[Part, int]) -> tuple[Part, NDArray[np.int64] | None, list[str]]:
-        return (place[0], *sets[place[0]].examine(place[1]))
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        bar = tqdm(pool.map(examine, places), total=len(places), unit="image", disable=not progress or None)
-        for part, pixels, found in bar:
+        examined = pool.map(lambda place: sets[place[0]].examine(place[1]), places)
+        bar = tqdm(examined, total=len(places), unit="image", disable=not progress or None)
+        for (part, _), (pixels, found) in zip(places, bar, strict=True):
             faults += found
             if pixels is not None:
                 counts[part].add(pixels, data.protocol)
@@ -80,9 +77,8 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[str]) -> dict[str, Any]:
     """Return what `check_data` found as plain types.
 
-    Returns:
-        ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],
-        ignored_pixels, faults``.
+    ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],
+    ignored_pixels, faults``.
     """
     train = counts.get("train", SplitCount())
     unseen = int(train.pixels[protocol.num_seen : protocol.num_classes].sum())

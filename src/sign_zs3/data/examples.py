@@ -10,16 +10,10 @@ EXAMINED = 60
 
 
 def choose_examples(dataset: SegmentationDataset, count: int = 6, indices: Sequence[int] | None = None) -> list[int]:
-    """Choose images to show, the same ones every time.
+    """Return the ascending indices of `count` images to show, the same ones every time.
 
-    Args:
-        dataset: Test set with unseen classes labelled, or another set.
-        count: How many.
-        indices: Which images to choose from; None: all.
-
-    Returns:
-        Indices, ascending: of 60 images spread over the set, those that show each unseen class as often as can be, or
-        each seen class where unseen ones are hidden.
+    Of 60 images spread over the set, or over `indices` of it, they are those that show each unseen class as often as
+    can be, or each seen class where the set hides unseen ones.
     """
     wanted = set(dataset.protocol.seen if dataset.hide_unseen else dataset.protocol.unseen)
     indices = range(len(dataset)) if indices is None else indices

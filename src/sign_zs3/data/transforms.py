@@ -1,8 +1,7 @@
 """Augmentation presets: functions of an image and a seed, with no random state of their own.
 
-The geometry is that of the published loaders (SPNet, CaGNet, SIGN): warp to a square, random scale, pad, random crop,
-horizontal flip. It is done in one pass: each pixel of the crop is looked up where the composed map says, so nothing is
-resized twice and nothing outside the crop is computed. Images stay uint8; normalisation happens on the device.
+The geometry is that of the published loaders (SPNet, CaGNet, SIGN), in one pass: nothing is resized twice and nothing
+outside the crop is computed. Images stay uint8; normalisation happens on the device.
 """
 
 from __future__ import annotations
@@ -131,21 +130,17 @@ class _Training(Transform):
         crop = self.crop
         top, left = (int(draw.random() * (max(side, crop) - crop + 1)) for side in (height, width))
         mirrored = draw.random() < self.flip
-        # what the crop holds of the scaled image; what pads it on the right is on the left in a mirror image
+        # what the crop holds of the scaled image
         rows, columns = min(crop, height - top), min(crop, width - left)
         cut = ResizedCrop((mask.shape[0], mask.shape[1]), (height, width), (top, left), (rows, columns), mirrored)
-        place = slice(rows), slice(crop - columns, crop) if mirrored else slice(columns)
         # stored by channel, as samples are
-        planes, labels = cut.image(image), cut.mask(mask)
-        valid = np.ones((rows, columns), np.bool_)
+        planes, labels, valid = cut.image(image), cut.mask(mask), np.ones((rows, columns), np.bool_)
         if (rows, columns) != (crop, crop):
-            whole = np.empty((3, crop, crop), np.uint8), np.empty((crop, crop), np.uint8)
-            whole[0][:] = np.array(self.fill, np.uint8)[:, None, None]
-            whole[1][:] = IGNORE_INDEX
-            whole[0][:, place[0], place[1]], whole[1][place] = planes, labels
-            planes, labels = whole
-            valid = np.zeros((crop, crop), np.bool_)
-            valid[place] = True
+            # what pads an image on the right is on the left in a mirror image
+            margins = (0, crop - rows), (crop - columns, 0) if mirrored else (0, crop - columns)
+            filled = zip(planes, self.fill, strict=True)
+            planes = np.stack([np.pad(plane, margins, constant_values=colour) for plane, colour in filled])
+            labels, valid = np.pad(labels, margins, constant_values=IGNORE_INDEX), np.pad(valid, margins)
         if self.extra is None:
             return planes.transpose(1, 2, 0), labels, valid
         # a seed of its own: the first draw of `seed` is the scale

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 Part: TypeAlias = Literal["train", "val", "test"]
 Sample: TypeAlias = dict[str, Any]
@@ -102,8 +100,7 @@ class SegmentationDataset(Samples):
     def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
         """Read as `read` does; the image may be decoded at 1/2, 1/4 or 1/8, rounded up, but not below `needed_size`.
 
-        Raises:
-            UserError: Image and mask differ in size.
+        An image and a mask that differ in size are a `UserError`.
         """
         image, mask = self.read(index)
         self.check_sizes(index, image.shape[:2], mask.shape)
@@ -142,9 +139,9 @@ class SegmentationDataset(Samples):
         valid: Valid = np.ones(mask.shape, np.bool_)
         if transform is not None:
             image, mask, valid = transform(image, mask, seed)
-        planes = torch.from_numpy(_own(image.transpose(2, 0, 1)))
+        labels = self.labels(mask, valid, compact)
         size = torch.tensor(raw.shape)
-        return {"image": planes, **self.labels(mask, valid, compact), "size": size, "id": self.name(index)}
+        return {"image": _as_tensor(image.transpose(2, 0, 1)), **labels, "size": size, "id": self.name(index)}
 
     def labels(self, mask: Image, valid: Valid, compact: bool) -> Sample:
         """Return the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes."""
@@ -154,8 +151,8 @@ class SegmentationDataset(Samples):
             hidden = int(np.count_nonzero(unseen))
             mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask) if hidden else mask
         return {
-            "mask": torch.from_numpy(_own(mask) if compact else mask.astype(np.int64)),
-            "valid": torch.from_numpy(_own(valid)),
+            "mask": _as_tensor(mask if compact else mask.astype(np.int64)),
+            "valid": _as_tensor(valid),
             "hidden": torch.tensor(hidden),
         }
 
@@ -164,11 +161,10 @@ class SegmentationDataset(Samples):
         return bool(self._is_unseen(self.contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Read an image and its mask whole, and tell what is wrong with them instead of raising.
+        """Read an image and its mask whole, and return what is wrong with them, a line per fault, instead of raising.
 
-        Returns:
-            Pixels per contiguous id, int64 (256,) with those ignored at 255, or None where the mask cannot be
-            counted; and a line per fault.
+        Before that come the pixels per contiguous id, int64 (256,) with those ignored at 255, or None without a mask
+        that can be counted.
         """
         try:
             return self.count(index, self.read_reduced(index, None)[1]), []
@@ -180,11 +176,7 @@ class SegmentationDataset(Samples):
         return np.bincount(self.contiguous(index, raw).ravel(), minlength=256)
 
     def plot(self, sample: Sample) -> Figure:
-        """Draw a sample: the image beside its mask, with a legend that marks unseen classes.
-
-        Returns:
-            A figure that belongs to no window; save it with ``figure.savefig``.
-        """
+        """Return a figure, of no window, with the image beside its mask and a legend that marks unseen classes."""
         from sign_zs3.drawing.panels import sample_panel
 
         return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol)
@@ -198,11 +190,7 @@ class SegmentationDataset(Samples):
             )
 
     def contiguous(self, index: int, raw: NDArray[Any]) -> Image:
-        """Return a mask of contiguous ids and 255, uint8 (H, W), from one of own ids.
-
-        Raises:
-            UserError: An id is neither a class nor ignored.
-        """
+        """Return a mask of contiguous ids and 255, uint8 (H, W), from one of own ids; others are a `UserError`."""
         import cv2
 
         if raw.dtype != np.uint8:
@@ -233,9 +221,9 @@ def content_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _own(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Return an array that torch can hold, contiguous and writable; a copy where it is not."""
-    return np.require(array, requirements=["C", "W"])
+def _as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return a tensor in the array's memory, or in a copy where that is not contiguous and writable."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _ranges(ids: tuple[int, ...]) -> str:

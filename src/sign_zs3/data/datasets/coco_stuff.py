@@ -32,12 +32,7 @@ class COCOStuffDataset(ListedDataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: Part,
-        val_size: int = 10_000,
-        protocol: Protocol | None = None,
-        **options: Any,
+        self, root: str | Path, split: Part, val_size: int = 10_000, protocol: Protocol | None = None, **options: Any
     ) -> None:
         part = "val2017" if split == "test" else "train2017"
         images = _folder(root, ("images", "."), part, "JPEG images")

@@ -75,7 +75,7 @@ class FeatureDataset(Samples):
         # to find that nothing is missing takes a moment, too short for a bar
         with tqdm(indices, "features", unit="image", leave=False, delay=1, disable=not progress or None) as bar:
             for index in bar:
-                self._names[index] = self._name(index)
+                self._names.pop(index, None)
                 wanted = (False, True) if self.view.flip else (False,)
                 missing = [mirrored for mirrored in wanted if not self.cache.holds(self._file(index, mirrored))]
                 if not missing:
@@ -112,18 +112,15 @@ class FeatureDataset(Samples):
             )
             window = slice(top, top + crop), slice(left, left + crop)
             mask = mask[window]
-        if index not in self._names:
-            self._names[index] = self._name(index)
         maps = self.cache.read(self._file(index, mirrored), size, window)
         labels = self.dataset.labels(mask, np.ones(mask.shape, np.bool_), compact)
         return {"maps": maps, **labels, "size": torch.tensor(full), "id": self.dataset.name(index)}
 
-    def _name(self, index: int) -> str:
-        """Return the name of an image's maps, not mirrored; its content decides its native size."""
-        size = self.view.size
-        return f"{self.dataset.fingerprint(index)}-" + ("native" if size is None else f"{size}x{size}")
-
     def _file(self, index: int, mirrored: bool) -> str:
+        """Return the name of an image's maps; its content decides its native size."""
+        if index not in self._names:
+            size = self.view.size
+            self._names[index] = f"{self.dataset.fingerprint(index)}-" + (f"{size}x{size}" if size else "native")
         return self._names[index] + ("-m" if mirrored else "")
 
     def _encoded(self, image: Image, full: tuple[int, ...], mirrored: bool) -> Image:

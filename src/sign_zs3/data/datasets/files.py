@@ -30,18 +30,17 @@ def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
     """
     ids: dict[str, None] = {}
     for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
-        problem = None
         if line.startswith("/") or ".." in PurePosixPath(line).parts or "\\" in line or "\0" in line:
             problem = f", expected a name below the folder of images; correct line {number}"
         elif line in ids:
             problem = f" twice, expected it once; remove line {number}"
         else:
             ids[line] = None
-        if problem is not None:
-            problem = f"{path}: found the id {line!r:.100}{problem}"
-            if problems is None:
-                raise UserError(problem)
-            problems.append(problem)
+            continue
+        problem = f"{path}: found the id {line!r:.100}{problem}"
+        if problems is None:
+            raise UserError(problem)
+        problems.append(problem)
     return list(ids)
 
 
@@ -64,12 +63,11 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
             raise UserError(f"{what}, expected at most {MAX_NAME}; shorten it")
         # Python turns no more than some thousand digits into a number
         if len(digits) > 9 or int(digits) > largest:
-            what = (
-                f"{path}: found the id {digits:.9}{'...' * (len(digits) > 9)} in line {number}, expected 0 to {largest}"
-            )
+            found = f"found the id {digits:.9}{'...' * (len(digits) > 9)} in line {number}"
+            advice = "; renumber classes and masks"
             if digits == str(IGNORE_INDEX):
-                raise UserError(f"{what}, since 255 always means no label; delete the line")
-            raise UserError(f"{what}; renumber classes and masks")
+                advice = ", since 255 always means no label; delete the line"
+            raise UserError(f"{path}: {found}, expected 0 to {largest}{advice}")
         if int(digits) in classes or name in names:
             what = f"the id {int(digits)}" if int(digits) in classes else f"the name {name!r}"
             raise UserError(f"{path}: found {what} twice, expected it once; correct line {number}")

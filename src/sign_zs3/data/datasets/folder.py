@@ -52,10 +52,9 @@ def folder_protocol(
     for i, name in names.items():
         if name.lower() in _NO_LABEL and name not in ignored_classes:
             log.warning("%s: %r (id %d) is a class; name it in ignored_classes if it means no label", path, name, i)
-    left_out = [i for i, name in names.items() if name in ignored_classes]
-    kept = {i: name for i, name in names.items() if i not in left_out}
-    ignored = {*left_out, *(i for i in (*ignored_ids, IGNORE_INDEX) if i not in names)}
-    return Protocol.build(Path(root).resolve().name, "custom", kept, list(unseen or ()), sorted(ignored))
+    kept = {i: name for i, name in names.items() if name not in ignored_classes}
+    ignored = (names.keys() - kept.keys()) | ({*ignored_ids, IGNORE_INDEX} - names.keys())
+    return Protocol.build(Path(root).resolve().name, "custom", kept, unseen or (), ignored)
 
 
 class FolderDataset(ListedDataset):

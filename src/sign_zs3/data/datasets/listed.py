@@ -93,8 +93,7 @@ class ListedDataset(SegmentationDataset):
     def read(self, index: int) -> tuple[Image, NDArray[Any]]:
         """Read an image, uint8 (H, W, 3) RGB, and its mask, (H, W) of own ids.
 
-        Raises:
-            UserError: One of the files cannot be decoded, or their sizes differ.
+        Files that cannot be decoded, or differ in size, are a `UserError`.
         """
         return self.read_reduced(index, None)
 
@@ -124,11 +123,7 @@ class ListedDataset(SegmentationDataset):
         return pixels, faults
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Read a mask alone.
-
-        Raises:
-            UserError: The file cannot be decoded.
-        """
+        """Read a mask alone; a `UserError` where it cannot be decoded."""
         return read_index_mask(self.items[index].mask)
 
 

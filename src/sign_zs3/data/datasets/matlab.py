@@ -73,18 +73,12 @@ def _name(walk: _Walk) -> bytes | None:
 
 
 class _Walk:
-    """A walk through the elements of a variable, as SciPy goes, that keeps nothing.
-
-    Args:
-        content: Decompressed, from the variable's own tag on.
-        order: ``<`` or ``>``.
-    """
+    """A walk, as SciPy goes, through a variable's content, unpacked and with its tag, in the byte order < or >."""
 
     def __init__(self, content: bytes, order: str) -> None:
         self.content = content
         self.order = order
-        self.at = 0
-        self.count = 0
+        self.at = self.count = 0
 
     def start(self) -> int:
         """Go past the tag of a matrix; return its size."""

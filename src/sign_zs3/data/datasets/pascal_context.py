@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.files import find_folder, read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
-from sign_zs3.data.splits import published_protocol
+from sign_zs3.data.splits import PUBLISHED, published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
 
 # names that the 459 classes spell otherwise
 _IN_459 = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}
-_CLASSES = {33: CONTEXT33_CLASSES, 59: CONTEXT59_CLASSES}
-
 _IMAGE_PLACES = ("VOCdevkit/VOC2010", "VOC2010", "VOCdevkit/VOC2012", "VOC2012", ".")
 _PAGE = "cs.stanford.edu/~roozbeh/pascal-context"
 _NAME_LISTS = ("labels.txt", "classes-400.txt", "pascal_context_classes-400.txt")
@@ -73,8 +70,7 @@ class PascalContextDataset(ListedDataset):
     def read_mask(self, index: int) -> NDArray[Any]:
         """Read a mask alone, (H, W) of ids 0..33 or 0..59.
 
-        Raises:
-            UserError: The file cannot be decoded, or has an id that the list of names lacks.
+        A file that cannot be decoded, or has an id that the list of names lacks, is a `UserError`.
         """
         path = self.items[index].mask
         if self._lookup is None:
@@ -86,8 +82,7 @@ class PascalContextDataset(ListedDataset):
                 f"{path}: found the id {raw[outside].flat[0]}, expected 0 to {len(self._lookup) - 1}, the ids of the "
                 "list of names; fetch map and list again"
             )
-        mask: NDArray[np.uint8] = self._lookup[raw]
-        return mask
+        return np.take(self._lookup, raw)
 
 
 def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArray[np.uint8] | None]:
@@ -114,7 +109,7 @@ def _find_labels(places: Sequence[Path], num_classes: int) -> tuple[Path, NDArra
 def _lookup(names: Path, num_classes: int) -> NDArray[np.uint8]:
     ids = {name.replace(" ", ""): i for i, name in read_classes(names, largest=65535).items()}
     table = np.zeros(max(ids.values()) + 1, np.uint8)
-    for own_id, name in enumerate(_CLASSES[num_classes], 1):
+    for own_id, name in PUBLISHED[f"pascal_context_{num_classes}"].names.items():
         theirs = _IN_459.get(name, name)
         if theirs not in ids:
             what = f"{names}: found no class {theirs!r}, expected the 459 class names of Pascal Context"

@@ -62,14 +62,11 @@ _Float = NDArray[np.float32]
 
 
 def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequence[str] = ()) -> Protocol:
-    """Return the class split of the built-in data.
+    """Return the class split of the built-in data; a name that is none of its classes is a `UserError`.
 
     Args:
         unseen: Names of the unseen classes; None means the default four pairs.
         ignored_classes: Names of classes to leave out: their pixels are ignored.
-
-    Raises:
-        UserError: A name that is no class of this data set.
     """
     if unknown := sorted(set(ignored_classes) - set(NAMES.values())):
         expected = f"a class of shapes ({', '.join(NAMES.values())})"
@@ -170,8 +167,7 @@ class ShapesDataset(SegmentationDataset):
     def read(self, index: int) -> tuple[Image, Image]:
         """Return a copy of the image, uint8 (H, W, 3), and of the mask, uint8 (H, W) of own ids.
 
-        Raises:
-            IndexError: No scene has that number.
+        A number that no scene has is an `IndexError`.
         """
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
@@ -189,19 +185,17 @@ def _rgb(hue: float, saturation: float, value: float) -> _Float:
 def _enlarge(coarse: int, size: int) -> _Float:
     """Bilinear interpolation from ``coarse`` knots, the outer ones on the borders, as a (size, coarse) matrix."""
     place = np.linspace(0, coarse - 1, size)
-    weights: _Float = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(coarse)[None, :])).astype(np.float32)
-    return weights
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(coarse)[None, :])), np.float32)
 
 
 def _smooth(rng: np.random.Generator, rows: int, columns: int, low: float, high: float, size: int) -> _Float:
     knots = rng.uniform(low, high, (rows, columns)).astype(np.float32)
-    smooth: _Float = (_enlarge(rows, size) @ knots @ _enlarge(columns, size).T).astype(np.float32, copy=False)
-    return smooth
+    return np.asarray(_enlarge(rows, size) @ knots @ _enlarge(columns, size).T, np.float32)
 
 
 def _waves(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     across = np.arange(size) * (2 * math.pi / size)
-    waves: NDArray[np.float64] = np.zeros(size)
+    waves = np.zeros(size)
     for cycles in (rng.uniform(0.5, 1.5), rng.uniform(2, 4)):
         waves += rng.uniform(0.5, 1.5) * np.sin(cycles * across + rng.uniform(0, 2 * math.pi))
     return waves
@@ -232,22 +226,18 @@ def _inside(
     shape: str, x: NDArray[np.float64], y: NDArray[np.float64], angle: float, radius: float
 ) -> NDArray[np.bool_]:
     """Tell which points, relative to the centre, lie in the shape."""
-    inside: NDArray[np.bool_]
     if shape == "cross":
         along = np.abs(x * math.cos(angle) + y * math.sin(angle))
         across = np.abs(y * math.cos(angle) - x * math.sin(angle))
-        inside = (np.minimum(along, across) < 0.3 * radius) & (np.maximum(along, across) < radius)
-        return inside
+        return np.asarray((np.minimum(along, across) < 0.3 * radius) & (np.maximum(along, across) < radius))
     corners, stretch, inner = _OUTLINES[shape]
     outer = stretch * radius
     distance = np.hypot(x, y)
     if corners == 0:
-        inside = distance < outer
-        return inside
+        return np.asarray(distance < outer)
     # all corners fold onto one half sector: from a tip at angle 0 to a notch at pi / corners
     half = math.pi / corners
     folded = half - np.abs((np.arctan2(y, x) - angle) % (2 * half) - half)
     notch_x, notch_y = inner * outer * math.cos(half), inner * outer * math.sin(half)
     # the side of the line from the tip (outer, 0) to the notch on which the centre lies
-    inside = (notch_x - outer) * distance * np.sin(folded) - notch_y * (distance * np.cos(folded) - outer) > 0
-    return inside
+    return np.asarray((notch_x - outer) * distance * np.sin(folded) - notch_y * (distance * np.cos(folded) - outer) > 0)

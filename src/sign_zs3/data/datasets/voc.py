@@ -102,11 +102,7 @@ class VOCDataset(ListedDataset):
         super().__init__(items, protocol or published_protocol("voc"), problems, **options)
 
     def read_mask(self, index: int) -> NDArray[Any]:
-        """Read a mask alone, (H, W) of ids 0..20 and 255.
-
-        Raises:
-            UserError: The file cannot be decoded.
-        """
+        """Read a mask alone, (H, W) of ids 0..20 and 255; a `UserError` where it cannot be decoded."""
         path = self.items[index].mask
         return read_mat(path, "GTcls", "Segmentation") if path.suffix == ".mat" else read_index_mask(path)
 
