@@ -39,11 +39,10 @@ class SplitCount:
 
 
 def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Part, SplitCount], list[str]]:
-    """Read every image and mask of a data module once; it is not set up.
+    """Read every image and mask of a data module once, without setting it up; return what each split holds.
 
-    Returns:
-        What each split holds, unseen classes included, and a line per fault. Training images count those that are cut
-        off for validation, unless validation is a split of its own.
+    Unseen classes count too, and so do images that are cut off from the training list for validation. Faults come with
+    it, a line each.
     """
     from tqdm import tqdm
 

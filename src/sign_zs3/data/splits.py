@@ -72,6 +72,6 @@ def published_protocol(dataset: str, unseen: Sequence[str] | None = None, split:
     if splits[split].background:
         names = {0: "background", **names}
         ignored_ids = tuple(i for i in ignored_ids if i != 0)
-    if unseen is None:
-        return Protocol.build(dataset, split, names, splits[split].unseen, ignored_ids)
-    return Protocol.build(dataset, "custom", names, unseen, ignored_ids)
+    if unseen is not None:
+        return Protocol.build(dataset, "custom", names, unseen, ignored_ids)
+    return Protocol.build(dataset, split, names, splits[split].unseen, ignored_ids)

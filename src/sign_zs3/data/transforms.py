@@ -152,7 +152,6 @@ class _Warp(Transform):
     size: int
 
     def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        """Return the size that image and mask are warped to."""
         return self.size, self.size
 
     def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:

@@ -60,14 +60,10 @@ class FeatureDataset(Samples):
         return len(self.dataset)
 
     def fill(self, indices: Sequence[int], progress: bool = False) -> None:
-        """Compute the maps that are missing, broken, or of an image that has changed since.
+        """Compute the maps of the images to be read that are missing, broken, or of an image that has changed since.
 
-        Args:
-            indices: The images that will be read.
-            progress: Show a bar and log a line.
-
-        Raises:
-            UserError: An image cannot be read, or its maps cannot be kept.
+        `progress` shows a bar and logs a line. An image that cannot be read, or maps that cannot be kept, are a
+        `UserError`.
         """
         from tqdm import tqdm
 
@@ -107,9 +103,8 @@ class FeatureDataset(Samples):
             mask = mask[:, ::-1]
         if (crop := self.view.crop) is not None:
             step = self.cache.strides[-1]
-            top, left = (
-                step * int(at * ((side - crop) // step + 1)) for at, side in zip((down, right), size, strict=True)
-            )
+            top = step * int(down * ((size[0] - crop) // step + 1))
+            left = step * int(right * ((size[1] - crop) // step + 1))
             window = slice(top, top + crop), slice(left, left + crop)
             mask = mask[window]
         maps = self.cache.read(self._file(index, mirrored), size, window)

@@ -19,14 +19,9 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 
 
 def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
-    """Read a list of image ids, one a line, in the file's order.
+    """Read a list of image ids, one a line, in the file's order; a `UserError` where it cannot be read or is empty.
 
-    Args:
-        path: The list.
-        problems: Takes what is wrong with single lines; None raises at the first.
-
-    Raises:
-        UserError: The file cannot be read or is empty; an id occurs twice or leaves the folder of the images.
+    `problems` takes ids that occur twice or leave the folder of the images; where it is None, they are errors too.
     """
     ids: dict[str, None] = {}
     for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
@@ -79,10 +74,8 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
     """Decode a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
 
-    Memory: at most 4 bytes per pixel that the header tells of, and 179 million of them, above which Pillow refuses.
-
-    Raises:
-        UserError: The file cannot be decoded, or is no 8-bit palette or grey image.
+    Other images, and what cannot be decoded, are a `UserError`. Memory: at most 4 bytes per pixel that the header tells
+    of, and 179 million of them, above which Pillow refuses.
     """
     from PIL import Image as Pillow
 
@@ -103,16 +96,10 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
-    """Read a label map, whole numbers (H, W), from a MATLAB file; nothing in it is run.
+    """Read a label map, whole numbers (H, W), from a MATLAB file, in which nothing is run.
 
-    Memory: at most 20 times what the file holds unpacked, which is refused above `MAX_MATLAB` bytes.
-
-    Args:
-        path: The file.
-        *fields: Name of the variable, then of the field of its struct.
-
-    Raises:
-        UserError: The file cannot be decoded, or holds something else.
+    `fields` names the variable, then the field of its struct. A file without them, or one that cannot be decoded, is a
+    `UserError`. Memory: at most 20 times what the file holds unpacked, which is refused above `MAX_MATLAB` bytes.
     """
     from scipy.io import loadmat
 

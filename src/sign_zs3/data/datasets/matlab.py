@@ -26,9 +26,7 @@ _OF_TEXT = frozenset({1, 2, 4, 16, 17, 18})
 def unpacked(path: Path, name: str) -> BytesIO:
     """Return a file for `scipy.io.loadmat` that holds one variable, decompressed; versions but 5 to 7.2 as they are.
 
-    Raises:
-        ValueError: The file or the variable is too large, or is not what its headers say.
-        OSError: The file cannot be read.
+    What is too large, or is not what its headers say, is a ValueError.
     """
     from scipy.io.matlab import matfile_version
 

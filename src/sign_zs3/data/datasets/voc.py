@@ -110,12 +110,8 @@ class VOCDataset(ListedDataset):
 def download_voc(root: str | Path, sbd_root: str | Path | None = None) -> None:
     """Fetch what is missing of VOC 2012 (2 GB) and, where a root is given, of SBD (1.4 GB), by torchvision.
 
-    Args:
-        root: As in `VOCDataset`; ``VOCdevkit/VOC2012`` is made under it.
-        sbd_root: As in `VOCDataset`; SBD's ``img``, ``cls``, ``train.txt`` and ``val.txt`` are put in it.
-
-    Raises:
-        UserError: The download failed.
+    The roots are those of `VOCDataset`: ``VOCdevkit/VOC2012`` is made under `root`, and SBD's ``img``, ``cls``,
+    ``train.txt`` and ``val.txt`` in `sbd_root`. A download that fails is a `UserError`.
     """
     from torchvision.datasets import SBDataset, VOCSegmentation
 
