@@ -39,10 +39,9 @@ class SplitCount:
 
 
 def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Part, SplitCount], list[str]]:
-    """Read every image and mask of a data module once, without setting it up; return what each split holds.
+    """Read every image and mask of a data module, not set up, once; return what each split holds, and the faults.
 
-    Unseen classes count too, and so do images that are cut off from the training list for validation. Faults come with
-    it, a line each.
+    Unseen classes count too, as do training images that are cut off for validation. A fault is one line.
     """
     from tqdm import tqdm
 

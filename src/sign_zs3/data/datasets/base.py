@@ -161,10 +161,9 @@ class SegmentationDataset(Samples):
         return bool(self._is_unseen(self.contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Read an image and its mask whole, and return what is wrong with them, a line per fault, instead of raising.
+        """Return the pixels per contiguous id, and a line per fault, of an image and its mask that are read whole.
 
-        Before that come the pixels per contiguous id, int64 (256,) with those ignored at 255, or None without a mask
-        that can be counted.
+        The pixels are int64 (256,), those ignored at 255, or None where the mask cannot be counted.
         """
         try:
             return self.count(index, self.read_reduced(index, None)[1]), []

@@ -165,10 +165,7 @@ class ShapesDataset(SegmentationDataset):
         return f"{self.split}-{index:05d}"
 
     def read(self, index: int) -> tuple[Image, Image]:
-        """Return a copy of the image, uint8 (H, W, 3), and of the mask, uint8 (H, W) of own ids.
-
-        A number that no scene has is an `IndexError`.
-        """
+        """Return copies of image, uint8 (H, W, 3), and mask, uint8 (H, W) of own ids; an IndexError beyond the last."""
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         if index not in self._scenes:
