@@ -127,7 +127,7 @@ class ClassTable:
         Args:
             class_names: C names.
             sources: Which sources, in this order; None: all, alphabetically.
-            center: Subtract the mean over `class_names`, per source, before normalising: word vectors share a large part.
+            center: Subtract the mean over `class_names`, per source, before normalising: all share a large part.
             center_on: Names to take that mean over instead, so that a class added later gets its vector among them.
 
         Returns:
