@@ -69,8 +69,8 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     from rich.text import Text
 
     header, lines = _cells(rows)
-    columns = [*header[:2], *(Column(name, justify="right", no_wrap=True) for name in header[2:])]
-    table = Table(*columns, title=Text(title), caption=Text(_caption(rows)))
+    columns = (Column(name, justify="right", no_wrap=True) for name in header[2:])
+    table = Table(*header[:2], *columns, title=Text(title), caption=Text(_caption(rows)))
     for line in lines:
         table.add_row(*(Text(cell, "bold" if best else "") for cell, best in line))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
