@@ -137,10 +137,11 @@ class _Training(Transform):
         planes, labels, valid = cut.image(image), cut.mask(mask), np.ones((rows, columns), np.bool_)
         if (rows, columns) != (crop, crop):
             # what pads an image on the right is on the left in a mirror image
-            margins = (0, crop - rows), (crop - columns, 0) if mirrored else (0, crop - columns)
-            filled = zip(planes, self.fill, strict=True)
-            planes = np.stack([np.pad(plane, margins, constant_values=colour) for plane, colour in filled])
-            labels, valid = np.pad(labels, margins, constant_values=IGNORE_INDEX), np.pad(valid, margins)
+            across = slice(crop - columns, crop) if mirrored else slice(columns)
+            padded = np.empty((5, crop, crop), np.uint8)
+            padded[:] = np.array([*self.fill, IGNORE_INDEX, False], np.uint8)[:, None, None]
+            padded[:, :rows, across] = np.stack([*planes, labels, valid])
+            planes, labels, valid = padded[:3], padded[3], padded[4] == 1
         if self.extra is None:
             return planes.transpose(1, 2, 0), labels, valid
         # a seed of its own: the first draw of `seed` is the scale
