@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
+from sign_zs3.functional.gzsl import Absent, confusion_matrix, gzsl_scores, per_class_iou
 from sign_zs3.protocol import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class GZSLMeanIoU(Metric):
         seen: Sequence[int],
         unseen: Sequence[int],
         ignore_index: int = IGNORE_INDEX,
-        absent: Literal["skip", "zero"] = "skip",
+        absent: Absent = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,8 +64,7 @@ class GZSLMeanIoU(Metric):
             raise ValueError(f"class names occur twice: {', '.join(twice)}")
         self.classes = tuple(classes)
         self.seen, self.unseen = tuple(map(int, seen)), tuple(map(int, unseen))
-        self.ignore_index = ignore_index
-        self.absent: Literal["skip", "zero"] = absent
+        self.ignore_index, self.absent = ignore_index, absent
         counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.long)
         gzsl_scores(counts, self.seen, self.unseen, absent)  # its checks, before the first batch
         self.add_state("confusion", default=counts, dist_reduce_fx="sum")

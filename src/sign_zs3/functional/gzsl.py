@@ -13,7 +13,7 @@ Absent = Literal["skip", "zero"]
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Return the counts of pixels by true and predicted class, (C, C) int64: rows are the truth.
+    """Return the counts of pixels by true class (rows) and predicted class (columns), (C, C) int64.
 
     Args:
         prediction: Predicted classes, integers of any shape.
