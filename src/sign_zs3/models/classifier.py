@@ -10,12 +10,7 @@ from sign_zs3.checks import check_choice
 
 
 class Classifier(nn.Module):
-    """One 1x1 convolution on the feature map F.
-
-    Args:
-        feature_dim: D, channels of F.
-        num_classes: C, seen and unseen.
-    """
+    """One 1x1 convolution from D = `feature_dim` channels, those of the feature map F, to C = `num_classes`."""
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -33,13 +28,10 @@ class Classifier(nn.Module):
 
 
 class ProjectionClassifier(nn.Module):
-    """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with fixed class vectors.
+    """SPNet's (Xian et al., CVPR 2019): the inner product of each pixel's feature with fixed class vectors, x `scale`.
 
-    It has no parameters: classes, unseen ones too, differ by their vectors alone.
-
-    Args:
-        vectors: (C, W) float32 class vectors, seen classes first; a copy is kept as a buffer.
-        scale: Factor of the inner products.
+    It has no parameters: classes, unseen ones too, differ by `vectors` alone, (C, W) float32, seen ones first, of which
+    a copy is kept as a buffer.
     """
 
     vectors: Tensor
@@ -62,11 +54,7 @@ class ProjectionClassifier(nn.Module):
 def build_classifier(
     name: str, feature_dim: int, num_classes: int, **options: Any
 ) -> Classifier | ProjectionClassifier:
-    """Make C: ``linear``, or ``projection`` (option `scale`) with zeros for the class vectors, to be filled in.
-
-    Raises:
-        UserError: The name is unknown.
-    """
+    """Make C: ``linear``, or ``projection`` (option `scale`) with zeros for the class vectors, to be filled in."""
     check_choice("classifier", name, "linear", "projection")
     if name == "linear":
         return Classifier(feature_dim, num_classes)

@@ -27,11 +27,8 @@ class SegmenterConfig:
         encoder: Arguments of `Encoder`, `weights` left out.
         spatial: Arguments of `build_spatial`, `feature_dim` left out.
         classifier: Arguments of `build_classifier`, `feature_dim` and `num_classes` left out.
-        image_mean: Per RGB channel, of images in [0, 1].
-        image_std: Per RGB channel, of images in [0, 1].
-        seen_penalty: Calibrated stacking of predictions by default, see `Segmenter.forward`.
-        flip: Whether predictions also read the mirror image by default.
-        scales: Image scales that predictions read by default.
+        image_mean, image_std: Per RGB channel, of images in [0, 1].
+        seen_penalty, flip, scales: Defaults of predictions, see `Segmenter.scores`.
 
     Raises:
         UserError: A value is of another type or out of range.
@@ -48,21 +45,17 @@ class SegmenterConfig:
     scales: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
+        networks = ("encoder", "spatial", "classifier")
         for name in ("image_mean", "image_std", "scales"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("encoder", "spatial", "classifier"):
+        for name in networks:
             options = {key: list(v) if isinstance(v, tuple) else v for key, v in getattr(self, name).items()}
             object.__setattr__(self, name, options)
-
-        def numbers(values: Sequence[Any], above: float = -math.inf) -> bool:
-            return all(_is_number(value) and above < value < math.inf for value in values)
-
-        networks = ("encoder", "spatial", "classifier")
         for name, fits, expected in (
             *((name, not_plain(getattr(self, name)) is None, "options by name") for name in networks),
-            ("image_mean", len(self.image_mean) == 3 and numbers(self.image_mean), "three numbers"),
-            ("image_std", len(self.image_std) == 3 and numbers(self.image_std, 0), "three numbers above 0"),
-            ("seen_penalty", numbers([self.seen_penalty]), "a number"),
+            ("image_mean", len(self.image_mean) == 3 and _are_numbers(self.image_mean), "three numbers"),
+            ("image_std", len(self.image_std) == 3 and _are_numbers(self.image_std, 0), "three numbers above 0"),
+            ("seen_penalty", _are_numbers([self.seen_penalty]), "a number"),
             ("flip", isinstance(self.flip, bool), "true or false"),
             ("scales", are_scales(self.scales), SCALES),
         ):
@@ -78,16 +71,10 @@ class SegmenterConfig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> SegmenterConfig:
-        """Return the config that `as_dict` wrote.
-
-        Raises:
-            UserError: A value is of another type or out of range.
-            TypeError: An option is unknown.
-        """
+        """Return the config that `as_dict` wrote; a bad value is a UserError, an unknown option a TypeError."""
         names = {field.name for field in fields(Protocol)}
-        protocol = {key: value for key, value in content.items() if key in names}
         try:
-            made = Protocol.from_dict(protocol)
+            made = Protocol.from_dict({key: value for key, value in content.items() if key in names})
         except UserError as error:
             raise UserError(f"config: {error}: export the model again") from error
         return cls(made, **{key: value for key, value in content.items() if key not in names})
@@ -95,12 +82,9 @@ class SegmenterConfig:
 
 def are_scales(values: Any) -> bool:
     """Say whether values are scales at which images can be read, see `SCALES`."""
-    return (
-        isinstance(values, (list, tuple))
-        and 1 <= len(values) <= MAX_SCALES
-        and all(_is_number(value) and 0 < value <= MAX_SCALE for value in values)
-    )
+    return isinstance(values, (list, tuple)) and 1 <= len(values) <= MAX_SCALES and _are_numbers(values, 0, MAX_SCALE)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are_numbers(values: Sequence[Any], above: float = -math.inf, most: float = math.inf) -> bool:
+    plain = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return plain and all(above < value <= most and value < math.inf for value in values)

@@ -4,18 +4,13 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """1x1 convolution to `hidden` channels, LeakyReLU, 1x1 convolution to one logit per pixel.
-
-    Args:
-        feature_dim: D, channels of F.
-        hidden: Width of the hidden layer.
-    """
+    """1x1 convolution of F to `hidden` channels, LeakyReLU, 1x1 convolution to one logit per pixel."""
 
     def __init__(self, feature_dim: int = 600, hidden: int = 1024) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(feature_dim, hidden, 1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, 1, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (N, D, h, w) to raw logits (N, 1, h, w); above 0 means real."""
+        """Map F (N, D = `feature_dim`, h, w) to raw logits (N, 1, h, w); above 0 means real."""
         logits: Tensor = self.layers(features)
         return logits

@@ -27,21 +27,18 @@ class Encoder(nn.Module):
     """A backbone and a head; by default DeepLab-v2: the *sum* of parallel dilated 3x3 convolutions.
 
     Args:
-        backbone: A name known to `build_backbone`, a `Backbone`, or a pair of a module
+        backbone: A name that `build_backbone` knows, a `Backbone`, or a pair of a module
             (N, 3, H, W) -> (N, channels, h, w) and its number of channels.
         feature_dim: D, the channels of E(x); 600 in the published models.
-        output_stride: 8, 16 or 32: stride of the backbone's coarsest level, see `build_backbone`.
-        weights: See `build_backbone`.
-        freeze_batch_norm: Keep batch-norm statistics and parameters of the backbone as they are. None: frozen
-            where `weights` are given, as in DeepLab-v2; trained where the network starts from scratch, since
-            normalisation by its initial statistics would be none.
-        dilations: Dilations of the ``deeplab`` head's convolutions.
-        input_scales: Scales at which the image is read; the maximum over scales is taken per element (the
-            released code uses 1, 0.75 and 0.5; the paper does not mention it).
+        output_stride, weights, backbone_levels: See `build_backbone`.
+        freeze_batch_norm: Keep batch-norm statistics and parameters of the backbone as they are. None: where `weights`
+            are given, as in DeepLab-v2, since normalisation by a network's initial statistics would be none.
+        dilations: Of the ``deeplab`` head's convolutions.
+        input_scales: Scales at which the image is read; the maximum over scales is taken per element (the released
+            code uses 1, 0.75 and 0.5; the paper does not mention it).
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps then depend on the
             image alone, and may be computed once and kept.
-        backbone_levels: Of a ``timm/`` backbone, see `build_backbone`.
 
     Attributes:
         strides: Strides of the backbone's levels that the head reads, fine to coarse; E(x) has the first one.
@@ -102,27 +99,20 @@ class Encoder(nn.Module):
         return self
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the backbone's levels that the head reads.
+        """Map images (N, 3, H, W), float, normalised, to the backbone's levels that the head reads.
 
-        Args:
-            images: (N, 3, H, W) float, normalised.
-
-        Returns:
-            One (N, channels, ceil(H / stride), ceil(W / stride)) per entry of `strides`; without gradient where
-            the backbone is frozen.
+        They are one (N, channels, ceil(H / stride), ceil(W / stride)) per entry of `strides`; without gradient where
+        the backbone is frozen.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             levels = self.backbone(images)
         return tuple(levels[level] for level in self.head.levels)
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Encode images, or the maps of images.
+        """Return E(x), (N, D, h, w) with h = ceil(H / strides[0]), unbounded.
 
         Args:
             images: (N, 3, H, W) float, normalised; or what `maps` returned for them, in any float type.
-
-        Returns:
-            E(x): (N, D, h, w) with h = ceil(H / strides[0]), unbounded.
 
         Raises:
             ValueError: Maps for several `input_scales`, or not one per level that the head reads.

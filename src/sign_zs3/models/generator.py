@@ -16,9 +16,7 @@ class Generator(nn.Module):
     LeakyReLU 0.2 and dropout follow each hidden layer; a sigmoid ends it, since real features lie in (0, 1) too.
 
     Args:
-        word_dim: W, length of a class vector.
-        latent_dim: Channels of z.
-        feature_dim: D, channels of the features to imitate.
+        word_dim, latent_dim, feature_dim: W, Z and D, the channels of class vectors, z and features.
         hidden: Widths of the hidden layers; None scales the published ones by D / 600.
         dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates for
             five hidden layers, otherwise 0.
@@ -54,14 +52,11 @@ class Generator(nn.Module):
         self.latent_dim = latent_dim
 
     def forward(self, vectors: Tensor, latent: Tensor) -> Tensor:
-        """Generate features, F^ = G(e + z) with + the concatenation.
+        """Return F^ = G(e + z) with + the concatenation, (N, D, h, w) in (0, 1).
 
         Args:
-            vectors: e, (N, W, h, w) class vector of each pixel's label.
+            vectors: e, (N, W, h, w), class vector of each pixel's label.
             latent: z, (N, Z, h, w).
-
-        Returns:
-            (N, D, h, w) in (0, 1).
         """
         features: Tensor = self.layers(torch.cat([vectors, latent], dim=1))
         return features

@@ -30,10 +30,9 @@ class DeepLabHead(nn.ModuleList):
 class FCNHead(nn.Module):
     """A linear score of every level of some stride and more, summed (FCN-8s, FCN-16s; Long et al., CVPR 2015).
 
-    Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a
-    1x1 convolution at its own resolution; the maps are resized bilinearly to the finest one and summed. Both steps
-    being linear, this is a 1x1 convolution on all levels resized and concatenated, with less memory. `finest` is the
-    stride of the finest level that is read; a pyramid with no such level is read whole.
+    Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a 1x1
+    convolution at its own resolution; the maps are resized bilinearly to the finest one and summed: a 1x1 convolution
+    on all levels, with less memory. `finest` is the least stride that is read; with no such level, all are.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
@@ -109,8 +108,7 @@ def build_head(
 ) -> Head:
     """Make a head: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
 
-    Raises:
-        UserError: The name is unknown, or a dilation of ``deeplab`` out of range.
+    An unknown name, or a dilation of ``deeplab`` out of range, is a UserError.
     """
     check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
     if name == "unet":

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sign_zs3.functional.geometry import resize_scores
 
-SLICE = 1 << 22
-"""How many scores `label_scores` resizes at once."""
+SLICE = 1 << 22  # how many scores `label_scores` resizes at once
 
 
 class Scores(NamedTuple):
@@ -60,14 +59,10 @@ class Segmentation(NamedTuple):
 
 
 def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool = True) -> Labels:
-    """Resize scores bilinearly, a few classes at a time, and keep the best class of each pixel.
+    """Return the best class of each pixel, its probability where asked for; classes at minus infinity are never best.
 
-    So memory does not grow with the number of classes times that of pixels.
-
-    Args:
-        scores: Classes at minus infinity are never the best.
-        size: (height, width) of the result; None: that of the scores.
-        confidence: Also return the best class's probability.
+    Scores are resized bilinearly to `size`, (height, width), a few classes at a time: memory does not grow with the
+    number of classes times that of pixels. None keeps their own size.
     """
     values, needs_total = scores.values, confidence and scores.are_logits
     step = values.shape[1]
@@ -86,9 +81,8 @@ def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool 
         higher = part_best > best
         best, label = torch.where(higher, part_best, best), torch.where(higher, part_label + first, label)
         total = torch.logaddexp(total, part_total) if needs_total else best
-    if not confidence:
-        return Labels(label, None)
-    return Labels(label, (best - total).exp() if needs_total else best)
+    sure = (best - total).exp() if needs_total else best
+    return Labels(label, sure if confidence else None)
 
 
 def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmentation]:

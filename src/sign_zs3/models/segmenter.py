@@ -36,15 +36,13 @@ class Segmenter(nn.Module, PretrainedFolder):
     Args:
         encoder: E.
         spatial: A module (E(x), sample) -> `SpatialFeatures`, such as SIM.
-        classifier: C, seen classes first.
-        num_seen: S, how many of C's classes are seen.
-        image_mean: Per RGB channel, of images in [0, 1].
-        image_std: Per RGB channel, of images in [0, 1].
+        classifier: C, seen classes first, of which there are `num_seen`.
+        image_mean, image_std: Per RGB channel, of images in [0, 1].
         config: What the networks were built from, see `build`.
 
     Attributes:
-        known: (C,) bool buffer: the classes C was taught. Before the transfer step only seen ones: the
-            logits of others are those of untrained weights, and `forward` puts them at minus infinity.
+        known: (C,) bool buffer: the classes C was taught, before the transfer step only seen ones. The logits of
+            others are those of untrained weights: `forward` puts them at minus infinity.
     """
 
     known: Tensor
@@ -73,11 +71,7 @@ class Segmenter(nn.Module, PretrainedFolder):
 
     @classmethod
     def build(cls, config: SegmenterConfig, weights: str | None = None) -> Segmenter:
-        """Make a segmenter with initial weights but for those of its backbone, see `build_backbone`.
-
-        Raises:
-            UserError: The networks do not have an option of the config.
-        """
+        """Make a segmenter with initial weights but for those of its backbone, see `build_backbone`."""
         encoder, protocol = Encoder(weights=weights, **config.encoder), config.protocol
         spatial = build_spatial(feature_dim=encoder.feature_dim, **config.spatial)
         classifier = build_classifier(
@@ -117,27 +111,17 @@ class Segmenter(nn.Module, PretrainedFolder):
             place: Where the images lie in a larger one; None: they are whole.
         """
         x = self.encode(inputs)
-        found: SpatialFeatures = self.spatial(x, sample, **self._origin(x, place))
+        cells = {} if place is None else place.in_cells(self.encoder.strides[0], *map_size(x))
+        found: SpatialFeatures = self.spatial(x, sample, **cells)
         return found
 
-    def _origin(self, x: Tensor, place: Place | None) -> dict[str, Any]:
-        """Return where E(x) lies in that of the larger image, as the spatial module takes it."""
-        return {} if place is None else place.in_cells(self.encoder.strides[0], *map_size(x))
-
     def forward(self, inputs: Inputs, seen_penalty: float = 0.0, place: Place | None = None) -> Tensor:
-        """Return logits at feature resolution, of F at the mean of the latent.
+        """Return logits (N, C, h, w) of F at the mean of the latent, minus infinity for classes that C does not know.
 
-        Args:
-            inputs: Images or their maps, see `Inputs`.
-            seen_penalty: Calibrated stacking (Chao et al., ECCV 2016): subtracted from the seen logits.
-            place: Where the images lie in a larger one; None: they are whole.
-
-        Returns:
-            (N, C, h, w), minus infinity for classes that C does not know yet.
+        Arguments are those of `features`; `seen_penalty` is subtracted from the seen logits (calibrated stacking; Chao
+        et al., ECCV 2016).
         """
-        x = self.encode(inputs)
-        features = self.spatial(x, sample=False, **self._origin(x, place)).features
-        logits: Tensor = self.classifier(features)
+        logits: Tensor = self.classifier(self.features(inputs, False, place).features)
         if seen_penalty:
             seen = torch.arange(self.num_classes, device=logits.device) < self.num_seen
             logits = logits - seen_penalty * seen.to(logits.dtype).view(1, -1, 1, 1)
@@ -154,7 +138,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
             scales: Image scales to read; the result has the feature resolution of the first one.
-            place: Where the images lie in a larger one; None: they are whole.
+            place: See `features`.
 
         Raises:
             UserError: No scale, or one that is not above 0; or `flip` or scales with maps, which hold one view alone.
@@ -181,11 +165,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         return Scores(total / len(probabilities), are_logits=False)
 
     def predict(self, image: Any, **options: Any) -> Tensor:
-        """Label one image at its own size; image and options are those of `segment`.
-
-        Returns:
-            (H, W) int64 class indices on the CPU, seen classes first.
-        """
+        """Label an image as `segment` does; return class indices (H, W) int64 on the CPU, seen classes first."""
         return self.segment(image, **options).labels.long()
 
     @torch.no_grad()

@@ -22,21 +22,19 @@ class Backbone(nn.Module, ABC):
         """Map images (N, 3, H, W), normalised, to one (N, channels, ceil(H / stride), ceil(W / stride)) per level."""
 
 
-class ChainBackbone(Backbone):
+class ChainBackbone(Backbone, nn.Sequential):
     """Modules applied one after the other; the outputs of those with an index in `taps`, ascending, are the levels."""
 
     def __init__(
         self, modules: Iterable[nn.Module], taps: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]
     ) -> None:
-        super().__init__()
-        for index, module in enumerate(modules):
-            self.add_module(str(index), module)
+        super().__init__(*modules)
         self.taps, self.channels, self.strides = taps, channels, strides
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `Backbone`."""
         x, levels = images, []
-        for index, module in enumerate(self.children()):
+        for index, module in enumerate(self):
             x = module(x)
             if index in self.taps:
                 levels.append(x)

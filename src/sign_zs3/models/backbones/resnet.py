@@ -39,17 +39,13 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     """Make a ResNet with the weights of torchvision of that name, or of a file; see `build_backbone`."""
     from torchvision.models import get_model, get_model_weights
 
-    enum = None
-    if weights is not None and path is None:
-        published = get_model_weights(name)
-        members = {member.name: member for member in published} | {"DEFAULT": published.DEFAULT}
-        if weights not in members:
-            raise UserError(
-                f"weights: found {weights!r} for {name}, expected null, one of {', '.join(members)}, "
-                "or a .pth or .safetensors file"
-            )
-        enum = members[weights]
-    network = get_model(name, weights=enum)
+    published = get_model_weights(name).__members__
+    if weights is not None and path is None and weights not in published:
+        raise UserError(
+            f"weights: found {weights!r} for {name}, expected null, one of {', '.join(published)}, "
+            "or a .pth or .safetensors file"
+        )
+    network = get_model(name, weights=weights if path is None else None)
     channels = int(network.fc.in_features)
     network.fc = nn.Identity()
     if path is not None:

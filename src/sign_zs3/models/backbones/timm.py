@@ -14,17 +14,11 @@ from sign_zs3.errors import UserError, close_names
 from sign_zs3.models.backbones.base import Backbone
 from sign_zs3.models.backbones.weights import load_weights
 
-TIMM = "timm/"
-"""What stands before timm's name of a network."""
+TIMM = "timm/"  # stands before timm's name of a network
 
 
 class TimmBackbone(Backbone):
-    """A convolutional network of the library timm, with the options of `build_backbone`; `weights` are a local file.
-
-    Raises:
-        UserError: timm is not there, has no such network, the network gives no such pyramid or has no such module, or
-            the weights do not fit.
-    """
+    """A convolutional network of timm with options and errors of `build_backbone`; `weights` are a local file."""
 
     def __init__(
         self, name: str, output_stride: int, levels: Sequence[str] | None = None, weights: Path | None = None
@@ -83,9 +77,8 @@ class TimmBackbone(Backbone):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        modules = dict(twin.named_modules())
         for name, module in self.named_modules():
-            modules[name].training = module.training
+            twin.get_submodule(name).training = module.training
         return twin
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -29,11 +29,7 @@ def lite_file(size: str) -> Path:
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load a file of weights into the network `name`, never running code in it.
-
-    Raises:
-        UserError: It is not there, cannot be read, or does not fit.
-    """
+    """Load a file of weights into the network `name`, never running code in it; a UserError where it does not fit."""
     if not path.is_file():
         raise UserError(f"weights: {path} is not there: give an existing file or the name of weights of {name}")
     try:

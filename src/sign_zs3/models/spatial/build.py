@@ -11,11 +11,7 @@ MODULES: dict[str, Any] = {"sim": SpatialInformationModule, "contextual": Contex
 
 
 def build_spatial(name: str, feature_dim: int, **options: Any) -> SpatialModule:
-    """Make what stands between E and C, one of `MODULES` with its further options.
-
-    Raises:
-        UserError: The name is unknown.
-    """
+    """Make what stands between E and C, one of `MODULES` with its further options."""
     check_choice("spatial", name, *MODULES)
     made: SpatialModule = MODULES[name](feature_dim, **options)
     return made

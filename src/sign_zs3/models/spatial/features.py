@@ -6,19 +6,11 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Cells: TypeAlias = tuple[int, int]
-"""Rows and columns of a feature map: a position, or a size."""
+Cells: TypeAlias = tuple[int, int]  # rows and columns of a feature map: a position, or a size
 
 
 class SpatialFeatures(NamedTuple):
-    """Features and their latent.
-
-    Attributes:
-        features: F, (N, D, h, w), in (0, 1) after a sigmoid.
-        latent: z, (N, D, h, w).
-        mu: Mean of z, (N, D, h, w).
-        logvar: Log-variance of z, (N, D, h, w).
-    """
+    """F, in (0, 1) after a sigmoid, its latent z, and the latter's mean and log-variance; each (N, D, h, w)."""
 
     features: Tensor
     latent: Tensor

@@ -23,9 +23,8 @@ Position = Literal["relative", "absolute", "interpolated", "none"]
 class SpatialInformationModule(SpatialModule):
     """F, z = SIM(E(x) + PE) with + the concatenation (eq. 1).
 
-    A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar;
-    z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent gates the feature,
-    F = sigmoid(h + h * sigmoid(z)), so that features lie in (0, 1).
+    A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar; z = mu + eps * exp(logvar / 2) when
+    sampled, mu otherwise; the latent gates the feature, F = sigmoid(h + h * sigmoid(z)), in (0, 1).
 
     The paper's appendix with the layers is not available: the structures here are inferred from Table 2's
     parameter counts of the encoding (D = 600: ``multihead`` 4.86 M, ``self_attention`` 4.60 M, ``conv`` 5.25 M,
@@ -59,7 +58,7 @@ class SpatialInformationModule(SpatialModule):
     ) -> None:
         super().__init__()
         attends = encoding in ("multihead", "self_attention")
-        sides = [] if train_size is None else list(train_size)
+        sides = tuple(train_size or ())
         if position not in ("relative", "absolute", "interpolated", "none"):
             raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
         if position == "interpolated" and train_size is None:
