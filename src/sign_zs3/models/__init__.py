@@ -1,7 +1,6 @@
 """Plain `nn.Module`s: the networks of SIGN with no training code in them."""
 
-from sign_zs3.models.backbones.base import Backbone
-from sign_zs3.models.backbones.build import build_backbone
+from sign_zs3.models.backbones import Backbone, build_backbone
 from sign_zs3.models.classifier import Classifier, build_classifier
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.discriminator import Discriminator
@@ -9,9 +8,7 @@ from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.generator import Generator
 from sign_zs3.models.scores import Labels, Scores, Segmentation, label_scores
 from sign_zs3.models.segmenter import Segmenter
-from sign_zs3.models.spatial.build import build_spatial
-from sign_zs3.models.spatial.features import SpatialFeatures
-from sign_zs3.models.spatial.sim import SpatialInformationModule
+from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule, build_spatial
 
 __all__ = [
     "Backbone",

@@ -37,11 +37,9 @@ def card_text(
         config: The segmenter's.
         known: (C,) whether the classifier was taught the class.
         scores: As in ``results.json``: `seen_miou`, `unseen_miou`, `harmonic_miou`, and `per_class` if there is one.
+            What is no fraction is a UserError.
         method: Such as ``SIGN``.
         phase: The phase after which the scores were measured.
-
-    Raises:
-        UserError: The scores are no fractions.
     """
     protocol, encoder, penalty = config.protocol, config.encoder, config.seen_penalty
     names = [_cell(name) for name in protocol.classes]

@@ -25,11 +25,9 @@ from sign_zs3.models.segmenter import Segmenter
 
 METADATA = "sign_zs3"
 """Name of the metadata: a property of an ONNX file, and with ``.json`` an extra file of a torch.export archive."""
-
 FORMAT = 1
 AGREEMENT = 0.999
-_INPUT, _OUTPUTS = "images", ("labels", "confidence")
-_AXES = ("batch", "height", "width")
+_INPUT, _OUTPUTS, _AXES = "images", ["labels", "confidence"], ("batch", "height", "width")
 
 
 class Labeller(nn.Module):
@@ -91,21 +89,14 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
 def write_onnx(segmenter: Segmenter, path: Path) -> float:
     """Write an ONNX file of any batch size, height and width; the metadata is its property ``sign_zs3``, as JSON.
 
-    Args:
-        segmenter: It is not changed.
-        path: The file; it is replaced only by one that agrees with the segmenter.
-
-    Returns:
-        Share of the pixels that onnxruntime labels as the segmenter does; NaN where onnxruntime is not installed.
-
-    Raises:
-        UserError: Packages are missing, the network cannot be exported, or the labels do not agree.
+    Return the share of the pixels that onnxruntime labels as the segmenter does, NaN where it is not installed. Missing
+    packages, a network that cannot be exported and labels that do not agree are UserErrors, and nothing is replaced.
     """
     check_onnx()
     model, program = _trace(segmenter)
     with _quiet():
         exported = torch.onnx.export(
-            program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=list(_OUTPUTS)
+            program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=_OUTPUTS
         )
         assert exported is not None
         proto = exported.model_proto
@@ -206,23 +197,17 @@ def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:
 
 def _keep(path: Path, content: bytes, model: Labeller, run: Callable[[Tensor], Any] | None) -> float:
     """Write a file whose graph labels as the model does; return the share of pixels on which they agree."""
-    with replacing(path) as beside:
-        beside.write_bytes(content)
-        return math.nan if run is None else _agreement(model, run)
-
-
-def _agreement(model: Labeller, run: Callable[[Tensor], Any]) -> float:
-    # images of a size and number that were not traced
+    # of a size and number that were not traced; smooth, as photographs are: in noise, pixels lie between two classes
     coarse = torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(0)) * 255
-    # smooth, as photographs are: in noise, most pixels lie between two classes
     images = resize_map(coarse, (161, 213)).to(torch.uint8)
-    with torch.no_grad():
-        share = float((model(images)[0] == run(images)[0]).double().mean())
-    if share < AGREEMENT:
-        raise UserError(
-            f"export: the file and the model agree on {100 * share:.2f} % of the pixels, expected at least "
-            f"{100 * AGREEMENT} %; nothing is kept: write --format pretrained, and report this network"
-        )
+    with replacing(path) as beside, torch.no_grad():
+        beside.write_bytes(content)
+        share = math.nan if run is None else float((model(images)[0] == run(images)[0]).double().mean())
+        if share < AGREEMENT:
+            raise UserError(
+                f"export: the file and the model agree on {100 * share:.2f} % of the pixels, expected at least "
+                f"{100 * AGREEMENT} %; nothing is kept: write --format pretrained, and report this network"
+            )
     return share
 
 

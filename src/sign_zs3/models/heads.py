@@ -56,10 +56,9 @@ class FCNHead(nn.Module):
 class UNetHead(nn.Module):
     """A decoder from the coarsest level to the finest (U-Net; Ronneberger et al., MICCAI 2015).
 
-    At each step the map is resized to the next finer level and concatenated with it, and read by two 3x3
-    convolutions with batch norm and ReLU; a 1x1 convolution to D ends it. Other than in the original, where the
-    decoder mirrors the encoder's widths, all steps are `min(feature_dim, 256)` wide: backbones narrow down to
-    some 20 channels at their finest level, fewer than E(x) needs. A pyramid of one level has no step.
+    At each step the map is resized to the next finer level, concatenated with it, and read by two 3x3 convolutions with
+    batch norm and ReLU; a 1x1 convolution to D ends it. All steps are `min(feature_dim, 256)` wide, where the original
+    mirrors the encoder: backbones have some 20 channels at their finest level, fewer than E(x) needs.
     """
 
     def __init__(self, channels: Sequence[int], feature_dim: int) -> None:

@@ -39,9 +39,8 @@ def label_by_windows(
     confidences = torch.empty((height, width)) if confidence_map else None
     sums = torch.zeros(num_classes, dtype=torch.float64)
     for part in windows(height, width, size, overlap, max(stride, 1)):
-        # a copy of the window alone: an array may be read-only
         read = pixels[:, part.rows, part.columns]
-        read = read if isinstance(read, Tensor) else torch.tensor(read)
+        read = read if isinstance(read, Tensor) else torch.tensor(read)  # a copy: an array may be read-only
         place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
         found = label_scores(score(read.unsqueeze(0), place), (read.shape[-2], read.shape[-1]))
         assert found.confidence is not None
@@ -54,11 +53,7 @@ def label_by_windows(
 
 
 def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
-    """Return an image of any kind that `Segmenter.segment` takes as (3, H, W); arrays and tensors are not copied.
-
-    Raises:
-        UserError: It cannot be read, is no RGB image, or has more than `max_pixels` pixels.
-    """
+    """Return an image of any kind that `Segmenter.segment` takes as (3, H, W); arrays and tensors are not copied."""
     from PIL import Image, ImageOps
 
     if isinstance(image, Tensor):

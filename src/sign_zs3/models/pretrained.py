@@ -55,13 +55,12 @@ class PretrainedFolder(
         repo_id: str | None = None,
         **options: Any,
     ) -> str | None:
-        """Write the segmenter into a folder, which is made where it is missing.
+        """Write the segmenter into a folder, with no pickle.
 
-        Its `config.json`, `model.safetensors` and `README.md` are replaced once all three are written; other files
-        stay. No pickle is written.
+        `config.json`, `model.safetensors` and `README.md` are replaced once all three are written; other files stay.
 
         Args:
-            save_directory: The folder.
+            save_directory: The folder, made where it is missing.
             scores: For the model card: mIoU as in `GZSLMeanIoU.compute` or ``results.json``, fractions.
             model_card_kwargs: Further arguments of `card_text`: `method`, `phase`.
             push_to_hub: Also upload the folder; the address of the commit is returned.
@@ -121,12 +120,9 @@ class PretrainedFolder(
         """Load a segmenter from a folder, or from the hub.
 
         A folder is read without any network, and code is never run. Memory: at most three times the size of the
-        weights' file, whatever the config claims. Only a string ``NAMESPACE/NAME`` whose namespace is no folder here
-        is looked for on the hub. The segmenter is on the CPU, in evaluation mode.
-
-        Args:
-            pretrained_model_name_or_path: The folder, or its name on the hub.
-            **options: Of the hub's `hf_hub_download`, such as `revision`, `token` and `local_files_only`.
+        weights' file, whatever the config claims. Only a string ``NAMESPACE/NAME`` whose namespace is no folder here is
+        looked for on the hub, with the options of `hf_hub_download`, such as `revision`, `token`, `local_files_only`.
+        The segmenter is on the CPU, in evaluation mode.
 
         Raises:
             UserError: Nothing is there, it is damaged, of another library or version, or a weight is not finite.

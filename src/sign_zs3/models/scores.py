@@ -13,11 +13,9 @@ SLICE = 1 << 22  # how many scores `label_scores` resizes at once
 
 
 class Scores(NamedTuple):
-    """Scores of each class in each cell of a feature map.
+    """Scores (N, C, h, w) float32 of each class in each cell: logits, or probabilities, the mean of views' softmax.
 
-    Attributes:
-        values: (N, C, h, w) float32; minus infinity for classes that C does not know yet.
-        are_logits: Whether they are logits; otherwise probabilities, the mean of several views' softmax.
+    Logits of classes that C does not know yet are minus infinity.
     """
 
     values: Tensor
@@ -25,12 +23,7 @@ class Scores(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The label of each pixel.
-
-    Attributes:
-        label: (N, H, W) int64, the best class.
-        confidence: (N, H, W) float32 in [0, 1], its probability; None where it was not asked for.
-    """
+    """Each pixel's best class, (N, H, W) int64, and its probability, float32 in [0, 1]; None where not asked for."""
 
     label: Tensor
     confidence: Tensor | None

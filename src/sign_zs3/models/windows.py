@@ -37,8 +37,7 @@ class Window(NamedTuple):
     columns: slice
     core: tuple[slice, slice]
     target: tuple[slice, slice]
-    whole: bool
-    """Whether the window is the image itself."""
+    whole: bool  # the window is the image itself
 
 
 def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[Window]:

@@ -20,9 +20,7 @@ TIMM = "timm/"  # stands before timm's name of a network
 class TimmBackbone(Backbone):
     """A convolutional network of timm with options and errors of `build_backbone`; `weights` are a local file."""
 
-    def __init__(
-        self, name: str, output_stride: int, levels: Sequence[str] | None = None, weights: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, output_stride: int, levels: Sequence[str] | None, weights: Path | None) -> None:
         super().__init__()
         called = f"{TIMM}{name}"
         try:

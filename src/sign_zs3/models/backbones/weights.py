@@ -13,8 +13,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of
 from sign_zs3.models.weights import difference, kinds_of
 
+# networks of timm whose weights a package brings, see `build_backbone`
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-"""Networks of timm whose weights a package brings, see `build_backbone`."""
 
 
 def lite_file(size: str) -> Path:

@@ -29,34 +29,29 @@ class AttentionEncoding(nn.Module):
     Layer normalisation carries no parameters: Table 2's counts leave no room for any.
     """
 
-    def __init__(
-        self, dim_in: int, feature_dim: int, width: int, heads: int, projections: int, window: int | None
-    ) -> None:
+    def __init__(self, feature_dim: int, width: int, heads: int, projections: int, window: int | None) -> None:
         super().__init__()
-        self.reduce = nn.Linear(dim_in, width, bias=False)
+        self.reduce = nn.Linear(2 * feature_dim, width, bias=False)
         self.attentions = nn.ModuleList(SelfAttention(width, heads) for _ in range(3))
         self.projections = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(projections))
         self.last = nn.Linear(width, feature_dim, bias=False)
-        self.width = width
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.window = window
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.width,))
-
     def forward(self, x: Tensor) -> Tensor:
-        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
+        """Map [E(x), PE] (N, 2 * D, h, w) to (N, D, h, w)."""
         n, _, height, width = x.shape
         tokens = self.reduce(x.flatten(2).transpose(1, 2))  # (N, h * w, width)
         for index, attention in enumerate(self.attentions):
             if self.window is None or max(height, width) <= self.window:
-                tokens = tokens + attention(self._norm(tokens))
+                tokens = tokens + attention(self.norm(tokens))
             else:
                 shift = self.window // 2 if index % 2 else 0
-                grid = self._norm(tokens).view(n, height, width, self.width)
+                grid = self.norm(tokens).view(n, height, width, -1)
                 tokens = tokens + attend_in_windows(attention, grid, self.window, shift).flatten(1, 2)
             if index < len(self.projections):
-                tokens = tokens + F.relu(self.projections[index](self._norm(tokens)))
-        out: Tensor = self.last(self._norm(tokens))
+                tokens = tokens + F.relu(self.projections[index](self.norm(tokens)))
+        out: Tensor = self.last(self.norm(tokens))
         return out.transpose(1, 2).reshape(n, -1, height, width)
 
 

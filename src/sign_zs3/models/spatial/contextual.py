@@ -11,11 +11,8 @@ class ContextualModule(SpatialModule):
 
     3x3 convolutions of dilations 1, 2 and 5, each weighed by its own attention map, give a context of D channels;
     3x3 convolutions on it give mu and logvar; z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent
-    gates the feature, F = sigmoid(E + E * sigmoid(z)).
-
-    Args:
-        feature_dim: D.
-        width: Channels of each scale; None scales the published 256 by D / 600.
+    gates the feature, F = sigmoid(E + E * sigmoid(z)). `width`, the channels of each scale, is 256 * D / 600 by
+    default, the published one at D = `feature_dim` = 600.
     """
 
     def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:

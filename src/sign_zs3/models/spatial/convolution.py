@@ -8,15 +8,15 @@ from torch.nn import functional as F
 class ConvolutionEncoding(nn.Module):
     """1x1 to D; 3x3 to `width`; two residual pairs of 3x3; 3x3 up to D."""
 
-    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+    def __init__(self, feature_dim: int, width: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
+        self.reduce = nn.Conv2d(2 * feature_dim, feature_dim, 1, bias=False)
         self.down = nn.Conv2d(feature_dim, width, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(3))
         self.last = nn.Conv2d(width, feature_dim, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
+        """Map [E(x), PE] (N, 2 * D, h, w) to (N, D, h, w)."""
         x = F.relu(self.down(F.relu(self.reduce(x))))
         for block in self.blocks:
             x = x + F.relu(block(x))
@@ -49,12 +49,12 @@ class GatedScales(nn.Module):
 class GatedEncoding(GatedScales):
     """1x1 to D before CaGNet's context."""
 
-    def __init__(self, dim_in: int, feature_dim: int, width: int) -> None:
+    def __init__(self, feature_dim: int, width: int) -> None:
         # Drawn first, so that a seed keeps giving the weights it gave.
-        reduce = nn.Conv2d(dim_in, feature_dim, 1, bias=False)
+        reduce = nn.Conv2d(2 * feature_dim, feature_dim, 1, bias=False)
         super().__init__(feature_dim, width)
         self.reduce = reduce
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [E(x), PE] (N, dim_in, h, w) to (N, D, h, w)."""
+        """Map [E(x), PE] (N, 2 * D, h, w) to (N, D, h, w)."""
         return super().forward(F.relu(self.reduce(x)))

@@ -51,11 +51,9 @@ class SpatialModule(nn.Module, ABC):
 
 
 class PlainFeatures(SpatialModule):
-    """No spatial information: F = sigmoid(E(x)) or E(x) itself, and a latent of pure noise. Has no parameters.
+    """No spatial information and no parameters: a latent of pure noise, and F = sigmoid(E(x)), in (0, 1) as G's are.
 
-    Args:
-        feature_dim: D.
-        sigmoid: Squash F into (0, 1), where G's features lie; False: F = E(x), unbounded.
+    Without `sigmoid` F is E(x) itself, unbounded.
     """
 
     def __init__(self, feature_dim: int = 600, sigmoid: bool = True) -> None:

@@ -79,7 +79,6 @@ class SpatialInformationModule(SpatialModule):
         self.position = position
         self.train_size = (sides[0], sides[1]) if sides else None
         self.feature_dim = feature_dim
-        dim_in = 2 * feature_dim
         self.encoding: nn.Module
         if attends:
             heads = heads if encoding == "multihead" else 1
@@ -87,11 +86,11 @@ class SpatialInformationModule(SpatialModule):
             if inner % heads:
                 raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
             projections = 3 if encoding == "multihead" else 2
-            self.encoding = AttentionEncoding(dim_in, feature_dim, inner, heads, projections, window)
+            self.encoding = AttentionEncoding(feature_dim, inner, heads, projections, window)
         elif encoding == "conv":
-            self.encoding = ConvolutionEncoding(dim_in, feature_dim, width or scaled_width(256, feature_dim))
+            self.encoding = ConvolutionEncoding(feature_dim, width or scaled_width(256, feature_dim))
         elif encoding == "attention":
-            self.encoding = GatedEncoding(dim_in, feature_dim, width or scaled_width(300, feature_dim))
+            self.encoding = GatedEncoding(feature_dim, width or scaled_width(300, feature_dim))
         else:
             raise ValueError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
         # Table 2's count of "attention" has no room for biases on mu and logvar.
