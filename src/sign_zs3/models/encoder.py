@@ -31,8 +31,8 @@ class Encoder(nn.Module):
             (N, 3, H, W) -> (N, channels, h, w) and its number of channels.
         feature_dim: D, the channels of E(x); 600 in the published models.
         output_stride, weights, backbone_levels: See `build_backbone`.
-        freeze_batch_norm: Keep batch-norm statistics and parameters of the backbone as they are. None: where `weights`
-            are given, as in DeepLab-v2, since normalisation by a network's initial statistics would be none.
+        freeze_batch_norm: Keep batch-norm statistics and parameters of the backbone as they are. None: frozen where
+            `weights` are given, as in DeepLab-v2; from scratch, normalisation by initial statistics would be none.
         dilations: Of the ``deeplab`` head's convolutions.
         input_scales: Scales at which the image is read; the maximum over scales is taken per element (the released
             code uses 1, 0.75 and 0.5; the paper does not mention it).
@@ -68,8 +68,7 @@ class Encoder(nn.Module):
         elif not isinstance(backbone, Backbone):
             module, channels = backbone
             backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(0,))
-        self.backbone = backbone
-        self.feature_dim = feature_dim
+        self.backbone, self.feature_dim = backbone, feature_dim
         self.head = build_head(head, backbone.channels, backbone.strides, feature_dim, dilations)
         self.strides = tuple(backbone.strides[level] for level in self.head.levels)
         self.input_scales = tuple(input_scales)

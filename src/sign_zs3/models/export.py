@@ -35,8 +35,7 @@ class Labeller(nn.Module):
 
     def __init__(self, segmenter: Segmenter, seen_penalty: float) -> None:
         super().__init__()
-        self.segmenter = segmenter
-        self.seen_penalty = seen_penalty
+        self.segmenter, self.seen_penalty = segmenter, seen_penalty
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (N, 3, H, W) uint8 to class indices (N, H, W) uint8 and their softmax, float32 in [0, 1]."""

@@ -48,15 +48,12 @@ class Generator(nn.Module):
             layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2), *([nn.Dropout(rate)] if rate else [])]
             previous = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(previous, feature_dim, 1), nn.Sigmoid())
-        self.word_dim = word_dim
-        self.latent_dim = latent_dim
+        self.word_dim, self.latent_dim = word_dim, latent_dim
 
     def forward(self, vectors: Tensor, latent: Tensor) -> Tensor:
-        """Return F^ = G(e + z) with + the concatenation, (N, D, h, w) in (0, 1).
+        """Map e (N, W, h, w), the class vector of each pixel's label, and z (N, Z, h, w) to F^ (N, D, h, w) in (0, 1).
 
-        Args:
-            vectors: e, (N, W, h, w), class vector of each pixel's label.
-            latent: z, (N, Z, h, w).
+        F^ = G(e + z) with + the concatenation.
         """
         features: Tensor = self.layers(torch.cat([vectors, latent], dim=1))
         return features

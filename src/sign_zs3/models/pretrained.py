@@ -23,8 +23,7 @@ from sign_zs3.protocol import Protocol
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
-FORMAT = 1
-"""Raised when older versions would misread what is written."""
+FORMAT = 1  # raised when older versions would misread what is written
 LATER_OPTIONS = frozenset({"protocol", "ignored_ids", "flip", "scales"})
 """Options that folders may lack, which then have their defaults."""
 
@@ -71,7 +70,6 @@ class PretrainedFolder(
             UserError: There is no config, the scores are no fractions, or the folder is a file or cannot be written.
         """
         folder = Path(save_directory)
-        self.require_config()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})

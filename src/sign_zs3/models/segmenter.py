@@ -60,11 +60,8 @@ class Segmenter(nn.Module, PretrainedFolder):
         config: SegmenterConfig | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.spatial = spatial
-        self.classifier = classifier
-        self.num_seen = num_seen
-        self.config = config
+        self.encoder, self.spatial, self.classifier = encoder, spatial, classifier
+        self.num_seen, self.config = num_seen, config
         self.register_buffer("known", torch.arange(classifier.num_classes) < num_seen)
         self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1))

@@ -51,15 +51,14 @@ class SpatialModule(nn.Module, ABC):
 
 
 class PlainFeatures(SpatialModule):
-    """No spatial information and no parameters: a latent of pure noise, and F = sigmoid(E(x)), in (0, 1) as G's are.
+    """No spatial information, no parameters: a latent of pure noise, and F = sigmoid(E(x)), in (0, 1) as G(e + z) is.
 
     Without `sigmoid` F is E(x) itself, unbounded.
     """
 
     def __init__(self, feature_dim: int = 600, sigmoid: bool = True) -> None:
         super().__init__()
-        self.feature_dim = feature_dim
-        self.sigmoid = sigmoid
+        self.feature_dim, self.sigmoid = feature_dim, sigmoid
 
     def forward(
         self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None

@@ -107,16 +107,15 @@ class SpatialInformationModule(SpatialModule):
         device: torch.device | None = None,
     ) -> Tensor:
         """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
-        dim = self.feature_dim
         where: dict[str, Any] = {"origin": origin, "full_size": full_size, "device": device}
         if self.position == "relative":
-            return relative_positional_encoding(height, width, dim, **where)
+            return relative_positional_encoding(height, width, self.feature_dim, **where)
         if self.position == "absolute":
-            return absolute_positional_encoding(height, width, dim, **where)
+            return absolute_positional_encoding(height, width, self.feature_dim, **where)
         if self.position == "interpolated":
             assert self.train_size is not None
-            return interpolated_positional_encoding(height, width, self.train_size, dim, **where)
-        return torch.zeros(dim, height, width, device=device)
+            return interpolated_positional_encoding(height, width, self.train_size, self.feature_dim, **where)
+        return torch.zeros(self.feature_dim, height, width, device=device)
 
     def forward(
         self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
