@@ -31,8 +31,8 @@ class FCNHead(nn.Module):
     """A linear score of every level of some stride and more, summed (FCN-8s, FCN-16s; Long et al., CVPR 2015).
 
     Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a 1x1
-    convolution at its own resolution; the maps are resized bilinearly to the finest one and summed: a 1x1 convolution
-    on all levels, with less memory. `finest` is the least stride that is read; with no such level, all are.
+    convolution at its own resolution; the maps, resized bilinearly to the finest one, are summed. Both steps being
+    linear, it is one 1x1 convolution on all levels concatenated. Strides of `finest` and more are read, or else all.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
