@@ -13,14 +13,7 @@ from sign_zs3.errors import UserError
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        args: Command line without the program's name; None takes the process's.
-
-    Returns:
-        0, or 1 after one line on what was wrong with the input; usage errors exit with 2.
-    """
+    """Run a command line, that of the process by default; return 0, or 1 after one line on bad input (2 for usage)."""
     # albumentations asks a server for updates when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # Lightning 2.6 calls jsonargparse 4.49 and later by old names; a user can do nothing about it.

@@ -32,11 +32,7 @@ def listed(text: str) -> list[str]:
 
 
 def check_output(path: str, overwrite: bool) -> Path:
-    """Refuse an output before any work.
-
-    Raises:
-        UserError: It exists and is not to be overwritten, is a folder, or is no ``.ckpt`` file.
-    """
+    """Return the path of an output; a UserError where it exists and is not to be overwritten, or is no ``.ckpt``."""
     check_writable(path, ".ckpt")
     if Path(path).exists() and not overwrite:
         raise UserError(f"--output: found {path}, which exists, expected a new file: name another, or give --overwrite")

@@ -23,7 +23,6 @@ show   draw images, masks and a legend into one PNG
 
 --data CLASS --data.OPTION VALUE does without a file. `sign-zs3 data check --help` lists all options."""
 
-
 LISTED = 12
 """Absent classes that are named before they are only counted."""
 
@@ -41,22 +40,19 @@ def run(args: list[str]) -> int:
     return verbs[args[0]](args[1:])
 
 
-# -- check ---------------------------------------------------------------------------------------------------------
-
-
 def _check(args: list[str]) -> int:
     cli = ConfiguredCLI(
         args,
         "Read every image and mask of a data set once, count, and list what is missing, broken or mismatched.",
         lambda parser: parser.add_argument("--report", type=str, default=None, help="write the counts as JSON, too"),
     )
-    data = cli.datamodule
+    protocol = cli.datamodule.protocol
     if path := cli.config["report"]:
         check_writable(path)
-    counts, faults = check_data(data)
-    report = as_report(data.protocol, counts, faults)
+    counts, faults = check_data(cli.datamodule)
+    report = as_report(protocol, counts, faults)
     if counts:
-        _print(data.protocol, counts, report)
+        _print(protocol, counts, report)
     # before the report: where that cannot be written, what took long to find is not lost
     for fault in faults:
         print(f"fault: {fault}", file=sys.stderr)
@@ -99,9 +95,6 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
     for part in counts:
         if absent := [entry["name"] for entry in report["classes"] if not entry["images"][part]]:
             print(f"{part}: no pixel of {', '.join(absent) if len(absent) <= LISTED else f'{len(absent)} classes'}")
-
-
-# -- show ----------------------------------------------------------------------------------------------------------
 
 
 def _show(args: list[str]) -> int:

@@ -8,11 +8,7 @@ from sign_zs3.errors import UserError
 
 
 def run(args: list[str]) -> int:
-    """Serve the page until Ctrl-C, as a command line after the verb asks for.
-
-    Raises:
-        UserError: gradio is not installed, the checkpoint cannot be used, or the address is taken.
-    """
+    """Serve the page until Ctrl-C; a UserError without gradio, a usable checkpoint and a free address."""
     options = _parser().parse_args(args)
     # nobody is told who uses the page; gradio reads this when it is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -21,9 +17,8 @@ def run(args: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise UserError(
-            "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
-        ) from None
+        message = "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
+        raise UserError(message) from None
     from sign_zs3.tasks.loading import load_task
 
     model = load_task(options.ckpt_path)
@@ -34,10 +29,8 @@ def run(args: list[str]) -> int:
             prevent_thread_lock=True, ssr_mode=False, footer_links=["settings"],
         )  # fmt: skip
     except (OSError, OverflowError):
-        where = f"{options.host}, port {options.port or 'from 7860 on'}"
-        raise UserError(
-            f"demo: found {where} taken or not of this machine, expected a free address: give --host or --port"
-        ) from None
+        where = f"{options.host}, port {options.port or 'from 7860 on'} taken or not of this machine"
+        raise UserError(f"demo: found {where}, expected a free address: give --host or --port") from None
     print(f"page:     {url} (Ctrl-C ends it)", flush=True)
     try:
         page.block_thread()

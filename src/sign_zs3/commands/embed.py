@@ -88,9 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# -- class names -----------------------------------------------------------------------------------------------
-
-
 def _class_names(what: str) -> list[str]:
     """Return the names of a data set, of a file, or of a list separated by commas."""
     if what in DATASETS:
@@ -133,9 +130,6 @@ def _without_background(names: list[str], sources: Mapping[str, WordVectors]) ->
     return [name for name in names if name != "background"]
 
 
-# -- sources ---------------------------------------------------------------------------------------------------
-
-
 def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVectors]:
     """Read what class names need from files of word vectors, given as FILE or NAME=FILE, two with different names."""
     sources: dict[str, WordVectors] = {}
@@ -153,7 +147,6 @@ def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVe
 
 
 def _split_source(given: str) -> tuple[str | None, Path]:
-    """Return the name, where one is given, and the path of a source."""
     name, equals, path = given.partition("=")
     if not equals or Path(given).exists() or not re.fullmatch(r"[\w.-]+", name):
         return None, Path(given)
@@ -169,9 +162,6 @@ def _read(path: Path, names: Sequence[str]) -> WordVectors:
     # disable=None: no bar where stderr is no terminal
     with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False, file=sys.stderr) as bar:
         return read_vectors(path, names, bar.update)
-
-
-# -- output ----------------------------------------------------------------------------------------------------
 
 
 def _report(
@@ -205,9 +195,6 @@ def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: S
         if any(counts):
             table.add_row(Text(f"{kind}:", "bold"), *(Text(str(count), style) for count in counts))
     Console().print(table)
-
-
-# -- embed show ------------------------------------------------------------------------------------------------
 
 
 def _show(args: list[str]) -> int:

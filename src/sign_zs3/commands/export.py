@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sign_zs3.commands.predict import load
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, line_of, read_json
 
@@ -24,7 +25,6 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "pretrained": ""}
 DESCRIPTION = """\
 Write a trained model for use elsewhere. Preprocessing is part of what is written: it takes RGB images, uint8."""
 CKPT_HELP = "Checkpoint that `fit` or `extend` wrote, or a folder that this command wrote."
-OUTPUT_HELP = "File or folder to write."
 FORMAT_HELP = """\
 onnx: a file for onnxruntime and others; torch: an archive of torch.export; pretrained: a folder with config.json,
 model.safetensors and a model card, as Segmenter.from_pretrained and --ckpt_path read it. Left out: by the name of the
@@ -39,20 +39,16 @@ onnxruntime is installed."""
 
 
 def run(args: list[str]) -> int:
-    """Write the file or folder that the command line after `export` asks for, print what it is, and return 0.
-
-    Raises:
-        UserError: The checkpoint cannot be read, the output cannot be written, or what was written is not the model.
-    """
+    """Write a model for use elsewhere; a UserError where a file cannot be used, or what it holds is not the model."""
     options = _parser().parse_args(args)
-    source, output = Path(options.ckpt_path), Path(options.output)
+    output = Path(options.output)
     kind = _format(output, options.format)
     _check_output(output, kind, options.overwrite)
     if kind == "onnx":
         from sign_zs3.models.export import check_onnx
 
         check_onnx()
-    segmenter, card = _load(source)
+    segmenter, card = _load(Path(options.ckpt_path))
     config = segmenter.require_config()
     taught = zip(config.protocol.classes, segmenter.known.tolist(), strict=True)
     if unknown := [name for name, known in taught if not known]:
@@ -64,9 +60,8 @@ def run(args: list[str]) -> int:
         print(f"folder:   {output} ({size / 1e6:.1f} MB; model card: {scores})")
         return 0
     if config.flip or tuple(config.scales) != (1.0,):
-        log.info(
-            "not part of the file, which reads an image once: flip %s, scales %s", config.flip, list(config.scales)
-        )
+        left_out = config.flip, list(config.scales)
+        log.info("not part of the file, which reads an image once: flip %s, scales %s", *left_out)
     from sign_zs3.models.export import write_onnx, write_program
 
     agreement = (write_onnx if kind == "onnx" else write_program)(segmenter, output)
@@ -74,16 +69,15 @@ def run(args: list[str]) -> int:
     if math.isnan(agreement):
         print("compared: no, onnxruntime is not installed (pip install 'sign-zs3[onnx]')")
     else:
-        print(
-            f"compared: {100 * agreement:.2f} % of the pixels of drawn images have the label that the model gives them"
-        )
+        share = f"{100 * agreement:.2f} %"
+        print(f"compared: {share} of the pixels of drawn images have the label that the model gives them")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 export", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
-    parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
+    parser.add_argument("--output", required=True, metavar="PATH", help="File or folder to write.")
     parser.add_argument("--format", choices=tuple(SUFFIXES), help=FORMAT_HELP)
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser
@@ -119,13 +113,11 @@ def _check_output(output: Path, kind: str, overwrite: bool) -> None:
 def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
     """Return the segmenter, and what its model card says beside its config."""
     from sign_zs3.models.pretrained import read_card
-    from sign_zs3.tasks.loading import load_segmenter, load_task
 
-    if source.is_dir():
-        return load_segmenter(source), read_card(source)
-    task = load_task(source)
-    method = type(task).__name__.removesuffix("Module")
-    return task.segmenter, {"method": method, **_scores(source, task.protocol)}
+    segmenter, method = load(source)
+    if method is None:
+        return segmenter, read_card(source)
+    return segmenter, {"method": method, **_scores(source, segmenter.require_config().protocol)}
 
 
 def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from sign_zs3.errors import UserError
 from sign_zs3.images import find_images
 
 if TYPE_CHECKING:
-    from sign_zs3.data.datamodules import ZeroShotDataModule
     from sign_zs3.embeddings import ClassTable
     from sign_zs3.tasks import ZeroShotTask
 
@@ -25,15 +24,11 @@ the classifier learns these. Old classes keep their weights."""
 EPILOG = """\
 With --config FILE (and other options of `fit` for the data, as --data.root) the new classes are set against real
 features of some training images as well."""
+IMAGES_HELP = "unlabelled images, or folders of them, to self-train on afterwards"
 
 
 def run(args: list[str]) -> int:
-    """Write a checkpoint with more classes.
-
-    Raises:
-        UserError: A name is there already or has no vector, the checkpoint cannot learn by name, or a file cannot be
-            used.
-    """
+    """Write a checkpoint with more classes; a UserError where a name, the checkpoint or a file cannot be used."""
     made = _parser()
     options, rest = made.parse_known_args(args)
     if rest and not any(arg == "-c" or arg.startswith(("--config", "--data")) for arg in rest):
@@ -43,7 +38,11 @@ def run(args: list[str]) -> int:
         raise UserError("--vectors: found beside --source, expected one of them: leave one out")
     if options.images:
         find_images(options.images, "--images")
-    data = _data(rest) if rest else None
+    data = None
+    if rest:
+        from sign_zs3.commands.training import ConfiguredCLI
+
+        data = ConfiguredCLI(rest, "Options of the data.").datamodule
     from sign_zs3.tasks import load_task
     from sign_zs3.vocabulary import extend, self_train
     from sign_zs3.vocabulary.extension import check_teachable
@@ -68,19 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--vectors", metavar="TABLE", help="table of class vectors (default: the one that the model was trained with)")
     add("--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable")
-    images = "unlabelled images, or folders of them, to self-train on afterwards"
-    add("--images", nargs="+", metavar="PATH", help=images)
-    length = "length of that (default: 100)"
-    add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help=length)
+    add("--images", nargs="+", metavar="PATH", help=IMAGES_HELP)
+    add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)")
     add("--seed", type=int, default=0, help="random seed of the features that are drawn (default: 0)")
     return made
-
-
-def _data(args: Sequence[str]) -> ZeroShotDataModule:
-    from sign_zs3.commands.training import ConfiguredCLI
-
-    data: ZeroShotDataModule = ConfiguredCLI(list(args), "Options of the data.", lambda parser: None).datamodule
-    return data
 
 
 def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> ClassTable:

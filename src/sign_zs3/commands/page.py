@@ -31,13 +31,9 @@ _CSS = """
 
 @dataclass(frozen=True)
 class Visit:
-    """What one visitor has before them.
+    """What one visitor has before them: a model with their own classes (None: the page's), and an image.
 
-    Attributes:
-        model: The model with the visitor's own classes; None: the page's.
-        path: The image.
-        picture: (h, w, 3) uint8 RGB, the image at the size at which it is shown; None: there is none.
-        labels: (H, W) uint8 class indices, at the image's own size.
+    The `picture` is (h, w, 3) uint8 RGB, as it is shown; the `labels` (H, W) uint8 class indices, at its own size.
     """
 
     model: ZeroShotTask | None = None
@@ -47,12 +43,9 @@ class Visit:
 
 
 class Page:
-    """What the page does, apart from how it looks.
+    """What the page of a model, which is not changed, does, apart from how it looks.
 
-    Args:
-        model: A trained model; it is not changed.
-        max_pixels: An image of more is refused.
-        **options: Of `Segmenter.segment`; by default flip, scales and penalty are the model's own.
+    An image of more than `max_pixels` is refused; the options are those of `Segmenter.segment`, by default the model's.
     """
 
     def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
@@ -111,15 +104,7 @@ class Page:
 
 
 def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
-    """Build the page of a model; classes that a visitor adds are that visitor's alone.
-
-    Args:
-        model: A trained model; it is not changed.
-        **options: See `Page`.
-
-    Returns:
-        The page, to be launched.
-    """
+    """Return the page of a model, to be launched, with the options of `Page`; a visitor's classes are theirs alone."""
     page = Page(model, **options)
     protocol = page.protocol(Visit())
     try:

@@ -58,11 +58,7 @@ def takes(args: Sequence[str]) -> bool:
 
 
 def run(args: list[str]) -> int:
-    """Label the images of a command line after the verb, going on past those that cannot be read.
-
-    Raises:
-        UserError: No image is found, the output would replace files, or the model or an option cannot be used.
-    """
+    """Label images, going on past those that cannot be read; a UserError where nothing can be read or written."""
     options = _parser().parse_args(args)
     output = Path(options.output)
     failed: list[dict[str, str]] = []
@@ -79,7 +75,7 @@ def run(args: list[str]) -> int:
     from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 
     device = _device(options.device)
-    segmenter, method = _load(Path(options.ckpt_path))
+    segmenter, method = load(Path(options.ckpt_path))
     segmenter.to(device)
     config = segmenter.config
     assert config is not None
@@ -129,9 +125,6 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-# -- the command line ----------------------------------------------------------------------------------------------
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 predict", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
@@ -157,7 +150,7 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
 
 
 def window_options(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `add_windows` as `Segmenter.segment` takes them, with the model's own where none is given.
+    """Return the options of `add_windows` as `Segmenter.segment` takes them; by default the window is the model's.
 
     Raises:
         UserError: The overlap is too wide for the window.
@@ -199,17 +192,12 @@ SCALES = option(
 )
 
 
-# -- images and files ----------------------------------------------------------------------------------------------
-
-
 def named_images(
     given: Sequence[Path], output: Path, closed: Callable[[str, UserError], None] | None = None
 ) -> dict[str, Path]:
-    """Find images, see `images.find_images`, and name their predictions.
+    """Find images as `images.find_images` does; return the names of their predictions, with the images.
 
-    Returns:
-        Name -> image. A name is the image's path below its folder, with the suffix only where two images differ in it
-        alone.
+    A name is the image's path below its folder, with the suffix only where two images differ in it alone.
     """
     from sign_zs3.images import find_images
 
@@ -242,16 +230,11 @@ def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> Non
     for name in images:
         for place in paths_of(name):
             if (output / place).resolve() in read:
-                raise UserError(
-                    f"--output: {output / place} would be replaced, which is one of the images to read: name another "
-                    "folder"
-                )
+                replaced = f"{output / place} would be replaced, which is one of the images to read"
+                raise UserError(f"--output: {replaced}: name another folder")
 
 
-# -- the model -----------------------------------------------------------------------------------------------------
-
-
-def _load(path: Path) -> tuple[Segmenter, str | None]:
+def load(path: Path) -> tuple[Segmenter, str | None]:
     """Return a model and the method it was trained with, where that is known."""
     from sign_zs3.tasks.loading import load_segmenter, load_task
 

@@ -4,11 +4,7 @@ from sign_zs3.commands.checkpoints import check_output, listed, parser, save
 
 
 def run(args: list[str]) -> int:
-    """Write a checkpoint without some classes; what the others score is not touched.
-
-    Raises:
-        UserError: A class is not there, no seen class is left, or a file cannot be used.
-    """
+    """Write a checkpoint without some classes; a UserError where one is not there, or none that is seen is left."""
     options = parser("remove", "Take classes out of a checkpoint.", "names of the classes, by commas").parse_args(args)
     output = check_output(options.output, options.overwrite)
     from sign_zs3.tasks import load_task

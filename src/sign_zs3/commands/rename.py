@@ -5,14 +5,9 @@ from sign_zs3.errors import UserError
 
 
 def run(args: list[str]) -> int:
-    """Write a checkpoint whose classes have other names; weights and class vectors stay.
-
-    Raises:
-        UserError: A class is not there, two would have one name, or a file cannot be used.
-    """
-    options = parser("rename", "Give classes of a checkpoint other names.", "OLD=NEW, several by commas").parse_args(
-        args
-    )
+    """Write a checkpoint whose classes have other names; a UserError where one is not there, or two would be one."""
+    made = parser("rename", "Give classes of a checkpoint other names.", "OLD=NEW, several by commas")
+    options = made.parse_args(args)
     output = check_output(options.output, options.overwrite)
     names: dict[str, str] = {}
     for pair in listed(options.classes):

@@ -34,11 +34,7 @@ phase joins the names. CSV files hold fractions, tables and pictures percent."""
 
 
 def run(args: list[str]) -> int:
-    """Write the tables and pictures that a command line after the verb asks for, and print the table.
-
-    Raises:
-        UserError: A run cannot be read, runs do not belong into one table, or the output is no folder.
-    """
+    """Write tables and pictures of runs; a UserError where runs or the output cannot be used, or do not go together."""
     options = _parser().parse_args(args)
     output, phase = Path(options.output), options.phase
     if output.exists() and not output.is_dir():
@@ -48,9 +44,8 @@ def run(args: list[str]) -> int:
     rows = tabulate(collect(options.runs), phase)
     first = next(run for row in rows for run in row.runs)
     if options.panels and first.is_development:
-        raise UserError(
-            "--panels: found runs on validation images (development), expected runs on test images; leave it out"
-        )
+        found = "found runs on validation images (development), expected runs on test images"
+        raise UserError(f"--panels: {found}; leave it out")
     title = f"{first.results['dataset']}, split {first.split}"
     title += " (scores of validation images)" if first.is_development else ""
     title += f", after phase {phase}" if phase else ""
@@ -114,7 +109,7 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
             "--panels: found no run with checkpoints/ and config.yaml beside its results.json, expected one at least; "
             "name the folders that `fit` wrote"
         )
-    data = ConfiguredCLI(["--config", str(configs[0])], DESCRIPTION, lambda parser: None).datamodule
+    data = ConfiguredCLI(["--config", str(configs[0])], DESCRIPTION).datamodule
     data.setup("test")
     assert data.test_set is not None
     samples = [data.test_set[index] for index in choose_examples(data.test_set, count)]

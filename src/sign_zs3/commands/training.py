@@ -20,7 +20,7 @@ from typing import Any
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
@@ -59,9 +59,7 @@ class ZeroShotCLI(LightningCLI):
     """LightningCLI with the library's trainer defaults, checkpoints and closing table.
 
     Args:
-        args: The command line without the program's name.
-        run: The first argument is the verb; else there is none.
-        description: First line of the help.
+        args: The command line without the program's name; its first argument is the verb where `run` is true.
 
     Attributes:
         arguments: The command line with the files that configurations include.
@@ -82,7 +80,6 @@ class ZeroShotCLI(LightningCLI):
             METHODS[self.method],
             ZeroShotDataModule,
             subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
@@ -130,8 +127,7 @@ class ZeroShotCLI(LightningCLI):
         Raises:
             UserError: Something is to be trained, and a value is another one than this version always has.
         """
-        given = {name: options.pop(name) for name in RETIRED}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name in RETIRED if (value := options.pop(name)) is not None}
         current = current_options({"weights": options.get("weights"), **given})
         if "adversarial" in current:
             options["adversarial"] = "none"
@@ -215,15 +211,14 @@ class ZeroShotCLI(LightningCLI):
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
-            seed_given = "seed_everything" in given_options(self.arguments, "--")
-            if seed_given and config["seed_everything"] != hparams["seed"]:
+            seed, given = hparams["seed"], given_options(self.arguments, "--")
+            if "seed_everything" in given and config["seed_everything"] != seed:
                 raise UserError(
                     f"--seed_everything: found {config['seed_everything']}, but the checkpoint {path} was trained with "
-                    f"{hparams['seed']}: leave the option out"
+                    f"{seed}: leave the option out"
                 )
             # The seed also decides the order of the data and the validation cut.
-            config["seed_everything"] = hparams["seed"]
-            config["data"]["init_args"]["seed"] = hparams["seed"]
+            config["seed_everything"] = config["data"]["init_args"]["seed"] = seed
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Name the folder of the runs where its disk is full, which Python does not."""
@@ -265,13 +260,13 @@ class ZeroShotCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the progress bar and the prediction writer; log to a CSV file unless told otherwise."""
         config = self._get(self.config_init, "trainer")
+        root = config.get("default_root_dir") or "runs"
         if config.get("logger") is None and "logger" not in kwargs:
-            kwargs["logger"] = CSVLogger(config.get("default_root_dir") or "runs", name="")
+            kwargs["logger"] = CSVLogger(root, name="")
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = self.files
         if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
-            root = config.get("default_root_dir") or "runs"
             trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
         bars = [c for c in trainer.callbacks if isinstance(c, ScheduleProgressBar)]  # type: ignore[attr-defined]
         if trainer.progress_bar_callback is not None and not bars:
@@ -283,8 +278,6 @@ class ZeroShotCLI(LightningCLI):
                 trainer.callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))  # type: ignore[attr-defined]
         trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
         return trainer
-
-    # -- the ends of the subcommands ---------------------------------------------------------------------------
 
     @property
     def checkpoint(self) -> ScheduleCheckpoint:
@@ -362,17 +355,13 @@ def _protocol_of(data: ZeroShotDataModule) -> dict[str, Any]:
 class ConfiguredCLI(ZeroShotCLI):
     """The options of `fit` for another verb: builds the data module and nothing else.
 
-    Args:
-        args: The command line after the verb.
-        description: First line of the verb's help.
-        add: Adds the verb's own options to the parser.
-
-    Attributes:
-        datamodule: The data module, not set up.
-        config: All options by name, those of the model under ``model``.
+    `add` adds the verb's own options to the parser. Afterwards `datamodule` is the data module, not set up, and
+    `config` has all options by name, those of the model under ``model``.
     """
 
-    def __init__(self, args: list[str], description: str, add: Callable[[LightningArgumentParser], None]) -> None:
+    def __init__(
+        self, args: list[str], description: str, add: Callable[[LightningArgumentParser], None] = lambda parser: None
+    ) -> None:
         self.add = add
         super().__init__(args, run=False, description=description)
 

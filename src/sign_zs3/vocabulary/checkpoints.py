@@ -18,12 +18,7 @@ from sign_zs3.tasks.matching import is_by_class
 
 
 def save_model(model: ZeroShotTask, path: str | Path) -> None:
-    """Write a model as a checkpoint that `test`, `predict` and `load_task` read, and runs start from (`init_from`).
-
-    Args:
-        model: A built model, trained or not.
-        path: The file; it is written beside its place first.
-    """
+    """Write a built model as a checkpoint that `test`, `predict` and `load_task` read, and runs start from."""
     with replacing(Path(path)) as beside:
         write_checkpoint(as_checkpoint(model), beside)
 

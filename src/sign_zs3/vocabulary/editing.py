@@ -11,11 +11,7 @@ from sign_zs3.vocabulary.checkpoints import rebuild
 
 
 def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
-    """Give classes other names; weights and class vectors stay.
-
-    Args:
-        model: A trained model; it is not changed.
-        names: Old name -> new name.
+    """Return a new model with other names (old -> new) for its classes, and the same weights and class vectors.
 
     Raises:
         UserError: A class is not there, or two would have one name.
@@ -34,11 +30,7 @@ def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
 
 
 def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
-    """Take classes out of the vocabulary; their own ids become ignored ones.
-
-    Args:
-        model: A trained model; it is not changed.
-        classes: Their names.
+    """Return a new model without some of its classes, given by name; their ids become ignored ones.
 
     Raises:
         UserError: A class is not there, or no seen class is left.

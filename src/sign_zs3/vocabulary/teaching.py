@@ -80,13 +80,9 @@ def synthetic_features(model: GenerativeTask) -> Features:
 
 
 class Pool(NamedTuple):
-    """Features, and what C's old rows, which stay, say of them.
+    """P features, and what C's old rows, which stay, say of them: the highest logit (P,), and their log-sum-exp (P,).
 
-    Attributes:
-        features: P of them.
-        column: (P,) 1 + the number of the feature's class among the new ones; 0 where that is an old one.
-        highest: (P,) highest logit of an old class.
-        total: (P,) log-sum-exp of the old classes' logits.
+    `column` (P,) is 1 + the number of the feature's class among the new ones; 0 where that is an old one.
     """
 
     features: Features
