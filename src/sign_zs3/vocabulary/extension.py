@@ -45,7 +45,8 @@ def extend(
     Args:
         model: A trained model, or its checkpoint; it is not changed.
         classes: Names of the new classes, which count as unseen.
-        vectors: A table of the new classes and, to show that it is that of the training, an old one (None: that table).
+        vectors: Class vectors as the option of that name; None: the table of the training. It must hold the new
+            classes, and some class of the training, which shows that it is the same table.
         data: Data with masks of the seen classes, such as those of the training.
         images: How many training images of `data` to read; None: as many as have `teaching.REAL_FEATURES` features.
         odds: How much likelier an unseen class is drawn than a seen one; None: the model's `unseen_odds`.
