@@ -264,7 +264,7 @@ def test_nothing_left_to_train_on(fake_voc: FakeVOC) -> None:
 
 def test_download_happens_only_when_asked(fake_voc: FakeVOC, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("sign_zs3.data.datamodules.voc.download_voc", lambda *roots: calls.append(roots))
+    monkeypatch.setattr("sign_zs3.data.datamodules.published.download_voc", lambda *roots: calls.append(roots))
     voc(fake_voc).prepare_data()
     assert calls == []
     voc(fake_voc, download=True).prepare_data()

@@ -3,10 +3,10 @@
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDatas
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.loaders import Loader, ShardSampler, StreamLoader, UnscoredSamples, collate, worker_options
-from sign_zs3.data.sharing import in_shares
 from sign_zs3.data.stream import LoaderPlan, Stream
 from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
+
+_Share = TypeVar("_Share")
 
 
 class ZeroShotDataModule(LightningDataModule, ABC):
@@ -277,3 +279,30 @@ def _ready(dataset: SegmentationDataset | None) -> SegmentationDataset:
     if dataset is None:
         raise RuntimeError("call setup() before asking for a loader")
     return dataset
+
+
+def in_shares(work: Callable[[int, int], _Share], rank: int = 0, world_size: int = 1) -> list[_Share]:
+    """Return what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
+
+    Before the processes are connected, each does the whole work. A UserError: it was raised on some rank, or work
+    failed on another one of several.
+    """
+    if not torch.distributed.is_initialized():
+        rank, world_size = 0, 1
+    if world_size == 1:
+        return [work(rank, world_size)]
+    share: Any
+    try:
+        share = work(rank, world_size)
+    except UserError as error:
+        # the others must hear of it, or they would wait for this share
+        share = error
+    except Exception as error:
+        share = UserError(f"process {rank} failed: {type(error).__name__}: {line_of(error)} (--debug shows more)")
+        share.__cause__ = error
+    shares = [share] * world_size
+    torch.distributed.all_gather_object(shares, share)
+    for found in shares:
+        if isinstance(found, UserError):
+            raise found
+    return shares
