@@ -32,6 +32,7 @@ def read_image(
     mask_size: Size | None = None,
     needed_size: Callable[[int, int], Size] | None = None,
     max_pixels: int | None = None,
+    follow_exif: bool = True,
 ) -> tuple[NDArray[np.uint8], Size]:
     """Decode an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
 
@@ -43,8 +44,10 @@ def read_image(
         path: The image.
         mask_size: Height and width of its mask.
         needed_size: From the image's height and width to those that are needed: a JPEG is then decoded at 1/2, 1/4
-            or 1/8 of its size, rounded up, where that is not below.
+            or 1/8 of its size, rounded up, where that is not below; but not one that EXIF turns, unless both sides are
+            multiples of 8: the rest of a side would lie at its other end.
         max_pixels: Refuse an image of more pixels before it is decoded.
+        follow_exif: Turn and mirror the image as its EXIF says; False takes the pixels as they are stored.
 
     Returns:
         uint8 (h, w, 3), and the image's full size (H, W).
@@ -58,12 +61,12 @@ def read_image(
             stored = (file.height, file.width)
             if max_pixels is not None:
                 check_pixels(path, *stored, max_pixels)
-            orientation = file.getexif().get(_ORIENTATION, 1)
+            orientation = file.getexif().get(_ORIENTATION, 1) if follow_exif else 1
             turned = orientation in _TURNED
             if turned and mask_size == stored != stored[::-1]:
                 orientation, turned = 1, False
             size = stored[::-1] if turned else stored
-            if needed_size is not None:
+            if needed_size is not None and (orientation == 1 or not any(side % 8 for side in stored)):
                 needed = needed_size(*size)
                 # formats that cannot be reduced do nothing here
                 file.draft(None, needed if turned else needed[::-1])

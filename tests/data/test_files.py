@@ -240,6 +240,34 @@ def test_exif_is_followed_where_the_mask_allows(orientation: int, suffix: str, r
         asked.clear()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(301, 400), (304, 403), (304, 400)])
+def test_a_reduced_image_lies_where_the_whole_one_does(
+    orientation: int, height: int, width: int, tmp_path: Path
+) -> None:
+    """Decoded smaller, a turned image would begin with the cut cell that stood at its other end."""
+    path = tmp_path / "image.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(smooth(height, width)).save(path, exif=exif, quality=100, subsampling=0)
+    whole = read_image(path)[0].astype(np.float32)
+    reduced, size = read_image(path, needed_size=lambda height, width: (1, 1))
+    assert size == whole.shape[:2]
+    if orientation == 1 or not (height % 8 or width % 8):
+        assert reduced.shape[:2] == (-(-size[0] // 8), -(-size[1] // 8))
+    step = round(size[0] / len(reduced))
+    rows, columns = size[0] // 8, size[1] // 8
+    found = reduced[: rows * 8 // step, : columns * 8 // step].astype(np.float32)
+    blocks = whole[: rows * 8, : columns * 8].reshape(len(found), step, found.shape[1], step, 3).mean((1, 3))
+    assert np.abs(found - blocks).mean() < 1
+
+
+def test_stored_pixels_may_be_taken_as_they_are(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        stored = write_turned(tmp_path / "image.jpg", orientation)
+        assert np.array_equal(read_image(tmp_path / "image.jpg", follow_exif=False)[0], stored)
+
+
 def test_a_turned_square_image_follows_exif(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     exif = Image.Exif()

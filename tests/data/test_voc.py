@@ -81,6 +81,17 @@ def test_sample_has_contiguous_ids(fake_voc: FakeVOC) -> None:
     assert hidden["hidden"] == (raw == 1).sum()
 
 
+def test_images_are_taken_as_they_are_stored(fake_voc: FakeVOC) -> None:
+    dataset = VOCDataset(fake_voc.root, "train", protocol=published_protocol("voc", ["aeroplane"]))
+    path, exif = dataset.items[0].image, Image.Exif()
+    exif[0x0112] = 3  # half a turn, which the size does not tell
+    Image.open(path).save(path, exif=exif)
+    with Image.open(path) as file:
+        stored = np.asarray(file.convert("RGB"))
+    assert np.array_equal(dataset.read(0)[0], stored)
+    assert not np.array_equal(stored, stored[::-1, ::-1])
+
+
 def test_holds_unseen(fake_voc: FakeVOC) -> None:
     dataset = VOCDataset(fake_voc.root, "train", fake_voc.root)
     assert {dataset.name(i) for i in range(len(dataset)) if dataset.holds_unseen(i)} == set(WITH_UNSEEN)

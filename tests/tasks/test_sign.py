@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from sign_zs3.data.datasets.shapes import ShapesDataset
 from sign_zs3.functional import annealed_weights
 from sign_zs3.models import SpatialFeatures
 from sign_zs3.tasks import ZeroShotTask, steps
+from sign_zs3.tasks.run import check_strategy
 from sign_zs3.tasks.steps import Losses, PseudoLabels
 from tests.conftest import Fit, quiet_trainer, tiny_data, tiny_model
 
@@ -367,6 +369,27 @@ def test_half_precision_needs_bfloat16(fit: Fit) -> None:
     model = fit(trainer={"precision": "bf16-mixed"})
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(math.isfinite(float(loss)) for loss in model.training_run.losses.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_half_precision_are_refused(fit: Fit, precision: str) -> None:
+    with pytest.raises(UserError, match=f"precision: found {precision}, expected 32-true or bf16-mixed"):
+        fit(trainer={"precision": precision})
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
+def test_strategies_that_cut_weights_are_refused(kind: type[Strategy]) -> None:
+    strategy = kind.__new__(kind)  # the packages that they need are not there
+    with pytest.raises(UserError, match=f"strategy: found {kind.__name__}, which cuts weights in parts.* use ddp"):
+        check_strategy(strategy)
+
+
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_launchers_that_train_in_another_process_are_refused(name: str, tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, strategy=name, devices=2)
+    with pytest.raises(UserError, match=r"start method (spawn|fork), which trains in other processes.* use ddp"):
+        check_strategy(trainer.strategy)
+    check_strategy(quiet_trainer(tmp_path, strategy="ddp", devices=2).strategy)
 
 
 def evaluated(model: SIGNModule, tmp_path: Path, change: Callable[[SIGNModule], None] | None = None) -> dict[str, Any]:

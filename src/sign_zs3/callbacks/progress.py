@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,19 @@ from tqdm import tqdm
 
 from sign_zs3.tasks.base import ZeroShotTask
 
-SHOWN_EVERY = 10
+SHOWN_EVERY = 10  # iterations between two looks at the losses
+LOGGED_EVERY = 10.0  # seconds between two lines where standard error is a file or a pipe
+
+
+class _Lines:
+    """Standard error for a bar that is not redrawn: each of its states is a line."""
+
+    def write(self, text: str) -> None:
+        if line := text.replace("\x1b[A", "").strip():  # the way back to a bar above
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class ScheduleProgressBar(ProgressBar):
@@ -31,8 +44,10 @@ class ScheduleProgressBar(ProgressBar):
         self._enabled = True
 
     def _open(self, total: float, description: str, initial: int = 0) -> tqdm[Any]:
-        hidden = not self._enabled
-        return tqdm(desc=description, total=total, initial=initial, disable=hidden, dynamic_ncols=True, mininterval=0.5)
+        options: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
+        if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+            options = {"ncols": 120, "mininterval": LOGGED_EVERY, "file": _Lines()}
+        return tqdm(desc=description, total=total, initial=initial, disable=not self._enabled, **options)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where the schedule stands."""

@@ -35,6 +35,7 @@ from sign_zs3.reports.run import as_results, print_table
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
+from sign_zs3.tasks.run import check_strategy
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,7 @@ class ZeroShotCLI(LightningCLI):
         if config.get("logger") is None and "logger" not in kwargs:
             kwargs["logger"] = CSVLogger(root, name="")
         trainer = super().instantiate_trainer(**kwargs)
+        check_strategy(trainer.strategy)  # in the process that reports, before another one is started
         trainer.strategy.checkpoint_io = self.files
         if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to

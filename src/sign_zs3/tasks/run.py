@@ -10,6 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
@@ -49,14 +51,29 @@ def check_data(data: object, hparams: Mapping[str, Any]) -> None:
         )
 
 
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse strategies that cut weights in parts, or train in other processes than the one that reports."""
+    name = type(strategy).__name__
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
+    elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
+        name = f"{name} with the start method {launcher._start_method}"
+        why = "which trains in other processes than this one, that would report without the trained weights"
+    else:
+        return
+    raise UserError(f"strategy: found {name}, {why}: use ddp, which starts a program per device, or one device")
+
+
 def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
     """Refuse a trainer whose precision or options do not serve, and a missing compiler; tell DDP what to expect."""
-    if trainer.precision in ("16-mixed", "16-true"):
-        raise UserError(
-            f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: one loss scale cannot serve "
-            "several optimisers"
-        )
+    faults = {
+        **dict.fromkeys(("16-mixed", "16-true"), "one loss scale cannot serve several optimisers"),
+        "bf16-true": "small steps would be lost in weights of 8 bits",
+    }
+    if (fault := faults.get(str(trainer.precision))) is not None:
+        raise UserError(f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: {fault}")
     strategy = trainer.strategy
+    check_strategy(strategy)
     if isinstance(strategy, pl.strategies.DDPStrategy):
         if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
             raise UserError(

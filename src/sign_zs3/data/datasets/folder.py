@@ -78,6 +78,8 @@ class FolderDataset(ListedDataset):
         UserError: A folder, a list, or an image or mask of a list is missing; two images have one name.
     """
 
+    follow_exif = True
+
     def __init__(
         self,
         root: str | Path,

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ class ListedDataset(SegmentationDataset):
     Raises:
         UserError: A list has problems or a file is missing.
     """
+
+    follow_exif: ClassVar[bool] = False
+    """Whether images are turned as their EXIF says. The published data sets' masks were drawn on the stored pixels."""
 
     def __init__(
         self,
@@ -100,7 +103,9 @@ class ListedDataset(SegmentationDataset):
     def read_reduced(self, index: int, needed_size: NeededSize | None) -> tuple[Image, NDArray[Any]]:
         """Read an image, uint8 (h, w, 3), decoded no larger than needed where its format allows, and its mask."""
         mask = self.read_mask(index)
-        image, size = read_image(self.items[index].image, (mask.shape[0], mask.shape[1]), needed_size)
+        image, size = read_image(
+            self.items[index].image, (mask.shape[0], mask.shape[1]), needed_size, follow_exif=self.follow_exif
+        )
         self.check_sizes(index, size, mask.shape)
         return image, mask
 
@@ -116,7 +121,7 @@ class ListedDataset(SegmentationDataset):
         except UserError as error:
             faults.append(str(error))
         try:
-            _, size = read_image(self.items[index].image, mask_size)
+            _, size = read_image(self.items[index].image, mask_size, follow_exif=self.follow_exif)
             self.check_sizes(index, size, mask_size or size)
         except UserError as error:
             faults.append(str(error))
