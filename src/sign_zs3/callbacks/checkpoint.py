@@ -80,9 +80,7 @@ class ScheduleCheckpoint(Checkpoint):
         self._saved_at = -1
         self._save_last(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Save where a phase or an interval ends."""
         assert isinstance(pl_module, ZeroShotTask)
         schedule = pl_module.schedule
@@ -117,15 +115,6 @@ class ScheduleCheckpoint(Checkpoint):
     on_predict_start = on_test_start
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _stop_evaluation
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end, whether the schedule is complete or the time is up."""
-        self._save_last(trainer, pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
-        if isinstance(exception, SIGTERMException) and self._saved_at >= 0 and trainer.state.fn == TrainerFn.FITTING:
-            log.info("saved; go on with --ckpt_path %s", self._folder / "last.ckpt")
-
     def _save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ZeroShotTask)
         if self._saved_at != pl_module.schedule.batches:
@@ -133,3 +122,10 @@ class ScheduleCheckpoint(Checkpoint):
             path = self.save(trainer, "last")
             if trainer.is_global_zero:
                 note_for_job(Path(trainer.default_root_dir), path)
+
+    on_train_end = _save_last  # whether the schedule is complete or the time is up
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
+        if isinstance(exception, SIGTERMException) and self._saved_at >= 0 and trainer.state.fn == TrainerFn.FITTING:
+            log.info("saved; go on with --ckpt_path %s", self._folder / "last.ckpt")

@@ -88,9 +88,7 @@ class PictureLogger(pl.Callback):
                 )
             self._shown = [_reduced(sample) for sample in _examples(data, self.count)]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Draw where an interval or a phase ends."""
         assert isinstance(pl_module, ZeroShotTask)
         schedule = pl_module.schedule

@@ -51,14 +51,10 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         images = {index: entry for share in shares for index, entry in share.items()}
-        write_report(
-            self._folder,
-            pl_module.protocol,
-            [images[index] for index in sorted(images)],
-            checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
-            method=type(pl_module).__name__.removesuffix("Module"),
-            options=pl_module.evaluation_options,
-        )
+        listed, method = [images[index] for index in sorted(images)], type(pl_module).__name__.removesuffix("Module")
+        path = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        options = pl_module.evaluation_options
+        write_report(self._folder, pl_module.protocol, listed, checkpoint=path, method=method, options=options)
         print(closing_line(self._folder, len(images)))
 
 

@@ -55,9 +55,7 @@ class ScheduleProgressBar(ProgressBar):
         schedule = pl_module.schedule
         self._bar = self._open(schedule.total, schedule.phase.name, schedule.iteration)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Advance; losses are read from the device every few iterations only."""
         assert isinstance(pl_module, ZeroShotTask) and self._bar is not None
         schedule = pl_module.schedule

@@ -23,10 +23,16 @@ from sign_zs3.models.weights import evaluating, on_meta
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import evaluation, matching, run, steps
 from sign_zs3.tasks.building import Sources, segmenter_config
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, check_checkpoint, has_teacher, read_checkpoint, stored_protocol
+from sign_zs3.tasks.checkpoint import (
+    CHECKPOINT_KEY,
+    check_checkpoint,
+    has_teacher,
+    read_checkpoint,
+    restored,
+    stored_protocol,
+)
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.progress import Progress
-from sign_zs3.tasks.restoring import restored
 from sign_zs3.tasks.schedule import Schedule, counted_randomness
 from sign_zs3.tasks.steps import Batch, PseudoLabels
 from sign_zs3.tasks.training import Training
@@ -40,9 +46,8 @@ SEGMENTER = frozenset({"encoder", "spatial", "classifier"})
 class ZeroShotTask(pl.LightningModule, ABC):
     """Base of the methods: E, a spatial module and C, trained on seen classes, then on their own pseudo-labels.
 
-    A method declares its options in its constructor (plain scalars, strings and lists) and passes the rest on; all are
-    saved as hyperparameters here. It says which parts each phase trains (`phase_plan`), what stands in the spatial
-    module's and C's place, and what else is done with a batch (`further_steps`).
+    A method declares its options (plain scalars, strings, lists) in its constructor and passes the rest on; all become
+    hyperparameters here. It says what each phase trains, what the spatial module and C are, and its `further_steps`.
 
     Args:
         protocol: Classes and their split, a `Protocol` or its `as_dict`; null takes those of the trainer's data.
@@ -173,9 +178,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def configure_model(self) -> None:
         """Make the networks, the only place where that is done, and tell the data module what its loaders give.
 
-        The data are checked by then, so that a missing file is named before weights are downloaded. Class vectors that
-        are there already are a checkpoint's, which brings all weights too. Otherwise they and the backbone's weights
-        are read from the files that the options name, or all from `init_from`.
+        The data are checked by then: a missing file is named before weights are downloaded. Class vectors that are
+        there already are a checkpoint's, which brings all weights. Otherwise both are read as the options say.
         """
         if not self.is_built:
             hp, protocol, sources = self.hparams, self.protocol, None
@@ -221,8 +225,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
-        own = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
-        checkpoint[CHECKPOINT_KEY] = own
+        checkpoint[CHECKPOINT_KEY] = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up a checkpoint that a trainer read, by whatever reader: classes, networks and progress."""
@@ -296,9 +299,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
-        self.training_run = Training(
-            self, self.progress, self.parts(), self._optimizer_names, self.rates, self.enter_phase
-        )
+        parts, names = self.parts(), self._optimizer_names
+        self.training_run = Training(self, self.progress, parts, names, self.rates, self.enter_phase)
 
     @property
     def updates(self) -> Updates:

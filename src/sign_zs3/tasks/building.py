@@ -59,10 +59,8 @@ class Sources(NamedTuple):
     ) -> Sources:  # fmt: skip
         """Read the class vectors or, with all that it has, the checkpoint to start from.
 
-        `method` is the name of the model's class, whose options have `defaults`; see `ZeroShotTask.architecture`.
-
-        Raises:
-            UserError: A file cannot be read, or the checkpoint is of other classes, class vectors or networks.
+        `method` is the name of the model's class, whose options have `defaults`; see `ZeroShotTask.architecture`. A
+        `UserError` where a file cannot be read, or the checkpoint is of other classes, class vectors or networks.
         """
         if not protocol.unseen:
             log.warning("no unseen classes: the unseen and harmonic scores will be 0")
@@ -100,8 +98,7 @@ class Sources(NamedTuple):
     def state_for(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the checkpoint's state for a model whose state is `wanted`, without parts that it has not.
 
-        Raises:
-            UserError: It does not fit, or holds a part of E, the spatial module or C without a place in the model.
+        A `UserError` where it does not fit, or holds a part of E, the spatial module or C without a place in the model.
         """
         found = {} if self.checkpoint is None else self.checkpoint["state_dict"]
         state = {key: value for key, value in found.items() if key in wanted}

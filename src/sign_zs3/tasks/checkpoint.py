@@ -8,24 +8,32 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from sign_zs3.compat import current_options
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite
 from sign_zs3.protocol import Protocol
 
+_Task = TypeVar("_Task", bound=pl.LightningModule)
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
 """Raise it when an older version would misread the file; a new optional entry needs no new number."""
 GIVE = "give a .ckpt file that `fit` or `extend` wrote"
+
+
+def refusal(fault: str) -> UserError:
+    """Return the error for a file that is no checkpoint to use."""
+    return UserError(f"{fault}: {GIVE}")
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -36,58 +44,47 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Memory: at most three times what the file has, since nothing in it is packed and no tensor is larger than it.
 
-    Raises:
-        UserError: Not there, not readable as plain types and tensors, not of this library, or a weight is not finite.
+    A `UserError` where it is not there, not plain types and tensors, not of this library, or a weight is not finite.
     """
     what = f"checkpoint: {path}"
     if path.is_dir():
-        raise UserError(
-            f"{what} is a folder, expected a file, which holds all that training made: {GIVE}, from the "
-            "checkpoints/ of its run"
-        )
+        fault = f"is a folder, expected a file, which holds all that training made: {GIVE}"
+        raise UserError(f"{what} {fault}, from the checkpoints/ of its run")
     if not path.is_file():
-        raise UserError(f"{what} is not there: {GIVE}")
+        raise refusal(f"{what} is not there")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
             # whatever else torch.load takes is a bare pickle
             if not zipfile.is_zipfile(file):
-                raise UserError(
-                    f"{what} is damaged or no checkpoint (found {size} bytes, expected a zip archive): {GIVE}"
-                )
+                raise refusal(f"{what} is damaged or no checkpoint (found {size} bytes, expected a zip archive)")
             check_archive(file)
             with zipfile.ZipFile(file) as archive:
                 if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in archive.infolist()):
                     raise ValueError(f"found more than {MAX_PICKLE:,} bytes beside the tensors")
                 # torch does not compare a part with its checksum
                 if (part := archive.testzip()) is not None:
-                    raise UserError(f"{what} is damaged (found another checksum than its own in {part}): {GIVE}")
+                    raise refusal(f"{what} is damaged (found another checksum than its own in {part})")
             file.seek(0)
             checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
         # torch's own advice is to let the file run its code
-        raise UserError(
-            f"{what} holds more than tensors and plain values, and code in files is never run: {GIVE}"
-        ) from error
+        raise refusal(f"{what} holds more than tensors and plain values, and code in files is never run") from error
     except Exception as error:  # a broken file makes readers raise almost anything
-        raise UserError(f"{what} cannot be read ({line_of(error)}): {GIVE}") from error
+        raise refusal(f"{what} cannot be read ({line_of(error)})") from error
     check_checkpoint(checkpoint, what, size)
     return checkpoint
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint and fsync it, so that a crash cannot leave a renamed but empty file.
-
-    Raises:
-        OSError: It cannot be written; of this torch itself says nothing.
-    """
+    """Write a checkpoint and fsync it, so that a crash cannot leave a renamed but empty file, or raise an `OSError`."""
     with path.open("wb") as file:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
+            if isinstance(error.__context__, OSError):  # of which torch itself says nothing
                 raise error.__context__ from None
             raise
         file.flush()
@@ -122,25 +119,19 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> None:
-    """Check all of a checkpoint that this library reads.
+    """Refuse what `torch.load` gave where it is not of this library and format, damaged, or a weight is not finite.
 
-    Args:
-        checkpoint: What `torch.load` gave.
-        what: Names the checkpoint in errors.
-        size: Bytes of its file, where they are known.
-
-    Raises:
-        UserError: It is not of this library, of another format, damaged, or a weight is not finite.
+    `what` names it in errors; `size` are the bytes of its file, where they are known.
     """
     own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"{what} is not of sign-zs3: {GIVE}")
+        raise refusal(f"{what} is not of sign-zs3")
     if (found := own.get("format")) != CHECKPOINT_FORMAT:
         otherwise = "give a .ckpt file that `fit` of this version wrote"
         raise UserError(f"{what}: {other_format(found, CHECKPOINT_FORMAT, otherwise, own.get('version'))}")
     parts = (own.get("protocol"), own.get("schedule"), checkpoint.get("hyper_parameters"))
     if not all(isinstance(part, dict) for part in parts) or not isinstance(own.get("method"), str):
-        raise UserError(f"{what} is damaged (found no method, options and classes in it): {GIVE}")
+        raise refusal(f"{what} is damaged (found no method, options and classes in it)")
     try:
         _check_plain(own, checkpoint["hyper_parameters"])
         _check_tensors(checkpoint["state_dict"], size)
@@ -151,7 +142,7 @@ def check_checkpoint(checkpoint: Any, what: str, size: int | None = None) -> Non
             told = "none" if vectors is None else f"{vectors.dtype} {tuple(vectors.shape)}"
             raise UserError(f"found class vectors {told} for {count} classes")
     except (UserError, TypeError) as error:
-        raise UserError(f"{what} is damaged ({line_of(error)[:300]}): {GIVE}") from error
+        raise refusal(f"{what} is damaged ({line_of(error)})") from error
     check_finite(checkpoint["state_dict"], what)
 
 
@@ -214,3 +205,29 @@ def stored_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def has_teacher(state: Mapping[str, Any]) -> bool:
     """Tell whether a state was stored during self-training, with the teacher beside the student."""
     return any(key.startswith("teacher.") for key in state)
+
+
+def restored(task: type[_Task], checkpoint: dict[str, Any], what: str, **given: Any) -> _Task:
+    """Return the model that a checkpoint of `read_checkpoint` holds, in evaluation mode on the CPU.
+
+    `what` names the checkpoint in errors: it cannot be built, or does not fit the method `task`. Options in `given`
+    take the place of stored ones.
+    """
+    if isabstract(task):
+        raise UserError(f"{task.__name__}: found no method, expected one such as SIGNModule: use it, or load_task")
+    try:
+        known = task.defaults()  # type: ignore[attr-defined]
+        if odd := [name for name in given if name not in known]:
+            raise UserError(f"{odd[0]}: found no such option of {task.__name__}{did_you_mean(odd[0], known)}")
+        options = {name: value for name, value in stored_options(checkpoint).items() if name in known} | given
+        model: Any = task(**options, protocol=stored_protocol(checkpoint).as_dict())
+        model.take_up(checkpoint)
+    except UserError as error:
+        raise UserError(f"{what}: {line_of(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the networks make of a value that `fit` did not write
+        raise refusal(f"{what} cannot be built ({type(error).__name__}: {line_of(error)[:200]})") from error
+    model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
+    restored_model: _Task = model.eval()
+    return restored_model

@@ -7,8 +7,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from sign_zs3.tasks.restoring import restored
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint, restored
 from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
@@ -22,11 +21,7 @@ METHODS: dict[str, type[ZeroShotTask]] = {
 
 
 def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
-    """Return the method of a checkpoint, a key of `METHODS`; `what` names the checkpoint in errors.
-
-    Raises:
-        UserError: This version does not know it.
-    """
+    """Return the method of a checkpoint, a key of `METHODS`, or refuse another; `what` names it in errors."""
     stored = str(checkpoint[CHECKPOINT_KEY]["method"]).removesuffix("Module")
     if stored not in METHODS:
         raise UserError(f"{what}: found the method {stored}, expected one of {', '.join(METHODS)}")
@@ -36,14 +31,8 @@ def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
 def load_task(path: str | Path) -> ZeroShotTask:
     """Load the whole model of a checkpoint: segmenter, class vectors and, where there is one, the generator.
 
-    Args:
-        path: A ``.ckpt`` file that `fit` or `extend` wrote; it is opened once.
-
-    Returns:
-        The model on the CPU, in evaluation mode.
-
-    Raises:
-        UserError: Not there, damaged, or not of this library.
+    `path` is a ``.ckpt`` file that `fit` or `extend` wrote, opened once; a `UserError` where it is not there, damaged,
+    or not of this library. The model is on the CPU, in evaluation mode.
     """
     return task_of(read_checkpoint(Path(path)), f"checkpoint: {path}")
 
@@ -54,15 +43,8 @@ def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
-    """Load what inference needs.
+    """Load what inference needs from a ``.ckpt`` file, or from a folder that `Segmenter.save_pretrained` wrote.
 
-    Args:
-        path: A ``.ckpt`` file, or a folder that `Segmenter.save_pretrained` wrote.
-
-    Returns:
-        The segmenter on the CPU, in evaluation mode; its `config` names the classes.
-
-    Raises:
-        UserError: As `load_task`.
+    The segmenter is on the CPU, in evaluation mode; its `config` names the classes. Errors are those of `load_task`.
     """
     return Segmenter.from_pretrained(Path(path)) if Path(path).is_dir() else load_task(path).segmenter

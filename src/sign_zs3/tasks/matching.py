@@ -13,30 +13,22 @@ from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, stored_options, stored_pro
 
 
 def check_resumable(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that holds no training which this version can continue.
-
-    Raises:
-        UserError: It has no optimisers' state, or an option that is no longer one.
-    """
+    """Refuse a checkpoint without optimisers' state, or with an option that is no longer one."""
     if "optimizer_states" not in checkpoint:
         raise UserError(
             "ckpt_path: found a checkpoint without the state of a training, as extend, rename and remove write it: "
             "start from it with --model.init_from instead"
         )
-    if retired := [(name, value) for name, value in stored_options(checkpoint).items() if name in RETIRED]:
-        name, value = retired[0]
-        raise UserError(
-            f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
-            "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
-        )
+    for name, value in stored_options(checkpoint).items():
+        if name in RETIRED:
+            raise UserError(
+                f"ckpt_path: found {name} {value!r:.50}, which this version has not (it is always {RETIRED[name]!r}): "
+                "go on with the version that wrote the checkpoint, or start from its weights with --model.init_from"
+            )
 
 
 def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
-    """Refuse data or a checkpoint of other classes than a model's; `where` names them.
-
-    Raises:
-        UserError: Names, their order or their split differ.
-    """
+    """Refuse data or a checkpoint whose names, order or split of classes are not a model's; `where` names them."""
     if (mine.classes, mine.num_seen) == (other.classes, other.num_seen):
         return
     odd = sorted({*mine.classes} ^ {*other.classes})
@@ -48,11 +40,7 @@ def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
 
 
 def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint whose state is not that of a model.
-
-    Raises:
-        UserError: A name or a shape differs.
-    """
+    """Refuse a checkpoint whose state differs from that of a model in a name or a shape."""
     if fault := difference(kinds_of(checkpoint["state_dict"]), kinds_of(wanted)):
         version = checkpoint[CHECKPOINT_KEY].get("version")
         writer = f" ({version:.40})" if isinstance(version, str) else ""

@@ -52,16 +52,10 @@ class Schedule:
     def build(
         cls, iterations: dict[str, int], only: Sequence[str] | None = None, rounds: int = 1, accumulate: int = 1
     ) -> Schedule:
-        """Build the schedule of a task; phases of no iterations are left out.
+        """Build the schedule of a task from iterations by kind of phase, in order; phases of none are left out.
 
-        Args:
-            iterations: Kind of phase -> iterations, in order.
-            only: Kinds to run; None runs all.
-            rounds: How often self-training is repeated with its teacher renewed.
-            accumulate: Batches per iteration.
-
-        Raises:
-            UserError: Unknown kinds, negative lengths, or nothing to run.
+        `only` are the kinds to run, None for all; self-training is repeated `rounds` times, its teacher renewed before
+        each. A `UserError` where kinds are unknown, lengths negative, or nothing is to run.
         """
         unknown = [kind for kind in only or () if kind not in iterations]
         if unknown:

@@ -91,8 +91,7 @@ class Updates:
     def apply(self, name: str, losses: Losses) -> None:
         """Backpropagate losses, and step the optimiser where the batch completes an iteration.
 
-        Raises:
-            UserError: More than `max_nonfinite` steps were left out; no weight has been changed by them.
+        A `UserError` where more than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         loss = losses.total
         if not bool(torch.isfinite(loss)):
