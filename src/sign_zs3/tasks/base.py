@@ -286,8 +286,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return list(named.values())
 
     def _tell_loaders(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, ZeroShotDataModule):
+        if isinstance(data := self.trainer.datamodule, ZeroShotDataModule):  # type: ignore[attr-defined]
             data.follow(run.loader_plan(self.segmenter, self.schedule, self.hparams))
 
     def on_fit_start(self) -> None:
@@ -384,8 +383,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def _log_scores(self, stage: str) -> dict[str, Any]:
         scores: dict[str, Any] = self.metric.compute()
         self.metric.reset()
-        # the numbers agree on all ranks; without sync_dist Lightning warns
-        self.log_dict(evaluation.logged(scores, stage), sync_dist=True)
+        self.log_dict(evaluation.logged(scores, stage), sync_dist=True)  # they agree; without it Lightning warns
         return scores
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Segmentation]]:
