@@ -31,8 +31,14 @@ def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
 def load_task(path: str | Path) -> ZeroShotTask:
     """Load the whole model of a checkpoint: segmenter, class vectors and, where there is one, the generator.
 
-    `path` is a ``.ckpt`` file that `fit` or `extend` wrote, opened once; a `UserError` where it is not there, damaged,
-    or not of this library. The model is on the CPU, in evaluation mode.
+    Args:
+        path: A ``.ckpt`` file that `fit` or `extend` wrote; it is opened once.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: Not there, damaged, or not of this library.
     """
     return task_of(read_checkpoint(Path(path)), f"checkpoint: {path}")
 
@@ -43,8 +49,15 @@ def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
-    """Load what inference needs from a ``.ckpt`` file, or from a folder that `Segmenter.save_pretrained` wrote.
+    """Load what inference needs.
 
-    The segmenter is on the CPU, in evaluation mode; its `config` names the classes. Errors are those of `load_task`.
+    Args:
+        path: A ``.ckpt`` file, or a folder that `Segmenter.save_pretrained` wrote.
+
+    Returns:
+        The segmenter on the CPU, in evaluation mode; its `config` names the classes.
+
+    Raises:
+        UserError: As `load_task`.
     """
     return Segmenter.from_pretrained(Path(path)) if Path(path).is_dir() else load_task(path).segmenter
