@@ -70,7 +70,8 @@ def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:
         assert (found.confidence_map - want.confidence_map).abs().mean() < 0.01
 
 
-def test_a_window_keeps_its_true_position() -> None:
+@pytest.mark.parametrize("input_scale", [1.0, 0.5, 0.75, 2.0])
+def test_a_window_keeps_its_true_position(input_scale: float) -> None:
     class ByPosition(torch.nn.Module):
         """F is the position alone."""
 
@@ -83,7 +84,8 @@ def test_a_window_keeps_its_true_position() -> None:
             return SpatialFeatures(position, position, position, position)
 
     torch.manual_seed(0)
-    segmenter = known(Segmenter(Encoder("small", feature_dim=16, dilations=(1,)), ByPosition(), Classifier(16, 5), 3))
+    encoder = Encoder("small", feature_dim=16, dilations=(1,), input_scales=(input_scale,))
+    segmenter = known(Segmenter(encoder, ByPosition(), Classifier(16, 5), 3))
     image = torch.zeros(3, 192, 160, dtype=torch.uint8)
     want = segmenter.segment(image, window=0).labels
     assert len(np.unique(want)) > 1

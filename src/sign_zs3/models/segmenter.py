@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import torch
@@ -108,7 +109,8 @@ class Segmenter(nn.Module, PretrainedFolder):
             place: Where the images lie in a larger one; None: they are whole.
         """
         x = self.encode(inputs)
-        cells = {} if place is None else place.in_cells(self.encoder.strides[0], *map_size(x))
+        read = None if place is None else place.scaled(self.encoder.input_scales[0])
+        cells = {} if read is None else read.in_cells(self.encoder.strides[0], *map_size(x))
         found: SpatialFeatures = self.spatial(x, sample, **cells)
         return found
 
@@ -210,5 +212,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             return self.scores(part.to(device), place=place, **options)
 
         with evaluating(self):
-            stride = max(self.encoder.backbone.strides)
+            # windows begin at whole cells of the image as the encoder reads it
+            scale = Fraction(self.encoder.input_scales[0]).limit_denominator(16) or Fraction(1, 16)
+            stride = (max(self.encoder.backbone.strides) / scale).numerator
             return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map)
