@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -41,3 +42,10 @@ def test_a_terminal_has_one_bar_that_is_redrawn(
     fit(ScheduleProgressBar(), trainer={"enable_progress_bar": True})
     error = capsys.readouterr().err
     assert "\r" in error and error.strip("\n").count("\n") == 0
+
+
+def test_a_notebook_has_a_bar_that_is_redrawn(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr("sys.stderr", stream := notebook())
+    fit(ScheduleProgressBar(), trainer={"enable_progress_bar": True})
+    assert "\r" in stream.getvalue()

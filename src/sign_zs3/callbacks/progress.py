@@ -45,7 +45,7 @@ class ScheduleProgressBar(ProgressBar):
 
     def _open(self, total: float, description: str, initial: int = 0) -> tqdm[Any]:
         options: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
-        if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        if not sys.stderr.isatty() and not type(sys.stderr).__module__.startswith("ipykernel"):  # notebooks redraw
             options = {"ncols": 120, "mininterval": LOGGED_EVERY, "file": _Lines()}
         return tqdm(desc=description, total=total, initial=initial, disable=not self._enabled, **options)
 
