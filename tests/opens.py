@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ACCESS, CLOSE, OPEN = 0x01, 0x08 | 0x10, 0x20
@@ -36,15 +36,18 @@ def counted(path: Path) -> Iterator[Opens]:
     found = Opens()
 
     def read() -> None:
-        # at once, so that events do not wait beside equal ones
-        while not ends.is_set():
-            events = os.read(watch, 1 << 16)
-            while events:
-                _, mask, _, length = HEAD.unpack_from(events)
-                found.count += bool(mask & OPEN)
-                events = events[HEAD.size + length :]
+        events = os.read(watch, 1 << 16)
+        while events:
+            _, mask, _, length = HEAD.unpack_from(events)
+            found.count += bool(mask & OPEN)
+            events = events[HEAD.size + length :]
 
-    reader = threading.Thread(target=read)
+    def read_at_once() -> None:
+        # so that events do not wait beside equal ones
+        while not ends.is_set():
+            read()
+
+    reader = threading.Thread(target=read_at_once)
     try:
         if watch < 0 or libc.inotify_add_watch(watch, os.fsencode(path), ACCESS | CLOSE | OPEN) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
@@ -55,6 +58,10 @@ def counted(path: Path) -> Iterator[Opens]:
             ends.set()
             path.open("rb").close()  # wakes the reader
             reader.join()
+            os.set_blocking(watch, False)
+            with suppress(BlockingIOError):
+                while True:  # what came after the reader's last look
+                    read()
             found.count -= 1
     finally:
         os.close(watch)
