@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from sign_zs3.commands import predict
-from sign_zs3.commands.verbs import VERBS
+from sign_zs3.commands.configuration import VERBS
 from sign_zs3.errors import UserError
 
 

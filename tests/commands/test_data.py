@@ -23,7 +23,7 @@ from sign_zs3.data.check import as_report, check_data
 from sign_zs3.data.datamodules import FolderDataModule
 from sign_zs3.data.datasets.base import Sample
 from sign_zs3.drawing import panels
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 from sign_zs3.protocol import Protocol
 
 

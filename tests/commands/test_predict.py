@@ -23,7 +23,7 @@ from torch import nn
 from sign_zs3 import Segmenter, UserError, load_segmenter
 from sign_zs3.cli import main
 from sign_zs3.commands.predict import named_images
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 
 ORIENTATION = 0x0112
 UPPER_PIXELS = 4096

@@ -22,9 +22,9 @@ from tests.opens import LINUX, counted
 from tests.reports.test_table import PROTOCOL, write_run
 
 from sign_zs3.cli import main
+from sign_zs3.commands.results import draw_figures
 from sign_zs3.reports.formats import _escape, as_latex
-from sign_zs3.reports.pictures import draw_figures, read_losses
-from sign_zs3.reports.runs import collect
+from sign_zs3.reports.runs import collect, read_losses
 from sign_zs3.reports.table import tabulate
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sign_zs3 import ShapesDataModule
 from sign_zs3.drawing import panels
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 
 PROTOCOL = ShapesDataModule().protocol
 

@@ -17,9 +17,8 @@ from gensim.models import KeyedVectors
 from gensim.models.fasttext import FastText, load_facebook_vectors, save_facebook_model
 
 from sign_zs3.embeddings import read_vectors
+from sign_zs3.embeddings.readers import read_binary, read_text
 from sign_zs3.embeddings.stream import Vector, open_vectors
-from sign_zs3.embeddings.text import read_text
-from sign_zs3.embeddings.word2vec import read_binary
 from sign_zs3.errors import UserError
 
 GENSIM = Path(gensim.__file__).parent / "test" / "test_data"
@@ -199,7 +198,7 @@ class TestText:
         assert message in one_line(path)
 
     def test_one_line_that_never_ends(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sign_zs3.embeddings.text.BLOCK", 1000)
+        monkeypatch.setattr("sign_zs3.embeddings.readers.BLOCK", 1000)
         monkeypatch.setattr("sign_zs3.embeddings.stream.VectorFile.lines.__defaults__", (1000,))
         path = tmp_path / "vectors.txt"
         path.write_bytes(b"dog 0.1 0.2\n" + 2000 * b"1")

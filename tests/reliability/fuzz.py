@@ -39,8 +39,7 @@ from sign_zs3.embeddings import build_table, read_vectors
 from sign_zs3.images import read_image
 from sign_zs3.models.backbones.build import build_backbone
 from sign_zs3.reports.formats import as_csv, as_latex, as_markdown
-from sign_zs3.reports.pictures import read_losses
-from sign_zs3.reports.runs import collect
+from sign_zs3.reports.runs import collect, read_losses
 from sign_zs3.reports.table import tabulate
 from sign_zs3.tasks import load_task
 from tests.reliability import seeds

@@ -12,12 +12,11 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.models.scores import Scores, label_scores
 from sign_zs3.models.weights import evaluating

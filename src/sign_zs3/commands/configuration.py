@@ -1,4 +1,4 @@
-"""What is read of a command line and its files before the parser is built: includes, and which options are given."""
+"""What is known of a command line before its parser is built: the verbs, includes, and which options are given."""
 
 import os
 import re
@@ -8,6 +8,18 @@ from typing import Any
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import read_yaml
+
+VERBS = {
+    "data": "check a data set file by file, or draw a contact sheet of it",
+    "demo": "try a checkpoint in the browser: upload, overlay, classes added by name",
+    "embed": "build class vectors from word vectors, or show which classes lie near each other",
+    "export": "write a model as ONNX, torch.export, or a folder with a model card",
+    "extend": "add classes to a trained checkpoint by their names alone",
+    "remove": "take classes out of a checkpoint",
+    "rename": "give classes of a checkpoint other names",
+    "results": "gather the scores of runs into tables and pictures, beside the paper's numbers",
+}
+"""The verbs that have a module of their own, with their line in the help."""
 
 
 def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

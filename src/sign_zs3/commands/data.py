@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sign_zs3.checks import check_at_least
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import SplitCount, as_report, check_data
 from sign_zs3.data.datasets.base import Part, Sample
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.files import check_writable, write_json
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.commands.checkpoints import listed
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 from sign_zs3.drawing.overlay import NOTE, blend, legend_entries
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image

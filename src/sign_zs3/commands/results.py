@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.reports.formats import as_csv, as_latex, as_markdown, print_rows, runs_as_csv
-from sign_zs3.reports.runs import Run, collect
-from sign_zs3.reports.table import Row, tabulate
+from sign_zs3.reports.run import SUMMARY
+from sign_zs3.reports.runs import Run, collect, read_losses
+from sign_zs3.reports.table import Row, tabulate, temperature_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,6 @@ def run(args: list[str]) -> int:
     print(f"tables:   {output / f'table{suffix}.md'}, .csv, .tex; {output / f'runs{suffix}.csv'}")
 
     from sign_zs3.drawing.figures import save_figure
-    from sign_zs3.reports.pictures import draw_figures
 
     figures = draw_figures(rows, title)
     for name, figure in figures.items():
@@ -83,6 +83,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--phase", metavar="PHASE", help=PHASE_HELP)
     parser.add_argument("--panels", type=int, metavar="N", help=PANELS_HELP)
     return parser
+
+
+def draw_figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:
+    """Return the figures of a table by name: ``bars``, and where possible ``per_class``, ``temperature``, ``curves``.
+
+    Rows without scores are left out; a ``metrics.csv`` that cannot be read is a UserError.
+    """
+    from sign_zs3.drawing.charts import draw_bars, draw_curves, draw_per_class, draw_temperature
+
+    scored = [row for row in rows if row.runs]
+    labels = [row.label for row in scored]
+    figures = {"bars": draw_bars(labels, {name: [row.scores[name] for row in scored] for name in SUMMARY}, title)}
+    runs = [run for row in scored for run in row.runs]
+    # under development each seed has other classes
+    if len({run.classes for run in runs}) == 1:
+        unseen = next((found for run in runs if (found := run.results.get("unseen")) is not None), ())
+        per_class = {name: [row.per_class[name] for row in scored] for name in scored[0].per_class}
+        figures["per_class"] = draw_per_class(labels, per_class, unseen, title)
+    if curves := temperature_curves(rows):
+        lines = {row.label: mean.mean for row in rows if row.base.endswith("+ ST") and (mean := row.scores["harmonic"])}
+        figures["temperature"] = draw_temperature(curves, lines, title)
+    if losses := {row.label: found for row in scored if (found := read_losses(row.runs[0]))}:
+        figures["curves"] = draw_curves(losses, title)
+    return figures
 
 
 def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> Figure:

@@ -25,8 +25,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
-from sign_zs3.commands.configuration import given_options, last_option, with_includes
-from sign_zs3.commands.verbs import VERBS
+from sign_zs3.commands.configuration import VERBS, given_options, last_option, with_includes
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 
 if TYPE_CHECKING:
     from PIL import ImageFont

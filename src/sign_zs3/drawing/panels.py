@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sign_zs3.drawing.colours import UNLABELLED, class_colours
-from sign_zs3.drawing.figures import literal, new_figure, pixels, wrapped
+from sign_zs3.drawing.figures import UNLABELLED, class_colours, literal, new_figure, pixels, wrapped
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:

@@ -1,10 +1,9 @@
 """Class vectors: the semantic word embeddings of class names, from tables on disk or the bundled one."""
 
 from sign_zs3.embeddings.build import Resolution, build_table, resolve
-from sign_zs3.embeddings.nearest import nearest
 from sign_zs3.embeddings.readers import WordVectors, read_vectors
 from sign_zs3.embeddings.spelling import canonical, words_of
-from sign_zs3.embeddings.table import ClassTable, class_vectors
+from sign_zs3.embeddings.table import ClassTable, class_vectors, nearest
 
 __all__ = [
     "ClassTable",

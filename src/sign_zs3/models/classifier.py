@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_zs3.checks import check_choice
+from sign_zs3.errors import check_choice
 
 
 class Classifier(nn.Module):

@@ -6,8 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.checks import check_choice
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_choice
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.limits import MAX_DILATION
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.drawing.colours import class_colours
+from sign_zs3.drawing.figures import class_colours
 from sign_zs3.files import replacing, write_json
 from sign_zs3.models.scores import Segmentation
 from sign_zs3.protocol import IGNORE_INDEX, Protocol

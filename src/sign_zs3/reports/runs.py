@@ -1,6 +1,8 @@
 """Runs read from their folders, finished or not."""
 
+import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
-from sign_zs3.files import other_format, read_json, read_yaml
+from sign_zs3.files import line_of, other_format, read_json, read_yaml
 from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
 
 KINDS = ("train", "generator", "transfer", "self_training")
@@ -208,6 +210,31 @@ def _read_unfinished(folder: Path) -> Run | None:
     method, given = str(config.get("method") or "SIGN"), config.get("seed_everything")
     seed = given if type(given) is int else None
     return Run(folder, method, seed, current_options(config["model"]), _surroundings(config), {})
+
+
+def read_losses(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Read the training losses of a run: name -> (iteration, value, NaN where it has none); {} without metrics.csv."""
+    path = run.folder / "metrics.csv"
+    if not path.is_file():
+        return {}
+    losses: dict[str, list[tuple[float, float]]] = {}
+    before: dict[str, str] = {}
+    try:
+        accumulate = int((run.options or {}).get("accumulate", 1))
+        with path.open(encoding="utf-8", newline="") as lines:
+            for line in csv.DictReader(lines):
+                for name, value in line.items():
+                    if value and name.startswith("train/loss"):
+                        iteration = (int(line["step"]) + 1) / accumulate
+                        # to the last digit what it was: Lightning repeats what the phase at hand does not compute
+                        number = math.nan if before.get(name) == value else float(value)
+                        losses.setdefault(name.removeprefix("train/"), []).append((iteration, number))
+                        before[name] = value
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        raise UserError(
+            f"{path}: cannot be read ({line_of(error)}), expected the metrics.csv of a run; remove or mend it"
+        ) from error
+    return losses
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.checks import check_at_least, check_choice, check_positive, check_range
+from sign_zs3.errors import check_at_least, check_choice, check_positive, check_range
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator

@@ -5,8 +5,7 @@ import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sign_zs3.checks import check_at_least, check_choice, check_positive, check_range
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_at_least, check_choice, check_positive, check_range
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_scales
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from sign_zs3.checks import check_at_least
+from sign_zs3.errors import check_at_least
 from sign_zs3.tasks.generative import GenerativeTask
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sign_zs3.checks import check_range
+from sign_zs3.errors import check_range
 from sign_zs3.models.classifier import ProjectionClassifier
 from sign_zs3.tasks.base import ZeroShotTask
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from sign_zs3.checks import check_at_least
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.datasets.features import View
 from sign_zs3.data.datasets.listed import in_two_lists
 from sign_zs3.data.transforms import evaluation_preset, training_preset
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.protocol import Protocol
 
 

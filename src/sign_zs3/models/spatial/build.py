@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sign_zs3.checks import check_choice
+from sign_zs3.errors import check_choice
 from sign_zs3.models.spatial.contextual import ContextualModule
 from sign_zs3.models.spatial.features import PlainFeatures, SpatialModule
 from sign_zs3.models.spatial.sim import SpatialInformationModule
