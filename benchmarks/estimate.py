@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.estimate --tflops 40
 
 Operations are counted by torch's `FlopCounterMode` on the meta device, and bytes by the tensors that autograd saves in
-a forward pass on the CPU: a step of ResNet-101, D = 600, multi-head SIM on one crop of 321. A count of operations is
+a forward pass on the CPU: a step of ResNet-101, D = 600, multi-head SIM on one crop of 369. A count of operations is
 no time: the option `--tflops` is the speed that a card is taken to reach, and all hours scale with it.
 """
 
@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, SpatialInformationModule
 
-DIM, CROP, LABELLED = 600, 321, 0.75
+DIM, CROP, LABELLED = 600, 369, 0.75
 """D; side of the crop; share of its pixels with a seen label."""
 
 # iterations of each phase at batch 8, as experiments/ has them, and classes
 RUNS = {
-    "Pascal VOC": (20_000, 6_000, 6_000, 20),
+    "Pascal VOC": (40_000, 6_000, 6_000, 20),
     "Pascal Context (33)": (40_000, 10_000, 7_000, 33),
     "COCO-Stuff": (100_000, 6_000, 4_000, 171),
 }

@@ -44,7 +44,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "sign_ast": ("SIGN + AST", {"self_training": "annealed", "temperature": 2.0}),
 }
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "voc": ("voc", {"train_iterations": 20_000, "transfer_iterations": 6_000, "self_training_iterations": 6_000,
+    "voc": ("voc", {"train_iterations": 40_000, "transfer_iterations": 6_000, "self_training_iterations": 6_000,
                     "unseen_odds": 10.0, "lr_transfer": 5e-5, "lr_discriminator": 2.5e-4}),
     "context": ("pascal_context_33", {"train_iterations": 40_000, "transfer_iterations": 10_000,
                                       "self_training_iterations": 7_000, "unseen_odds": 15.0, "lr_transfer": 5e-5,
@@ -54,6 +54,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
                                   "lr_discriminator": 5e-4}),
 }  # fmt: skip
 TOP_P = {"voc": 1, "context": 16, "coco_stuff": 1}
+SPNET_ON_VOC = {"train_iterations": 20_000}
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,10 @@ def test_rows_of_table_1(name: str) -> None:
         hparams = dict(cli.model.hparams)
         assert type(cli.model) is METHODS[method], path
         expected = options | {key: value for key, value in lengths.items() if key in METHODS[method].defaults()}
+        if (name, row) == ("voc", "spnet"):
+            expected |= SPNET_ON_VOC
+        of_spnet = (10 if name == "voc" else 8, 321)
+        assert (cli.datamodule.batch_size, cli.datamodule.crop_size) == (of_spnet if row == "spnet" else (8, 369)), path
         if row == "cagnet_st":
             expected |= {"pseudo_top_p": TOP_P[name]}
         assert {key: hparams[key] for key in expected} == expected, path
@@ -154,7 +159,7 @@ def test_rows_of_tables_2_and_3_differ_in_one_option(name: str, option: str) -> 
     dataset, value = name.split("_", 1)
     base = built(f"table1/{dataset}_sign.yaml", *msrc_classes(dataset)).config["model"]
     cli = built(f"{'table2' if option == 'encoding' else 'table3'}/{name}.yaml", *msrc_classes(dataset))
-    size = {"voc": [41, 41], "msrc": [10, 10]}[dataset]
+    size = {"voc": [47, 47], "msrc": [10, 10]}[dataset]
     expected = {option: value} | ({"train_size": size} if value == "interpolated" else {})
     changed = {key: found for key, found in cli.config["model"].items() if found != base[key]}
     assert changed == {key: found for key, found in expected.items() if found != base[key]}
