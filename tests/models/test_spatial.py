@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial.attention import SelfAttention, attend_in_windows
-from sign_zs3.models.spatial.contextual import ContextualModule
+from sign_zs3.models.spatial.build import ContextualModule, Encoding, Position
+from sign_zs3.models.spatial.encodings import SelfAttention, attend_in_windows
 from sign_zs3.models.spatial.features import PlainFeatures
-from sign_zs3.models.spatial.sim import Encoding, Position
 
 
 def count(module: nn.Module) -> int:

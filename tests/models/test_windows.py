@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
+from sign_zs3.models.inference import Place, windows
 from sign_zs3.models.scores import Scores
 from sign_zs3.models.spatial.features import PlainFeatures, SpatialFeatures
-from sign_zs3.models.windows import Place, windows
 from sign_zs3.protocol import Protocol
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3.functional.precision import at_least_float32
+from sign_zs3.functional.cross_entropy import at_least_float32
 
 AdversarialMode = Literal["non_saturating", "saturating", "l1"]
 

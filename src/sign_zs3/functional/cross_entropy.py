@@ -68,3 +68,8 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     1.5
     """
     return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return float64 as it is and anything else as float32: losses and their weights are computed in no less."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sign_zs3.functional.precision import at_least_float32
+from sign_zs3.functional.cross_entropy import at_least_float32
 from sign_zs3.protocol import IGNORE_INDEX
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)

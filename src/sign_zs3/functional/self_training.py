@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sign_zs3.functional.precision import at_least_float32
+from sign_zs3.functional.cross_entropy import at_least_float32
 
 
 def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> Tensor:

@@ -16,13 +16,11 @@ from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder, rescale
-from sign_zs3.models.inference import check_windows, label_by_windows, read_pixels
+from sign_zs3.models.inference import Place, check_windows, label_by_windows, read_pixels
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.scores import Scores, Segmentation
-from sign_zs3.models.spatial.build import build_spatial
-from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.weights import evaluating
-from sign_zs3.models.windows import Place
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor]
 """Images (N, 3, H, W), RGB, uint8 or float in [0, 255], of any size; or what `Segmenter.maps` returned for them."""

@@ -1,11 +1,150 @@
-"""From the name of a spatial module, as a config has it, to the module."""
+"""SIM, the Spatial Information Module (section 3.3; Tables 2 and 3), CaGNet's module, and which one a config names."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
 
 from sign_zs3.errors import check_choice
-from sign_zs3.models.spatial.contextual import ContextualModule
-from sign_zs3.models.spatial.features import PlainFeatures, SpatialModule
-from sign_zs3.models.spatial.sim import SpatialInformationModule
+from sign_zs3.functional.positional import (
+    absolute_positional_encoding,
+    interpolated_positional_encoding,
+    relative_positional_encoding,
+)
+from sign_zs3.limits import MAX_SIDE
+from sign_zs3.models.spatial.encodings import AttentionEncoding, ConvolutionEncoding, GatedEncoding, GatedScales
+from sign_zs3.models.spatial.features import Cells, PlainFeatures, SpatialFeatures, SpatialModule, scaled_width
+
+Encoding = Literal["multihead", "self_attention", "attention", "conv"]
+Position = Literal["relative", "absolute", "interpolated", "none"]
+
+
+class SpatialInformationModule(SpatialModule):
+    """F, z = SIM(E(x) + PE) with + the concatenation (eq. 1).
+
+    A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar; z = mu + eps * exp(logvar / 2) when
+    sampled, mu otherwise; the latent gates the feature, F = sigmoid(h + h * sigmoid(z)), in (0, 1).
+
+    The paper's appendix with the layers is not available: the structures here are inferred from Table 2's
+    parameter counts of the encoding (D = 600: ``multihead`` 4.86 M, ``self_attention`` 4.60 M, ``conv`` 5.25 M,
+    ``attention`` 5.24 M with mu and logvar counted in), the gate and the last sigmoid from the released code.
+
+    Args:
+        feature_dim: D; a multiple of 4 unless `position` is "none".
+        encoding: A row of Table 2.
+        position: A row of Table 3: ``relative`` (eq. 11 to 16), ``absolute``, ``interpolated`` (absolute at
+            `train_size`, resized to the map) or ``none`` (zeros in its place, so that the counts are the same).
+        train_size: (height, width) of the feature map in training, for ``interpolated``.
+        width: Inner width; None scales the published one (512, 256 or 300) by D / 600.
+        heads: Heads of ``multihead``.
+        window: Side in cells of the windows to which attention is confined on maps that are larger than one, shifted
+            by half a window in every second block: time linear in pixels. None: among all pixels, as in the paper.
+
+    Raises:
+        ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, ``interpolated``
+            with no `train_size` or one beyond `MAX_SIDE`, or a `window` for an encoding without self-attention.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 600,
+        encoding: Encoding = "multihead",
+        position: Position = "relative",
+        train_size: Sequence[int] | None = None,
+        width: int | None = None,
+        heads: int = 8,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        attends = encoding in ("multihead", "self_attention")
+        sides = tuple(train_size or ())
+        if position not in ("relative", "absolute", "interpolated", "none"):
+            raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
+        if position == "interpolated" and train_size is None:
+            raise ValueError("position: interpolated needs train_size, the feature map's size in training")
+        two_sides = len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
+        if train_size is not None and not two_sides:
+            raise ValueError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
+        if type(heads) is not int or heads < 1:
+            raise ValueError(f"heads: found {heads!r:.100}, expected a whole number of at least 1")
+        if window is not None and not (type(window) is int and 2 <= window <= MAX_SIDE):
+            raise ValueError(f"window: found {window!r:.100}, expected a whole number of 2 to {MAX_SIDE}, or None")
+        if window is not None and not attends:
+            raise ValueError(
+                f"window: found {window} with encoding {encoding!r}, which has no self-attention: use None"
+            )
+        if position != "none" and feature_dim % 4:
+            raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
+        self.position = position
+        self.train_size = (sides[0], sides[1]) if sides else None
+        self.feature_dim = feature_dim
+        self.encoding: nn.Module
+        if attends:
+            heads = heads if encoding == "multihead" else 1
+            inner = scaled_width(512, feature_dim, heads) if width is None else width
+            if inner % heads:
+                raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
+            projections = 3 if encoding == "multihead" else 2
+            self.encoding = AttentionEncoding(feature_dim, inner, heads, projections, window)
+        elif encoding == "conv":
+            self.encoding = ConvolutionEncoding(feature_dim, width or scaled_width(256, feature_dim))
+        elif encoding == "attention":
+            self.encoding = GatedEncoding(feature_dim, width or scaled_width(300, feature_dim))
+        else:
+            raise ValueError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
+        # Table 2's count of "attention" has no room for biases on mu and logvar.
+        self.mu = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
+        self.logvar = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
+        self._start_at_zero(self.mu, self.logvar)
+
+    def position_map(
+        self, height: int, width: int, origin: Cells = (0, 0), full_size: Cells | None = None, device: Any = None
+    ) -> Tensor:
+        """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
+        where: dict[str, Any] = {"origin": origin, "full_size": full_size, "device": device}
+        if self.position == "relative":
+            return relative_positional_encoding(height, width, self.feature_dim, **where)
+        if self.position == "absolute":
+            return absolute_positional_encoding(height, width, self.feature_dim, **where)
+        if self.position == "interpolated":
+            assert self.train_size is not None
+            return interpolated_positional_encoding(height, width, self.train_size, self.feature_dim, **where)
+        return torch.zeros(self.feature_dim, height, width, device=device)
+
+    def forward(
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
+    ) -> SpatialFeatures:
+        """See `SpatialModule`."""
+        n, _, height, width = x.shape
+        position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
+        h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
+        return self._gate(h, self.mu(h), self.logvar(h), sample)
+
+
+class ContextualModule(SpatialModule):
+    """CaGNet's contextual module (Gu et al., ACM MM 2020): a latent of each pixel's surroundings, and no position.
+
+    3x3 convolutions of dilations 1, 2 and 5, each weighed by its own attention map, give a context of D channels;
+    3x3 convolutions on it give mu and logvar; z = mu + eps * exp(logvar / 2) when sampled, mu otherwise; the latent
+    gates the feature, F = sigmoid(E + E * sigmoid(z)). `width`, the channels of each scale, is 256 * D / 600 by
+    default, the published one at D = `feature_dim` = 600.
+    """
+
+    def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:
+        super().__init__()
+        self.context = GatedScales(feature_dim, width or scaled_width(256, feature_dim))
+        self.mu = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        self.logvar = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
+        self._start_at_zero(self.mu, self.logvar)
+
+    def forward(
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
+    ) -> SpatialFeatures:
+        """See `SpatialModule`; positions are not read."""
+        context = self.context(x)
+        return self._gate(x, self.mu(context), self.logvar(context), sample)
+
 
 MODULES: dict[str, Any] = {"sim": SpatialInformationModule, "contextual": ContextualModule, "plain": PlainFeatures}
 
