@@ -143,10 +143,8 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
     """
     content = read_content(path, MAX_TEXT, expected)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
+    with refusing(f"{path}: cannot be read", f", expected {expected}; save it as UTF-8"):
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; save it as UTF-8") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
@@ -170,13 +168,11 @@ def read_content(path: Path, limit: int, expected: str) -> bytes:
 def read_json(path: Path, expected: str) -> Any:
     """Read a JSON file of at most `MAX_TEXT` bytes and `MAX_JSON_VALUES` plain values; else a UserError."""
     content = read_content(path, MAX_TEXT, expected)
-    try:
+    with refusing(f"{path}: cannot be read", f", expected {expected}; write it again"):
         found = json.loads(content.decode("utf-8"))
         if fault := not_plain(found, MAX_JSON_VALUES):
             raise ValueError(f"found {fault}")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; write it again") from error
-    return found
+        return found
 
 
 def read_yaml(path: Path, expected: str) -> Any:
@@ -187,7 +183,7 @@ def read_yaml(path: Path, expected: str) -> Any:
     import yaml
 
     content = read_content(path, MAX_YAML, expected)
-    try:
+    with refusing(f"{path}: cannot be read", f", expected {expected}; mend it"):
         # libyaml's, where it is there, is ten times as fast
         kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         text = content.decode("utf-8-sig")
@@ -206,8 +202,6 @@ def read_yaml(path: Path, expected: str) -> Any:
         if _expanded(node, {}) > MAX_VALUES:
             raise ValueError(f"found aliases that stand for more than {MAX_VALUES:,} values")
         return loader.construct_document(node)
-    except Exception as error:  # wrong values make the reader raise almost anything
-        raise UserError(f"{path}: cannot be read ({line_of(error)}), expected {expected}; mend it") from error
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
@@ -280,6 +274,17 @@ def check_archive(file: Path | IO[bytes], limit: int | None = None) -> None:
     most, total = size if limit is None else limit, sum(part.file_size for part in parts)
     if total > most:
         raise ValueError(f"found parts of {total:,} bytes, expected at most {most:,}")
+
+
+@contextmanager
+def refusing(found: str, then: str) -> Iterator[None]:
+    """Make of an error in the block, which may be any where a file is broken, a UserError: `found (reason)then`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{found} ({line_of(error)}){then}") from error
 
 
 def line_of(error: Exception) -> str:

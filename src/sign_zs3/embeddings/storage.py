@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_archive, line_of, replacing
+from sign_zs3.files import check_archive, refusing, replacing
 from sign_zs3.limits import MAX_TABLE
 
 Matrix = npt.NDArray[np.float32]
@@ -36,7 +36,8 @@ def read_table(path: Path) -> Content:
 
 
 def _read_npz(path: Path) -> Content:
-    try:
+    expected = "expected a whole .npz file without pickled objects"
+    with refusing(f"{path}: cannot be read", f": {expected}; fetch or build it again"):
         with path.open("rb") as file:
             if file.read(6) == b"\x93NUMPY":
                 raise UserError(f"{path}: is no .npz archive: expected 'names' and one matrix per source")
@@ -44,13 +45,6 @@ def _read_npz(path: Path) -> Content:
         # given a path, np.load leaves the file open when the archive turns out to be damaged
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except UserError:
-        raise
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .npz file without pickled objects; "
-            "fetch or build it again"
-        ) from None
     names = arrays.pop("names", None)
     # empty strings take no bytes, however many there are
     if not isinstance(names, np.ndarray) or names.ndim != 1 or names.dtype.kind != "U" or not names.dtype.itemsize:
@@ -64,15 +58,11 @@ def _read_npz(path: Path) -> Content:
 
 
 def _read_safetensors(path: Path) -> Content:
-    try:
+    with refusing(f"{path}: cannot be read", ": expected a whole .safetensors file; fetch it again"):
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         names = json.loads(metadata.get("names", "null"))
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)[:200]}): expected a whole .safetensors file; fetch it again"
-        ) from None
     if not isinstance(names, list):
         raise UserError(f"{path}: no names: expected a JSON list under 'names' in the metadata")
     return tuple(names), arrays
@@ -84,16 +74,13 @@ def write_table(path: Path, names: tuple[str, ...], sources: Mapping[str, Matrix
         raise UserError(f"{path}: unknown kind of table '{path.suffix}': expected .npz or .safetensors")
     if path.suffix == ".npz" and "names" in sources:
         raise UserError(f"{path}: a source cannot be called 'names' in a .npz file; rename it")
-    try:
-        with replacing(path) as beside:
-            if path.suffix == ".npz":
-                # `allow_pickle`, without which numpy 2's types take no mapping, is one more array to numpy 1
-                arrays: dict[str, Any] = {"names": np.array(names), **sources}
-                with beside.open("wb") as file:
-                    np.savez(file, **arrays)
-            else:
-                # one key only: the writer does not keep the order of several
-                metadata = {"names": json.dumps(names, ensure_ascii=False)}
-                beside.write_bytes(save(dict(sources), metadata=metadata))
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be written ({line_of(error)}); choose another folder") from None
+    with refusing(f"{path}: cannot be written", "; choose another folder"), replacing(path) as beside:
+        if path.suffix == ".npz":
+            # `allow_pickle`, without which numpy 2's types take no mapping, is one more array to numpy 1
+            arrays: dict[str, Any] = {"names": np.array(names), **sources}
+            with beside.open("wb") as file:
+                np.savez(file, **arrays)
+        else:
+            # one key only: the writer does not keep the order of several
+            metadata = {"names": json.dumps(names, ensure_ascii=False)}
+            beside.write_bytes(save(dict(sources), metadata=metadata))

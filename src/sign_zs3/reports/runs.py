@@ -12,7 +12,7 @@ from typing import Any
 
 from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, other_format, read_json, read_yaml
+from sign_zs3.files import other_format, read_json, read_yaml, refusing
 from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
 
 KINDS = ("train", "generator", "transfer", "self_training")
@@ -219,7 +219,7 @@ def read_losses(run: Run) -> dict[str, list[tuple[float, float]]]:
         return {}
     losses: dict[str, list[tuple[float, float]]] = {}
     before: dict[str, str] = {}
-    try:
+    with refusing(f"{path}: cannot be read", ", expected the metrics.csv of a run; remove or mend it"):
         accumulate = int((run.options or {}).get("accumulate", 1))
         with path.open(encoding="utf-8", newline="") as lines:
             for line in csv.DictReader(lines):
@@ -230,10 +230,6 @@ def read_losses(run: Run) -> dict[str, list[tuple[float, float]]]:
                         number = math.nan if before.get(name) == value else float(value)
                         losses.setdefault(name.removeprefix("train/"), []).append((iteration, number))
                         before[name] = value
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        raise UserError(
-            f"{path}: cannot be read ({line_of(error)}), expected the metrics.csv of a run; remove or mend it"
-        ) from error
     return losses
 
 
