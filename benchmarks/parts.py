@@ -20,7 +20,7 @@ from benchmarks.figures import Figure, PeakMemory, in_a_process, in_turns, show
 from sign_zs3 import GZSLMeanIoU
 from sign_zs3.functional import class_mmd
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.scores import label_scores
+from sign_zs3.models.inference import label_scores
 from sign_zs3.protocol import Protocol
 
 CELLS = {321: 41, 641: 81, 1281: 161}

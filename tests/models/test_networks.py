@@ -82,7 +82,7 @@ def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("numbers", [1, 2 * 9 * 11 * 3, 1 << 22])
 def test_classes_in_slices_are_labelled_as_at_once(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sign_zs3.models.scores.SLICE", numbers)
+    monkeypatch.setattr("sign_zs3.models.inference.SLICE", numbers)
     scores = 5 * torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
     scores[:, [2, 7]] = -math.inf
     whole = resize_scores(scores, (9, 11))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.inference import Place, windows
-from sign_zs3.models.scores import Scores
+from sign_zs3.models.inference import Place, Scores, windows
 from sign_zs3.models.spatial.features import PlainFeatures, SpatialFeatures
 from sign_zs3.protocol import Protocol
 

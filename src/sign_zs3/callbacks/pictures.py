@@ -18,7 +18,7 @@ from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.functional.geometry import map_size, shrink_labels
-from sign_zs3.models.scores import Scores, label_scores
+from sign_zs3.models.inference import Scores, label_scores
 from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks.base import ZeroShotTask

@@ -6,7 +6,7 @@ from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.generator import Generator
-from sign_zs3.models.scores import Labels, Scores, Segmentation, label_scores
+from sign_zs3.models.inference import Labels, Scores, Segmentation, label_scores
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule, build_spatial
 

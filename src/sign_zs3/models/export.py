@@ -20,7 +20,7 @@ from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, replacing
 from sign_zs3.functional.geometry import map_size, resize_map
-from sign_zs3.models.scores import label_scores
+from sign_zs3.models.inference import label_scores
 from sign_zs3.models.segmenter import Segmenter
 
 METADATA = "sign_zs3"

@@ -16,9 +16,8 @@ from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder, rescale
-from sign_zs3.models.inference import Place, check_windows, label_by_windows, read_pixels
+from sign_zs3.models.inference import Place, Scores, Segmentation, check_windows, label_by_windows, read_pixels
 from sign_zs3.models.pretrained import PretrainedFolder
-from sign_zs3.models.scores import Scores, Segmentation
 from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.weights import evaluating
 

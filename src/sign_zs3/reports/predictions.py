@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sign_zs3.drawing.figures import class_colours
 from sign_zs3.files import replacing, write_json
-from sign_zs3.models.scores import Segmentation
+from sign_zs3.models.inference import Segmentation
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.reports.run import or_none
 

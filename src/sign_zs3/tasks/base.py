@@ -16,7 +16,7 @@ from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.metrics import GZSLMeanIoU
-from sign_zs3.models.scores import Scores, Segmentation, label_scores, segmentations
+from sign_zs3.models.inference import Scores, Segmentation, label_scores, segmentations
 from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial.features import SpatialFeatures
 from sign_zs3.models.weights import evaluating, on_meta

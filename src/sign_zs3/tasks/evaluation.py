@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
-from sign_zs3.models.scores import Scores, label_scores
+from sign_zs3.models.inference import Scores, label_scores
 from sign_zs3.models.segmenter import Inputs, Segmenter
 
 FEATURE_RESOLUTION_SIZE = (513, 513)

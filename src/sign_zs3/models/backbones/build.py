@@ -1,4 +1,4 @@
-"""From the name of a backbone to the network: a ResNet with dilation in the place of strides, a small one, or timm's."""
+"""From the name of a backbone to the network: a ResNet with dilation in the place of strides, a small one, timm's."""
 
 from collections.abc import Sequence
 from pathlib import Path
