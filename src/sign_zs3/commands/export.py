@@ -122,7 +122,7 @@ def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
 
 def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:
     """Return the scores of a checkpoint and their phase from the run that it lies in; {} where there are none."""
-    from sign_zs3.models.card import plain_scores
+    from sign_zs3.models.config import plain_scores
 
     path = checkpoint.resolve().parent.parent / "results.json"
     if checkpoint.resolve().parent.name != "checkpoints" or not path.is_file():

@@ -15,8 +15,7 @@ from torch import Tensor
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of, make_folder, other_format, read_json, replacing
-from sign_zs3.models.card import card_text, plain_scores
-from sign_zs3.models.config import SegmenterConfig
+from sign_zs3.models.config import SegmenterConfig, card_text, plain_scores
 from sign_zs3.models.weights import check_finite, difference, kinds_of, on_meta
 from sign_zs3.protocol import Protocol
 
