@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 
 from sign_zs3 import ClassTable, UserError
 from sign_zs3.data.splits import published_protocol
-from sign_zs3.drawing.vectors import draw_vectors
+from sign_zs3.drawing.charts import draw_vectors
 
 
 def points_of(figure: Figure) -> Any:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sign_zs3.drawing.vectors import draw_nearest
+from sign_zs3.drawing.charts import draw_nearest
 from sign_zs3.embeddings import ClassTable, class_vectors, nearest
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol

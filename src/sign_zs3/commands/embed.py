@@ -230,8 +230,8 @@ def _show(args: list[str]) -> int:
     from rich.markup import escape
     from rich.table import Column, Table
 
+    from sign_zs3.drawing.charts import draw_nearest
     from sign_zs3.drawing.figures import save_figure
-    from sign_zs3.drawing.vectors import draw_nearest
 
     unseen = Column("unseen class", style="bold yellow", no_wrap=True)
     table = Table(unseen, "seen classes, the nearest first", title=escape(title))

@@ -210,7 +210,7 @@ class ClassTable:
         if unknown := [name for name in unseen if name not in class_names]:
             expected = f"names that are among the {len(class_names)} drawn"
             raise UserError(f"unseen: found {_listed(unknown)}, expected {expected}")
-        from sign_zs3.drawing.vectors import draw_vectors
+        from sign_zs3.drawing.charts import draw_vectors
 
         return draw_vectors(self.vectors(class_names, sources, center), class_names, unseen, ax)
 
