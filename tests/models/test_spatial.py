@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial.build import ContextualModule, Encoding, Position
+from sign_zs3.models.spatial.build import ContextualModule, Encoding, PlainFeatures, Position
 from sign_zs3.models.spatial.encodings import SelfAttention, attend_in_windows
-from sign_zs3.models.spatial.features import PlainFeatures
 
 
 def count(module: nn.Module) -> int:

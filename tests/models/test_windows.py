@@ -12,7 +12,7 @@ from torch import Tensor
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
 from sign_zs3.models.inference import Place, Scores, windows
-from sign_zs3.models.spatial.features import PlainFeatures, SpatialFeatures
+from sign_zs3.models.spatial.build import PlainFeatures, SpatialFeatures
 from sign_zs3.protocol import Protocol
 
 

@@ -97,7 +97,11 @@ def gzsl_scores(
     (0.75, 0.8, 0.7742, 0.875)
     """
     counts = _check(confusion, absent)
-    _check_sides(seen, unseen, len(counts))
+    ids = [*seen, *unseen]
+    if outside := sorted({i for i in ids if not 0 <= i < len(counts)}):
+        raise ValueError(f"seen and unseen hold ids {outside}: expected 0..{len(counts) - 1}")
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ValueError(f"ids {twice} occur twice in seen and unseen: each class lies on one side, once")
     hits, truth = counts.diagonal(), counts.sum(dim=1)
     iou, recall = per_class_iou(confusion, absent), _divide(hits, truth, absent)
     # 0 * NaN would spoil the sum; an absent class has no weight either way.
@@ -128,14 +132,6 @@ def _check(confusion: Tensor, absent: str) -> Tensor:
     if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"expected a square (C, C) confusion matrix, got shape {tuple(confusion.shape)}")
     return confusion.detach().cpu().double()
-
-
-def _check_sides(seen: Sequence[int], unseen: Sequence[int], num_classes: int) -> None:
-    ids = [*seen, *unseen]
-    if outside := sorted({i for i in ids if not 0 <= i < num_classes}):
-        raise ValueError(f"seen and unseen hold ids {outside}: expected 0..{num_classes - 1}")
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise ValueError(f"ids {twice} occur twice in seen and unseen: each class lies on one side, once")
 
 
 def _divide(part: Tensor, whole: Tensor, absent: str) -> Tensor:

@@ -88,11 +88,6 @@ class Segmenter(nn.Module, PretrainedFolder):
         """Map images (N, 3, H, W), uint8 or float in [0, 255], to zero mean and unit deviation."""
         return (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
 
-    def encode(self, inputs: Inputs) -> Tensor:
-        """Return E(x), (N, D, h, w)."""
-        x: Tensor = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
-        return x
-
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of images that the encoder's head reads, see `Encoder.maps`."""
         return self.encoder.maps(self.normalise(images))
@@ -105,7 +100,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             sample: Draw z, or take its mean; None: draw in training mode.
             place: Where the images lie in a larger one; None: they are whole.
         """
-        x = self.encode(inputs)
+        x = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
         read = None if place is None else place.scaled(self.encoder.input_scales[0])
         cells = {} if read is None else read.in_cells(self.encoder.strides[0], *map_size(x))
         found: SpatialFeatures = self.spatial(x, sample, **cells)

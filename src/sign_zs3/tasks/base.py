@@ -18,7 +18,7 @@ from sign_zs3.functional.geometry import map_size
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.inference import Scores, Segmentation, label_scores, segmentations
 from sign_zs3.models.segmenter import Inputs, Segmenter
-from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.models.weights import evaluating, on_meta
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import evaluation, matching, run, steps

@@ -9,7 +9,7 @@ from sign_zs3.errors import check_at_least, check_choice, check_positive, check_
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
-from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.tasks import steps
 from sign_zs3.tasks.base import SEGMENTER, ZeroShotTask
 from sign_zs3.tasks.steps import Batch, LabelledFeatures

@@ -15,7 +15,7 @@ from sign_zs3.functional.self_training import annealed_weights, confident_fracti
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
 from sign_zs3.models.segmenter import Inputs, Segmenter
-from sign_zs3.models.spatial.features import SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.protocol import IGNORE_INDEX
 
 Batch = dict[str, Any]

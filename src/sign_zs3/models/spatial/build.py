@@ -1,7 +1,8 @@
-"""SIM, the Spatial Information Module (section 3.3; Tables 2 and 3), CaGNet's module, and which one a config names."""
+"""What stands between E and C: SIM (section 3.3; Tables 2 and 3), CaGNet's module, or none; by the name in a config."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,77 @@ from sign_zs3.functional.positional import (
 )
 from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.encodings import AttentionEncoding, ConvolutionEncoding, GatedEncoding, GatedScales
-from sign_zs3.models.spatial.features import Cells, PlainFeatures, SpatialFeatures, SpatialModule, scaled_width
 
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
 Position = Literal["relative", "absolute", "interpolated", "none"]
+Cells: TypeAlias = tuple[int, int]  # rows and columns of a feature map: a position, or a size
+
+
+class SpatialFeatures(NamedTuple):
+    """F, in (0, 1) after a sigmoid, its latent z, and the latter's mean and log-variance; each (N, D, h, w)."""
+
+    features: Tensor
+    latent: Tensor
+    mu: Tensor
+    logvar: Tensor
+
+
+class SpatialModule(nn.Module, ABC):
+    """A module between E and C."""
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
+    ) -> SpatialFeatures:
+        """Add position or context to a feature map.
+
+        Args:
+            x: E(x), (N, D, h, w).
+            sample: Draw z, or take its mean; None: draw in training mode.
+            origin: (row, column) of the map in the whole map, where it is a window of one.
+            full_size: (height, width) of the whole map; None: it is the map.
+        """
+
+    def _gate(self, h: Tensor, mu: Tensor, logvar: Tensor, sample: bool | None) -> SpatialFeatures:
+        """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
+        latent = mu + _noise(mu) * torch.exp(logvar / 2) if sample or (sample is None and self.training) else mu
+        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+
+    @staticmethod
+    def _start_at_zero(*heads: nn.Conv2d) -> None:
+        """Let z start as N(0, 1): at the published alpha = 100, a random e^logvar diverges within two iterations."""
+        for head in heads:
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+
+
+class PlainFeatures(SpatialModule):
+    """No spatial information, no parameters: a latent of pure noise, and F = sigmoid(E(x)), in (0, 1) as G(e + z) is.
+
+    Without `sigmoid` F is E(x) itself, unbounded.
+    """
+
+    def __init__(self, feature_dim: int = 600, sigmoid: bool = True) -> None:
+        super().__init__()
+        self.feature_dim, self.sigmoid = feature_dim, sigmoid
+
+    def forward(
+        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
+    ) -> SpatialFeatures:
+        """See `SpatialModule`; z is of N(0, 1)."""
+        zero = torch.zeros_like(x)
+        latent = _noise(x) if sample or (sample is None and self.training) else zero
+        return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
+
+
+def _noise(like: Tensor) -> Tensor:
+    # randn_like fills by the layout in memory, so that channels_last would draw another noise
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device)
+
+
+def scaled_width(published: int, feature_dim: int, multiple: int = 1) -> int:
+    """Return a published width, which is for D = 600, for another D; a multiple of `multiple`."""
+    return max(1, round(published * feature_dim / 600 / multiple)) * multiple
 
 
 class SpatialInformationModule(SpatialModule):
