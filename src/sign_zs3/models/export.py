@@ -7,8 +7,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,8 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
     """
     check_onnx()
     model, program = _trace(segmenter)
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the inside of torch and onnxscript, which a user can do nothing about
         exported = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=_OUTPUTS
         )
@@ -121,7 +121,8 @@ def write_program(segmenter: Segmenter, path: Path) -> float:
     model, program = _trace(segmenter)
     metadata = describe(segmenter) | {"min_side": max(segmenter.encoder.backbone.strides) + 1}
     archive = io.BytesIO()
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.export.save(program, archive, extra_files={f"{METADATA}.json": json.dumps(metadata)})
         archive.seek(0)
         loaded = torch.export.load(archive).module()
@@ -167,7 +168,8 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
     images = torch.zeros(2, 3, 4 * stride, 6 * stride, dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             graph = torch.export.export(traced, (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}})
     except Exception as error:  # whatever a network of timm does that torch.export does not follow
         raise UserError(
@@ -208,11 +210,3 @@ def _keep(path: Path, content: bytes, model: Labeller, run: Callable[[Tensor], A
                 f"{100 * AGREEMENT} %; nothing is kept: write --format pretrained, and report this network"
             )
     return share
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings about the inside of torch and onnxscript, which a user can do nothing about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
