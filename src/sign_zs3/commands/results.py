@@ -116,8 +116,8 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     from sign_zs3.commands.training import ConfiguredCLI
     from sign_zs3.data.examples import choose_examples
     from sign_zs3.drawing.panels import comparison_panel
+    from sign_zs3.tasks.building import check_classes
     from sign_zs3.tasks.loading import load_task
-    from sign_zs3.tasks.matching import check_classes
 
     chosen: dict[str, tuple[Run, Path]] = {}
     for row in rows:

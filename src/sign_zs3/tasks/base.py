@@ -21,8 +21,7 @@ from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.models.weights import evaluating, on_meta
 from sign_zs3.protocol import Protocol
-from sign_zs3.tasks import evaluation, matching, run, steps
-from sign_zs3.tasks.building import Sources, segmenter_config
+from sign_zs3.tasks import building, evaluation, run, steps
 from sign_zs3.tasks.checkpoint import (
     CHECKPOINT_KEY,
     check_checkpoint,
@@ -32,8 +31,7 @@ from sign_zs3.tasks.checkpoint import (
     stored_protocol,
 )
 from sign_zs3.tasks.options import TaskOptions, defaults_of
-from sign_zs3.tasks.progress import Progress
-from sign_zs3.tasks.schedule import Schedule, counted_randomness
+from sign_zs3.tasks.schedule import Progress, Schedule, counted_randomness
 from sign_zs3.tasks.steps import Batch, PseudoLabels
 from sign_zs3.tasks.training import Training
 from sign_zs3.tasks.updates import Updates, segmenter_optimizer
@@ -170,7 +168,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._adopt(protocol)
         elif self._is_open:
             self._take(protocol)
-        matching.check_classes(self.protocol, protocol, "the data")
+        building.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
             run.check_trainer(self.trainer, self.hparams["compile"])
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
@@ -185,7 +183,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             hp, protocol, sources = self.hparams, self.protocol, None
             self.progress.looked_up = self.progress.centered_on = protocol.classes
             if self._buffers["class_vectors"] is None:
-                sources = Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
+                sources = building.Sources.read(hp, protocol, type(self).__name__, self.defaults(), self.architecture)
                 self.class_vectors = sources.class_vectors
             try:
                 # Lightning would make them where they run; a seed is to give the same weights on every device
@@ -205,17 +203,19 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def build_networks(self, word_dim: int, weights: str | None) -> None:
         """Make `segmenter` for class vectors of length `word_dim`; `weights` are the backbone's, if a file has them."""
         dim = self.feature_dim(word_dim)
-        config = segmenter_config(self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options())
+        config = building.segmenter_config(
+            self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options()
+        )
         self.segmenter = Segmenter.build(config, weights)
         if self.hparams["channels_last"]:
             self.segmenter.encoder.to(memory_format=torch.channels_last)
 
     def _adopt(self, protocol: Protocol) -> None:
         """Take ids and order of the data's classes, where they are those of the model."""
-        rows = matching.order_from(self.protocol, protocol)
+        rows = building.order_from(self.protocol, protocol)
         if rows is None or protocol == self.protocol:
             return
-        self.load_state_dict(matching.in_order(self.state_dict(), rows))
+        self.load_state_dict(building.in_order(self.state_dict(), rows))
         self.progress.looked_up = tuple(self.progress.looked_up[row] for row in rows)
         self._take(protocol)
         self.metric = GZSLMeanIoU(protocol.classes, protocol.seen, protocol.unseen).to(self.device)
@@ -231,24 +231,24 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Take up a checkpoint that a trainer read, by whatever reader: classes, networks and progress."""
         check_checkpoint(checkpoint, "the checkpoint")
         if self._is_fitting:
-            matching.check_resumable(checkpoint)
+            building.check_resumable(checkpoint)
         self.take_up(checkpoint)
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Take up all of a checked checkpoint but its weights; the networks are made where there are none yet."""
         if self._protocol is None:
             self._take(stored_protocol(checkpoint))
-        matching.reorder(checkpoint, self.protocol)
-        matching.check_classes(self.protocol, stored_protocol(checkpoint), "the checkpoint")
+        building.reorder(checkpoint, self.protocol)
+        building.check_classes(self.protocol, stored_protocol(checkpoint), "the checkpoint")
         state: dict[str, Tensor] = checkpoint["state_dict"]
         if not self.is_built:
-            matching.check_fits(checkpoint, self._expected_state(state))
+            building.check_fits(checkpoint, self._expected_state(state))
             self.class_vectors = torch.zeros_like(state["class_vectors"])
             self.configure_model()
         if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
             raise UserError(f"vectors: the checkpoint's have {found} numbers, those given {mine}: give its own file")
         self._set_teacher(has_teacher(state))
-        matching.check_fits(checkpoint, self.state_dict())
+        building.check_fits(checkpoint, self.state_dict())
         self.progress.resume(checkpoint, self.named_parameters())
 
     def _expected_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

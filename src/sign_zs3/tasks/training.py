@@ -8,8 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from sign_zs3.protocol import IGNORE_INDEX
-from sign_zs3.tasks.progress import Progress
-from sign_zs3.tasks.schedule import counted_randomness
+from sign_zs3.tasks.schedule import Progress, counted_randomness
 from sign_zs3.tasks.steps import Batch
 from sign_zs3.tasks.updates import Updates
 

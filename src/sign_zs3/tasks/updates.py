@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sign_zs3.errors import UserError
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmenter
-from sign_zs3.tasks.progress import Progress
+from sign_zs3.tasks.schedule import Progress
 from sign_zs3.tasks.steps import Losses
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """The classes of a trained model: added by name alone, renamed, removed."""
 
-from sign_zs3.vocabulary.checkpoints import save_model
-from sign_zs3.vocabulary.editing import remove, rename
+from sign_zs3.vocabulary.editing import remove, rename, save_model
 from sign_zs3.vocabulary.extension import extend
 from sign_zs3.vocabulary.self_training import self_train
 

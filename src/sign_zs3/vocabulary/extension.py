@@ -17,8 +17,7 @@ from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.generative import GenerativeTask
 from sign_zs3.tasks.loading import load_task
 from sign_zs3.tasks.schedule import counted_randomness
-from sign_zs3.vocabulary.checkpoints import rebuild
-from sign_zs3.vocabulary.editing import check_new
+from sign_zs3.vocabulary.editing import check_new, rebuild
 from sign_zs3.vocabulary.teaching import real_features, teach_rows
 
 

@@ -13,7 +13,7 @@ from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
 from sign_zs3.tasks.loading import task_of
 from sign_zs3.tasks.schedule import Phase, Schedule
-from sign_zs3.vocabulary.checkpoints import as_checkpoint
+from sign_zs3.vocabulary.editing import as_checkpoint
 
 
 def self_train(
