@@ -40,8 +40,7 @@ from sign_zs3.data.datasets.files import read_mat
 from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.datasets.voc import VOCDataset
-from sign_zs3.data.loaders import Loader, ShardSampler, StreamLoader, worker_options
-from sign_zs3.data.stream import Stream
+from sign_zs3.data.stream import Loader, ShardSampler, Stream, StreamLoader, worker_options
 from sign_zs3.data.transforms import MEAN_COLOUR, evaluation_preset, training_preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from sign_zs3.data.names import VOC_CLASSES
-from sign_zs3.data.splits import published_protocol
+from sign_zs3.data.splits import VOC_CLASSES, published_protocol
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import Protocol
 

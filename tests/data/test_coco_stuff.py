@@ -8,8 +8,7 @@ import pytest
 
 from sign_zs3.data.datamodules import COCOStuffDataModule
 from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset
-from sign_zs3.data.names import COCO_STUFF_CLASSES
-from sign_zs3.data.splits import published_protocol
+from sign_zs3.data.splits import COCO_STUFF_CLASSES, published_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (

@@ -11,8 +11,7 @@ import pytest
 
 from sign_zs3.data.datamodules import PascalContextDataModule
 from sign_zs3.data.datasets.pascal_context import PascalContextDataset
-from sign_zs3.data.names import CONTEXT33_CLASSES, CONTEXT59_CLASSES
-from sign_zs3.data.splits import published_protocol
+from sign_zs3.data.splits import CONTEXT33_CLASSES, CONTEXT59_CLASSES, published_protocol
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import (

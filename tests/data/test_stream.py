@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from sign_zs3.data.loaders import (
+from sign_zs3.data.stream import (
     Loader,
     ShardSampler,
+    Stream,
     StreamLoader,
     StreamSampler,
     UnscoredSamples,
     worker_options,
 )
-from sign_zs3.data.stream import Stream
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import ToyDataset, same_samples

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sign_zs3.data.names import COCO_STUFF_CLASSES, VOC_CLASSES
+from sign_zs3.data.splits import COCO_STUFF_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import read_vectors, words_of
 from sign_zs3.errors import UserError
 

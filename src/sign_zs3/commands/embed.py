@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sign_zs3.data.names import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
+from sign_zs3.data.splits import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
     ClassTable,
     Resolution,

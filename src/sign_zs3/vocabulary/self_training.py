@@ -7,7 +7,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from sign_zs3.callbacks import ScheduleProgressBar
-from sign_zs3.data.datamodules.unlabelled import UnlabelledDataModule
+from sign_zs3.data.datamodules.folder import UnlabelledDataModule
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY

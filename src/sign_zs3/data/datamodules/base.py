@@ -16,8 +16,16 @@ from torch.utils.data import Dataset
 from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDataset
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
-from sign_zs3.data.loaders import Loader, ShardSampler, StreamLoader, UnscoredSamples, collate, worker_options
-from sign_zs3.data.stream import LoaderPlan, Stream
+from sign_zs3.data.stream import (
+    Loader,
+    LoaderPlan,
+    ShardSampler,
+    Stream,
+    StreamLoader,
+    UnscoredSamples,
+    collate,
+    worker_options,
+)
 from sign_zs3.errors import UserError, check_at_least, check_choice
 from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
