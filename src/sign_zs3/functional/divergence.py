@@ -123,8 +123,7 @@ def class_mmd(
     tensor(0.3935)
     """
     _check_features(real, fake, bandwidths)
-    if labels_fake is None:
-        labels_fake = labels_real
+    labels_fake = labels_real if labels_fake is None else labels_fake
     for name, features, labels in (("real", real, labels_real), ("fake", fake, labels_fake)):
         if labels.shape != features.shape[:1]:
             shapes = f"expected shape {tuple(features.shape[:1])}, got {tuple(labels.shape)}"

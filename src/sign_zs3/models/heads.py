@@ -1,7 +1,6 @@
 """Heads: from a backbone's pyramid, fine to coarse, to E(x) of D = `feature_dim` channels."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -97,16 +96,13 @@ def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
     return convolution
 
 
-Head: TypeAlias = DeepLabHead | FCNHead | UNetHead
-"""Reads the backbone's levels with the indices `levels`."""
-
-
 def build_head(
     name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, dilations: Sequence[int]
-) -> Head:
-    """Make a head: ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``.
+) -> DeepLabHead | FCNHead | UNetHead:
+    """Make a head, which reads the backbone's levels with the indices `levels`.
 
-    An unknown name, or a dilation of ``deeplab`` out of range, is a UserError.
+    It is ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``; an unknown
+    name, or a dilation of ``deeplab`` out of range, is a UserError.
     """
     check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
     if name == "unet":

@@ -68,11 +68,22 @@ class PretrainedFolder(
         Raises:
             UserError: There is no config, the scores are no fractions, or the folder is a file or cannot be written.
         """
+        from safetensors.torch import save
+
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected a folder, made where it is missing; name another")
         card = dict(model_card_kwargs or {}) | ({} if scores is None else {"scores": scores})
-        contents = self._contents(card)
+        assert isinstance(self, torch.nn.Module)
+        # safetensors refuses tensors that share memory or are not contiguous
+        state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in self.state_dict().items()}
+        kept = card | {"scores": plain_scores(card.get("scores"))}
+        config = {"format": FORMAT, "version": __version__, **self.require_config().as_dict(), "card": kept}
+        contents = {
+            WEIGHTS_FILE: save(state, metadata={"format": "pt"}),  # a file of save_file only its owner may read
+            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+            CARD_FILE: (str(self.generate_model_card(**card)).rstrip() + "\n").encode(),
+        }
         make_folder(folder)
         with ExitStack() as files:
             # the mixin's own method removes what is there before it writes
@@ -82,24 +93,6 @@ class PretrainedFolder(
             return None
         address: str = self.push_to_hub(repo_id or folder.name, model_card_kwargs=card, **options)
         return address
-
-    def _contents(self, card: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the contents of the files by name."""
-        from safetensors.torch import save
-
-        assert isinstance(self, torch.nn.Module)
-        # safetensors refuses tensors that share memory or are not contiguous
-        weights = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in self.state_dict().items()
-        }
-        kept = dict(card) | {"scores": plain_scores(card.get("scores"))}
-        config = {"format": FORMAT, "version": __version__, **self.require_config().as_dict(), "card": kept}
-        return {
-            WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),  # a file of save_file only its owner may read
-            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
-            CARD_FILE: (str(self.generate_model_card(**card)).rstrip() + "\n").encode(),
-        }
 
     def require_config(self) -> SegmenterConfig:
         """Return the config; a segmenter that was made without one is a UserError."""

@@ -35,7 +35,7 @@ class SpatialModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
+        self, x: Tensor, sample: bool | None = None, *, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """Add position or context to a feature map.
 
@@ -51,13 +51,6 @@ class SpatialModule(nn.Module, ABC):
         latent = mu + _noise(mu) * torch.exp(logvar / 2) if sample or (sample is None and self.training) else mu
         return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
 
-    @staticmethod
-    def _start_at_zero(*heads: nn.Conv2d) -> None:
-        """Let z start as N(0, 1): at the published alpha = 100, a random e^logvar diverges within two iterations."""
-        for head in heads:
-            for parameter in head.parameters():
-                nn.init.zeros_(parameter)
-
 
 class PlainFeatures(SpatialModule):
     """No spatial information, no parameters: a latent of pure noise, and F = sigmoid(E(x)), in (0, 1) as G(e + z) is.
@@ -69,10 +62,8 @@ class PlainFeatures(SpatialModule):
         super().__init__()
         self.feature_dim, self.sigmoid = feature_dim, sigmoid
 
-    def forward(
-        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
-    ) -> SpatialFeatures:
-        """See `SpatialModule`; z is of N(0, 1)."""
+    def forward(self, x: Tensor, sample: bool | None = None, **cells: Any) -> SpatialFeatures:
+        """See `SpatialModule`; z is of N(0, 1), and positions are not read."""
         zero = torch.zeros_like(x)
         latent = _noise(x) if sample or (sample is None and self.training) else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
@@ -83,7 +74,14 @@ def _noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape, dtype=like.dtype, device=like.device)
 
 
-def scaled_width(published: int, feature_dim: int, multiple: int = 1) -> int:
+def _zeroed(head: nn.Conv2d) -> nn.Conv2d:
+    """Let z start as N(0, 1): at the published alpha = 100, a random e^logvar diverges within two iterations."""
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
+
+
+def _scaled_width(published: int, feature_dim: int, multiple: int = 1) -> int:
     """Return a published width, which is for D = 600, for another D; a multiple of `multiple`."""
     return max(1, round(published * feature_dim / 600 / multiple)) * multiple
 
@@ -150,21 +148,20 @@ class SpatialInformationModule(SpatialModule):
         self.encoding: nn.Module
         if attends:
             heads = heads if encoding == "multihead" else 1
-            inner = scaled_width(512, feature_dim, heads) if width is None else width
+            inner = _scaled_width(512, feature_dim, heads) if width is None else width
             if inner % heads:
                 raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
             projections = 3 if encoding == "multihead" else 2
             self.encoding = AttentionEncoding(feature_dim, inner, heads, projections, window)
         elif encoding == "conv":
-            self.encoding = ConvolutionEncoding(feature_dim, width or scaled_width(256, feature_dim))
+            self.encoding = ConvolutionEncoding(feature_dim, width or _scaled_width(256, feature_dim))
         elif encoding == "attention":
-            self.encoding = GatedEncoding(feature_dim, width or scaled_width(300, feature_dim))
+            self.encoding = GatedEncoding(feature_dim, width or _scaled_width(300, feature_dim))
         else:
             raise ValueError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
         # Table 2's count of "attention" has no room for biases on mu and logvar.
-        self.mu = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
-        self.logvar = nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention")
-        self._start_at_zero(self.mu, self.logvar)
+        self.mu = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
+        self.logvar = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
 
     def position_map(
         self, height: int, width: int, origin: Cells = (0, 0), full_size: Cells | None = None, device: Any = None
@@ -201,14 +198,11 @@ class ContextualModule(SpatialModule):
 
     def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:
         super().__init__()
-        self.context = GatedScales(feature_dim, width or scaled_width(256, feature_dim))
-        self.mu = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
-        self.logvar = nn.Conv2d(feature_dim, feature_dim, 3, padding=1)
-        self._start_at_zero(self.mu, self.logvar)
+        self.context = GatedScales(feature_dim, width or _scaled_width(256, feature_dim))
+        self.mu = _zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
+        self.logvar = _zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
 
-    def forward(
-        self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
-    ) -> SpatialFeatures:
+    def forward(self, x: Tensor, sample: bool | None = None, **cells: Any) -> SpatialFeatures:
         """See `SpatialModule`; positions are not read."""
         context = self.context(x)
         return self._gate(x, self.mu(context), self.logvar(context), sample)
