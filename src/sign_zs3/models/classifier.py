@@ -51,11 +51,9 @@ class ProjectionClassifier(nn.Module):
         return self.scale * F.conv2d(features, self.vectors[:, :, None, None])
 
 
-def build_classifier(
-    name: str, feature_dim: int, num_classes: int, **options: Any
-) -> Classifier | ProjectionClassifier:
+def build_classifier(name: str, feature_dim: int, num_classes: int, **other: Any) -> Classifier | ProjectionClassifier:
     """Make C: ``linear``, or ``projection`` (option `scale`) with zeros for the class vectors, to be filled in."""
     check_choice("classifier", name, "linear", "projection")
     if name == "linear":
         return Classifier(feature_dim, num_classes)
-    return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **options)
+    return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **other)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import map_size, resize_map
-from sign_zs3.models.backbones.base import Backbone, ChainBackbone
-from sign_zs3.models.backbones.build import build_backbone
+from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
 

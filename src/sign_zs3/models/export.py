@@ -94,11 +94,9 @@ def write_onnx(segmenter: Segmenter, path: Path) -> float:
     model, program = _trace(segmenter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the inside of torch and onnxscript, which a user can do nothing about
-        exported = torch.onnx.export(
-            program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=_OUTPUTS
-        )
-        assert exported is not None
-        proto = exported.model_proto
+        made = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=[_INPUT], output_names=_OUTPUTS)
+        assert made is not None
+        proto = made.model_proto
     # the exporter calls the free axes s34, s14, s54
     axes = [list(value.type.tensor_type.shape.dim) for value in (*proto.graph.input, *proto.graph.output)]
     names = dict(zip([axis.dim_param for axis in axes[0] if axis.dim_param], _AXES, strict=True))

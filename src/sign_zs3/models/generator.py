@@ -34,17 +34,15 @@ class Generator(nn.Module):
         dropout: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        widths = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
+        sizes = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
         if dropout is None:
-            dropout = PUBLISHED_DROPOUT if len(widths) == 5 else 0.0
-        rates = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
-        if len(rates) != len(widths):
-            raise ValueError(
-                f"dropout: found {len(rates)} rates for {len(widths)} hidden layers: give one, or one each"
-            )
+            dropout = PUBLISHED_DROPOUT if len(sizes) == 5 else 0.0
+        rates = [dropout] * len(sizes) if isinstance(dropout, (int, float)) else list(dropout)
+        if len(rates) != len(sizes):
+            raise ValueError(f"dropout: found {len(rates)} rates for {len(sizes)} hidden layers: give one, or one each")
         layers: list[nn.Module] = []
         previous = word_dim + latent_dim
-        for width, rate in zip(widths, rates, strict=True):
+        for width, rate in zip(sizes, rates, strict=True):
             layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2), *([nn.Dropout(rate)] if rate else [])]
             previous = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(previous, feature_dim, 1), nn.Sigmoid())

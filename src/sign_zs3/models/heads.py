@@ -97,7 +97,7 @@ def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
 
 
 def build_head(
-    name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, dilations: Sequence[int]
+    name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, rates: Sequence[int]
 ) -> DeepLabHead | FCNHead | UNetHead:
     """Make a head, which reads the backbone's levels with the indices `levels`.
 
@@ -109,8 +109,6 @@ def build_head(
         return UNetHead(channels, feature_dim)
     if name != "deeplab":
         return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)
-    if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in dilations) or not 1 <= len(dilations) <= 64:
-        raise UserError(
-            f"dilations: found {list(dilations)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}"
-        )
-    return DeepLabHead(channels, feature_dim, dilations)
+    if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in rates) or not 1 <= len(rates) <= 64:
+        raise UserError(f"dilations: found {list(rates)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}")
+    return DeepLabHead(channels, feature_dim, rates)

@@ -68,10 +68,9 @@ class Segmenter(nn.Module, PretrainedFolder):
     def build(cls, config: SegmenterConfig, weights: str | None = None) -> Segmenter:
         """Make a segmenter with initial weights but for those of its backbone, see `build_backbone`."""
         encoder, protocol = Encoder(weights=weights, **config.encoder), config.protocol
-        spatial = build_spatial(feature_dim=encoder.feature_dim, **config.spatial)
-        classifier = build_classifier(
-            feature_dim=encoder.feature_dim, num_classes=protocol.num_classes, **config.classifier
-        )
+        dim, classes = encoder.feature_dim, protocol.num_classes
+        spatial = build_spatial(feature_dim=dim, **config.spatial)
+        classifier = build_classifier(feature_dim=dim, num_classes=classes, **config.classifier)
         return cls(encoder, spatial, classifier, protocol.num_seen, config.image_mean, config.image_std, config)
 
     @property

@@ -1,9 +1,10 @@
-"""From the name of a backbone to the network: a ResNet with dilation in the place of strides, a small one, timm's."""
+"""What a backbone is, and from its name to the network: dilated ResNets, a small one, those of timm."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,46 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError, close_names, did_you_mean
-from sign_zs3.models.backbones.base import Backbone, ChainBackbone
 from sign_zs3.models.weights import LITE, lite_file, load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 TIMM = "timm/"  # stands before timm's name of a network
 BACKBONES = (*RESNETS, "small")
+
+
+class Backbone(nn.Module, ABC):
+    """A network whose stages are read as a pyramid; the base class for pyramids of one's own.
+
+    Attributes:
+        channels: Channels of each level, fine to coarse.
+        strides: Stride of each level to the image; 0 where it is not known.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (N, 3, H, W), normalised, to one (N, channels, ceil(H / stride), ceil(W / stride)) per level."""
+
+
+class ChainBackbone(Backbone, nn.Sequential):
+    """Modules applied one after the other; the outputs of those with an index in `taps`, ascending, are the levels."""
+
+    def __init__(
+        self, modules: Iterable[nn.Module], taps: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
+        super().__init__(*modules)
+        self.taps, self.channels, self.strides = taps, channels, strides
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See `Backbone`."""
+        x, levels = images, []
+        for index, module in enumerate(self):
+            x = module(x)
+            if index in self.taps:
+                levels.append(x)
+        return tuple(levels)
 
 
 def build_backbone(

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import check_choice
-from sign_zs3.functional.positional import (
-    absolute_positional_encoding,
-    interpolated_positional_encoding,
-    relative_positional_encoding,
-)
+from sign_zs3.functional import positional
 from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.encodings import AttentionEncoding, ConvolutionEncoding, GatedEncoding, GatedScales
 
@@ -167,14 +163,14 @@ class SpatialInformationModule(SpatialModule):
         self, height: int, width: int, origin: Cells = (0, 0), full_size: Cells | None = None, device: Any = None
     ) -> Tensor:
         """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
-        where: dict[str, Any] = {"origin": origin, "full_size": full_size, "device": device}
+        where: dict[str, Any] = {"dim": self.feature_dim, "origin": origin, "full_size": full_size, "device": device}
         if self.position == "relative":
-            return relative_positional_encoding(height, width, self.feature_dim, **where)
+            return positional.relative_positional_encoding(height, width, **where)
         if self.position == "absolute":
-            return absolute_positional_encoding(height, width, self.feature_dim, **where)
+            return positional.absolute_positional_encoding(height, width, **where)
         if self.position == "interpolated":
             assert self.train_size is not None
-            return interpolated_positional_encoding(height, width, self.train_size, self.feature_dim, **where)
+            return positional.interpolated_positional_encoding(height, width, self.train_size, **where)
         return torch.zeros(self.feature_dim, height, width, device=device)
 
     def forward(
