@@ -114,13 +114,9 @@ def card_text(
 ) -> str:
     """Return the card of a segmenter as Markdown, without its head of metadata.
 
-    Args:
-        config: The segmenter's.
-        known: (C,) whether the classifier was taught the class.
-        scores: As in ``results.json``: `seen_miou`, `unseen_miou`, `harmonic_miou`, and `per_class` if there is one.
-            What is no fraction is a UserError.
-        method: Such as ``SIGN``.
-        phase: The phase after which the scores were measured.
+    `known` (C,) says which classes the classifier was taught. `scores` are as in ``results.json``: `seen_miou`,
+    `unseen_miou`, `harmonic_miou`, and `per_class` if there is one; what is no fraction is a UserError. `method` is
+    such as ``SIGN``, and `phase` that after which the scores were measured.
     """
     protocol, encoder, penalty = config.protocol, config.encoder, config.seen_penalty
     names = [_cell(name) for name in protocol.classes]

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import huggingface_hub
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor
@@ -120,25 +121,19 @@ class PretrainedFolder(
         name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
         paths = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name.partition("/")[0]).exists():
-            paths = _download(name, options)
+            try:
+                paths = [Path(huggingface_hub.hf_hub_download(name, f, **options)) for f in (CONFIG_FILE, WEIGHTS_FILE)]
+            except Exception as error:  # each version of huggingface_hub has other errors for a network not there
+                raise UserError(
+                    f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct "
+                    "the path, or see to the network"
+                ) from error
         elif not folder.exists():
             raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
         elif not folder.is_dir():
             raise UserError(f"{folder}: is a file, expected {_EXPECTED}; load_segmenter reads a checkpoint")
         segmenter: _Self = _load(cls, *paths)
         return segmenter
-
-
-def _download(name: str, options: Mapping[str, Any]) -> list[Path]:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return [Path(hf_hub_download(name, file, **options)) for file in (CONFIG_FILE, WEIGHTS_FILE)]
-    except Exception as error:  # each version of huggingface_hub has other errors for a network that is not there
-        raise UserError(
-            f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct the "
-            "path, or see to the network"
-        ) from error
 
 
 def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:

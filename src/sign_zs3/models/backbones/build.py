@@ -156,17 +156,13 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     network.fc = nn.Identity()
     if path is not None:
         load_weights(network, path, name)
-    dilation = 1
-    for stage, dilate in ((network.layer3, output_stride == 8), (network.layer4, output_stride < 32)):
-        if dilate:
-            _trade_stride(stage, dilation)
-            dilation *= 2
-    return ChainBackbone(
-        list(network.children())[:8],  # all but the pooling and what was the classifier
-        taps=(4, 5, 6, 7),
-        channels=(channels // 8, channels // 4, channels // 2, channels),
-        strides=(4, 8, min(16, output_stride), output_stride),
-    )
+    if output_stride == 8:
+        _trade_stride(network.layer3, 1)
+    if output_stride < 32:
+        _trade_stride(network.layer4, 16 // output_stride)
+    stages = list(network.children())[:8]  # all but the pooling and what was the classifier
+    widths, strides = tuple(channels // n for n in (8, 4, 2, 1)), (4, 8, min(16, output_stride), output_stride)
+    return ChainBackbone(stages, taps=(4, 5, 6, 7), channels=widths, strides=strides)
 
 
 def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
@@ -202,12 +198,12 @@ class TimmBackbone(Backbone):
         # Many networks know no such option; 32 is what they have without it.
         options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
+            options |= {"features_only": True} if levels is None else {"num_classes": 0}
+            self.network = timm.create_model(name, pretrained=False, **options)
             if levels is None:
-                self.network = timm.create_model(name, pretrained=False, features_only=True, **options)
                 info: Any = self.network.feature_info
                 self.read: tuple[Any, ...] = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
             else:
-                self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
                 _check_modules(levels, self.network, called)
             if weights is not None:
                 load_weights(self.network, weights, called)
