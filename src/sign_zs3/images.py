@@ -55,7 +55,7 @@ def read_image(
     Raises:
         UserError: The file cannot be decoded, or is too large.
     """
-    try:
+    with decoding(path, "an image"):
         refuse_special(path, "an image")
         with _limit(max_pixels), Pillow.open(path, formats=FORMATS) as file:
             stored = (file.height, file.width)
@@ -72,10 +72,6 @@ def read_image(
                 file.draft(None, needed if turned else needed[::-1])
             # without a need to turn, it would copy
             return as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        raise undecodable(path, "an image", error) from error
 
 
 @contextmanager
@@ -176,12 +172,18 @@ def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def undecodable(path: Path, expected: str, error: Exception) -> UserError:
-    """Return the error for a file that its decoder refuses."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: not found, expected {expected}; put the file there")
-    if path.is_file() and not path.stat().st_size:
-        return UserError(f"{path}: cannot be decoded (it is empty), expected {expected}; fetch the file again")
-    return UserError(
-        f"{path}: cannot be decoded ({line_of(error)}), expected {expected}; convert it, or fetch the file again"
-    )
+@contextmanager
+def decoding(path: Path, expected: str) -> Iterator[None]:
+    """Make a line about a file of what its decoder raises in the block, almost anything where the file is broken."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found, expected {expected}; put the file there") from error
+    except Exception as error:
+        empty = path.is_file() and not path.stat().st_size
+        reason, advice = ("it is empty", "") if empty else (line_of(error), "convert it, or ")
+        raise UserError(
+            f"{path}: cannot be decoded ({reason}), expected {expected}; {advice}fetch the file again"
+        ) from error

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sign_zs3.data.datasets.base import Image
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
+from sign_zs3.files import refusing
 
 _NOTE = """\
 Maps that a frozen network computed of images, kept by sign-zs3 (option feature_cache): a folder per network,
@@ -90,21 +90,16 @@ class FeatureCache:
             UserError: The file is not there, is broken, or has maps of an image of another size.
         """
         maps = []
-        try:
-            with self._open(name) as file:
-                for level, stride in enumerate(self.strides):
-                    whole = file.get_tensor(str(level))
-                    if tuple(whole.shape[1:]) != (expected := _cells(size, stride)):
-                        raise ValueError(f"found maps of {tuple(whole.shape[1:])} at stride {stride}, not {expected}")
-                    if window is not None:
-                        rows, columns = (slice(axis.start // stride, axis.stop // stride) for axis in window)
-                        whole = whole[:, rows, columns]
-                    maps.append(whole.clone(memory_format=torch.contiguous_format))
-        except Exception as error:  # a broken file makes the reader raise almost anything
-            raise UserError(
-                f"feature_cache: {self._path(name)} cannot be read ({line_of(error)}), expected the maps that were "
-                "there before the first batch; start again, which computes what is missing or broken"
-            ) from error
+        then = ", expected the maps that were there before the first batch; start again, which computes what is missing"
+        with refusing(f"feature_cache: {self._path(name)} cannot be read", then), self._open(name) as file:
+            for level, stride in enumerate(self.strides):
+                whole = file.get_tensor(str(level))
+                if tuple(whole.shape[1:]) != (expected := _cells(size, stride)):
+                    raise ValueError(f"found maps of {tuple(whole.shape[1:])} at stride {stride}, not {expected}")
+                if window is not None:
+                    rows, columns = (slice(axis.start // stride, axis.stop // stride) for axis in window)
+                    whole = whole[:, rows, columns]
+                maps.append(whole.clone(memory_format=torch.contiguous_format))
         return tuple(maps)
 
     def write(self, name: str, image: Image) -> None:
@@ -132,17 +127,13 @@ class FeatureCache:
                     "expected none above 65504, the largest that 16 bits hold; leave feature_cache out"
                 )
             maps[str(level)] = half.cpu().contiguous()
-        try:
+        then = ", expected a folder with room for the maps; make room or name another folder"
+        with refusing(f"feature_cache: {self._path(name)} cannot be written", then):
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(self._path(name), save(maps))
             note = self.folder.parent / "README.txt"
             if not note.exists():
                 _replace(note, _NOTE.encode())
-        except OSError as error:
-            raise UserError(
-                f"feature_cache: {self._path(name)} cannot be written ({line_of(error)}), expected a folder with room "
-                "for the maps; make room or name another folder"
-            ) from error
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -17,7 +17,7 @@ import numpy as np
 
 from sign_zs3.data.datasets.base import Image, Transform, Valid
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, read_yaml
+from sign_zs3.files import line_of, read_yaml, refusing
 from sign_zs3.protocol import IGNORE_INDEX
 
 MEAN_COLOUR = (124, 116, 104)
@@ -87,13 +87,9 @@ class _Pipeline:
     def __call__(self, image: Image, mask: Image, valid: Valid, seed: int) -> tuple[Image, Image, Valid]:
         # `set_random_seed` would give each step generators of the same seed
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        try:
+        expected = ", expected steps that need no more than an image and masks; take the step out"
+        with refusing(f"augmentations: {self.path} fails on a crop", expected):
             result = self.pipeline(image=image, masks=[mask, valid.astype(np.uint8)])
-        except Exception as error:  # a step may raise almost anything
-            raise UserError(
-                f"augmentations: {self.path} fails on a crop ({line_of(error)}), expected steps that need no more than "
-                "an image and masks; take the step out"
-            ) from error
         changed, (labels, inside) = result["image"], result["masks"]
         if changed.dtype != image.dtype or changed.shape != image.shape or labels.shape != mask.shape:
             raise UserError(

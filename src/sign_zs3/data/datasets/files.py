@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sign_zs3.data.datasets.matlab import unpacked
 from sign_zs3.errors import UserError
 from sign_zs3.files import CLASS_LINE, read_lines, refuse_special
-from sign_zs3.images import FORMATS, undecodable
+from sign_zs3.images import FORMATS, decoding
 from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
 
@@ -79,7 +79,7 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
     """
     from PIL import Image as Pillow
 
-    try:
+    with decoding(path, "a palette or grey PNG"):
         refuse_special(path, "a palette or grey PNG")
         with Pillow.open(path, formats=FORMATS) as file:
             spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
@@ -88,10 +88,6 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
                 expected = "a mask with one id per pixel (8-bit palette or grey PNG)"
                 raise UserError(f"{path}: found a {kind} image, expected {expected}; convert it")
             mask = np.asarray(file)
-    except UserError:
-        raise
-    except Exception as error:
-        raise undecodable(path, "a palette or grey PNG", error) from error
     return mask if spread == 1 else mask // np.uint8(spread)
 
 
@@ -104,9 +100,15 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
     from scipy.io import loadmat
 
     expected = f"a MATLAB file with the label map {'.'.join(fields)}"
-    try:
+    with decoding(path, expected):
         refuse_special(path, expected)
-        value = loadmat(unpacked(path, fields[0]), variable_names=fields[:1])
+        try:
+            value = loadmat(unpacked(path, fields[0]), variable_names=fields[:1])
+        except NotImplementedError as error:
+            raise UserError(
+                f"{path}: found a MATLAB file of version 7.3, expected one of version 7 or older; save it again by "
+                "MATLAB's save(..., '-v7')"
+            ) from error
         found = ", ".join(sorted(key for key in value if not key.startswith("__"))) or "no such variable"
         for field in fields:
             names = value.dtype.names if isinstance(value, np.ndarray) else value
@@ -116,15 +118,6 @@ def read_mat(path: Path, *fields: str) -> NDArray[Any]:
             # a struct is an array of one
             value = value[0, 0] if value.dtype == object and value.shape == (1, 1) else value
             found = f"{field} with {', '.join(value.dtype.names)}" if value.dtype.names else field
-    except UserError:
-        raise
-    except NotImplementedError as error:
-        raise UserError(
-            f"{path}: found a MATLAB file of version 7.3, expected one of version 7 or older; save it again by "
-            "MATLAB's save(..., '-v7')"
-        ) from error
-    except Exception as error:
-        raise undecodable(path, expected, error) from error
     mask = np.asarray(value)
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise UserError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sign_zs3.data.datasets.base import Image, NeededSize, SegmentationDataset, Transform, content_hash
 from sign_zs3.data.datasets.files import missing_files, read_index_mask
 from sign_zs3.errors import UserError
-from sign_zs3.images import read_image, undecodable
+from sign_zs3.images import decoding, read_image
 from sign_zs3.protocol import Protocol
 
 
@@ -79,14 +79,12 @@ class ListedDataset(SegmentationDataset):
     def fingerprint(self, index: int) -> str:
         """Return what stands for the bytes of the image's file; they are read again where the file has changed."""
         path = self.items[index].image
-        try:
+        with decoding(path, "an image"):
             status = path.stat()
             state = status.st_size, status.st_mtime_ns
             known = self._fingerprints.get(index)
             if known is None or known[0] != state:
                 known = self._fingerprints[index] = state, content_hash(path.read_bytes())
-        except OSError as error:
-            raise undecodable(path, "an image", error) from error
         return known[1]
 
     def mask_source(self, index: int) -> str:

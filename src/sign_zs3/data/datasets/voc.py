@@ -16,7 +16,7 @@ from sign_zs3.data.datasets.files import find_folder, names_in, read_index_mask,
 from sign_zs3.data.datasets.listed import Item, ListedDataset
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of
+from sign_zs3.files import refusing
 from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,8 @@ class _Source:
 
     def download(self, root: str | Path, fetch: Callable[..., Any], **options: Any) -> None:
         log.info("downloading %s to %s", self.archive, root)
-        try:
+        with refusing(f"{self.option}: the download to {root} failed", f"; {self.fetch(root)}"):
             fetch(str(root), image_set="train", download=True, **options)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{self.option}: the download to {root} failed ({line_of(error)}); {self.fetch(root)}"
-            ) from error
 
 
 _VOC = _Source(
