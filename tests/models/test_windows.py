@@ -42,18 +42,18 @@ def test_cores_cover_the_image_once(height: int, size: int, overlap: int, stride
     width = 201
     count = torch.zeros(height, width, dtype=torch.long)
     found = list(windows(height, width, size, overlap, stride))
-    for window in found:
-        count[window.target] += 1
-        assert window.rows.start % stride == 0
-        assert window.columns.start % stride == 0
-        assert 0 < window.rows.stop - window.rows.start <= max(size, stride + -(-overlap // stride) * stride)
-        assert window.rows.stop <= height
+    for (rows, columns), _, target in found:
+        count[target] += 1
+        assert rows.start % stride == 0
+        assert columns.start % stride == 0
+        assert 0 < rows.stop - rows.start <= max(size, stride + -(-overlap // stride) * stride)
+        assert rows.stop <= height
     assert bool((count == 1).all())
-    for first, second in itertools.pairwise(found):
-        if first.rows == second.rows:
-            assert first.columns.stop - second.columns.start >= overlap
+    for (first, _, _), (second, _, _) in itertools.pairwise(found):
+        if first[0] == second[0]:
+            assert first[1].stop - second[1].start >= overlap
     if max(height, width) <= size:
-        assert [w.whole for w in found] == [True]
+        assert [area for area, _, _ in found] == [(slice(0, height), slice(0, width))]
 
 
 def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import resize_scores
+from sign_zs3.functional.geometry import map_size, resize_scores
 from sign_zs3.images import as_rgb, check_pixels, read_image
 
+Area: TypeAlias = tuple[slice, slice]  # rows and columns
 SLICE = 1 << 22  # how many scores `label_scores` resizes at once
 
 
@@ -81,27 +83,17 @@ class Place(NamedTuple):
         return {"origin": origin, "full_size": (rows, max(-(-self.width // stride), origin[1] + width))}
 
 
-class Window(NamedTuple):
-    """A part of an image, and the core whose labels count: as rows and columns of the part, and of the image."""
-
-    rows: slice
-    columns: slice
-    core: tuple[slice, slice]
-    target: tuple[slice, slice]
-    whole: bool  # the window is the image itself
-
-
-def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[Window]:
+def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[tuple[Area, Area, Area]]:
     """Cover an image of `height` x `width` pixels with windows, whose cores cover it exactly once.
 
     Windows have `size` rows and columns, rounded to a multiple of `stride` (down, or up where `overlap` needs it). They
-    begin at multiples of it, and share at least `overlap` < `size` / 2 pixels with their neighbours.
+    begin at multiples of it, and share at least `overlap` < `size` / 2 pixels with their neighbours. Yield each one's
+    area, and that of its core, whose labels count, in the window and in the image.
     """
-    rows, columns = _intervals(height, size, overlap, stride), _intervals(width, size, overlap, stride)
-    for top, row_core, row_target in rows:
-        for left, column_core, column_target in columns:
-            core, target = (row_core, column_core), (row_target, column_target)
-            yield Window(top, left, core, target, whole=len(rows) == len(columns) == 1)
+    of_rows, of_columns = _intervals(height, size, overlap, stride), _intervals(width, size, overlap, stride)
+    for rows, columns in itertools.product(of_rows, of_columns):
+        area, core, target = zip(rows, columns, strict=True)
+        yield area, core, target
 
 
 def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[slice, slice, slice]]:
@@ -187,17 +179,17 @@ def label_by_windows(
     labels = torch.empty((height, width), dtype=torch.uint8)
     confidences = torch.empty((height, width)) if confidence_map else None
     sums = torch.zeros(num_classes, dtype=torch.float64)
-    for part in windows(height, width, size, overlap, max(stride, 1)):
-        read = pixels[:, part.rows, part.columns]
+    for (rows, columns), core, target in windows(height, width, size, overlap, max(stride, 1)):
+        read = pixels[:, rows, columns]
         read = read if isinstance(read, Tensor) else torch.tensor(read)  # a copy: an array may be read-only
-        place = None if part.whole else Place(part.rows.start, part.columns.start, height, width)
-        found = label_scores(score(read.unsqueeze(0), place), (read.shape[-2], read.shape[-1]))
+        place = None if read.shape == pixels.shape else Place(rows.start, columns.start, height, width)
+        found = label_scores(score(read.unsqueeze(0), place), map_size(read))
         assert found.confidence is not None
-        label, confidence = (x[0][part.core].cpu() for x in (found.label, found.confidence))
-        labels[part.target] = label.to(torch.uint8)
+        label, confidence = (x[0][core].cpu() for x in (found.label, found.confidence))
+        labels[target] = label.to(torch.uint8)
         sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
         if confidences is not None:
-            confidences[part.target] = confidence
+            confidences[target] = confidence
     return Segmentation.of(labels, sums, confidences)
 
 

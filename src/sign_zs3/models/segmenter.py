@@ -43,7 +43,6 @@ class Segmenter(nn.Module, PretrainedFolder):
             others are those of untrained weights: `forward` puts them at minus infinity.
     """
 
-    known: Tensor
     image_mean: Tensor
     image_std: Tensor
 
