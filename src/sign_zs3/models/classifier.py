@@ -14,12 +14,7 @@ class Classifier(nn.Module):
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(feature_dim, num_classes, 1)
-
-    @property
-    def num_classes(self) -> int:
-        """C, seen and unseen."""
-        return self.projection.out_channels
+        self.projection, self.num_classes = nn.Conv2d(feature_dim, num_classes, 1), num_classes
 
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, D, h, w) to logits (N, C, h, w)."""
@@ -39,12 +34,7 @@ class ProjectionClassifier(nn.Module):
     def __init__(self, vectors: Tensor, scale: float = 1.0) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors.clone())
-        self.scale = scale
-
-    @property
-    def num_classes(self) -> int:
-        """C, seen and unseen."""
-        return len(self.vectors)
+        self.scale, self.num_classes = scale, len(vectors)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, W, h, w) to logits (N, C, h, w): scale * F^T w_c at each pixel."""

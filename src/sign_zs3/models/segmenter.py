@@ -39,6 +39,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         config: What the networks were built from, see `build`.
 
     Attributes:
+        num_classes: C, seen and unseen.
         known: (C,) bool buffer: the classes C was taught, before the transfer step only seen ones. The logits of
             others are those of untrained weights: `forward` puts them at minus infinity.
     """
@@ -58,7 +59,7 @@ class Segmenter(nn.Module, PretrainedFolder):
     ) -> None:
         super().__init__()
         self.encoder, self.spatial, self.classifier = encoder, spatial, classifier
-        self.num_seen, self.config = num_seen, config
+        self.num_classes, self.num_seen, self.config = classifier.num_classes, num_seen, config
         self.register_buffer("known", torch.arange(classifier.num_classes) < num_seen)
         self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1))
@@ -71,11 +72,6 @@ class Segmenter(nn.Module, PretrainedFolder):
         spatial = build_spatial(feature_dim=dim, **config.spatial)
         classifier = build_classifier(feature_dim=dim, num_classes=classes, **config.classifier)
         return cls(encoder, spatial, classifier, protocol.num_seen, config.image_mean, config.image_std, config)
-
-    @property
-    def num_classes(self) -> int:
-        """C, seen and unseen."""
-        return int(self.known.numel())
 
     @property
     def window(self) -> int:
