@@ -133,8 +133,7 @@ def class_mmd(
     if not shared:
         return at_least_float32(real)[:0].sum() + at_least_float32(fake)[:0].sum()
     small = [c for c in shared if max(len(real_by_class[c]), len(fake_by_class[c])) <= SMALL]
-    if len(small) < 2:
-        small = []
+    small = small if len(small) > 1 else []
     values = [mmd(real_by_class[c], fake_by_class[c], bandwidths, sqrt) for c in shared if c not in small]
     for first in range(0, len(small), AT_ONCE):
         some = small[first : first + AT_ONCE]
