@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, replacing
+from sign_zs3.files import refusing, replacing
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.models.inference import label_scores
 from sign_zs3.models.segmenter import Segmenter
@@ -165,15 +165,10 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
     stride = max(segmenter.encoder.backbone.strides) or 32
     images = torch.zeros(2, 3, 4 * stride, 6 * stride, dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = torch.export.export(traced, (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}})
-    except Exception as error:  # whatever a network of timm does that torch.export does not follow
-        raise UserError(
-            f"export: torch.export does not follow this network ({line_of(error)[:200]}): write --format pretrained"
-        ) from error
-    return model, graph
+    refused = refusing("export: torch.export does not follow this network", ": write --format pretrained")
+    with refused, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model, torch.export.export(traced, (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}})
 
 
 def _is_mirrored(module: nn.Conv2d) -> bool:

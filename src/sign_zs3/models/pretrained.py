@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, make_folder, other_format, read_json, replacing
+from sign_zs3.files import line_of, make_folder, other_format, read_json, refusing, replacing
 from sign_zs3.models.config import SegmenterConfig, card_text, plain_scores
 from sign_zs3.models.weights import check_finite, difference, kinds_of, on_meta
 from sign_zs3.protocol import Protocol
@@ -120,13 +120,11 @@ class PretrainedFolder(
         name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
         paths = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name.partition("/")[0]).exists():
-            try:
+            with refusing(
+                f"{name}: is no folder here, and cannot be fetched from the hub",
+                "; correct the path, or see to the network",
+            ):
                 paths = [Path(huggingface_hub.hf_hub_download(name, f, **options)) for f in (CONFIG_FILE, WEIGHTS_FILE)]
-            except Exception as error:  # each version of huggingface_hub has other errors for a network not there
-                raise UserError(
-                    f"{name}: is no folder here, and cannot be fetched from the hub ({line_of(error)[:200]}); correct "
-                    "the path, or see to the network"
-                ) from error
         elif not folder.exists():
             raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")
         elif not folder.is_dir():
@@ -151,7 +149,7 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
             f"{config_path}: found options that this version cannot build ({line_of(error)[:200]}), expected those of "
             "its own networks; export the model again"
         ) from error
-    try:
+    with refusing(f"{weights_path}: does not hold the weights of {CONFIG_FILE}", "; export the model again"):
         state = _read_weights(weights_path, twin.state_dict())
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, which must not move the caller's numbers
             segmenter = cls.build(config)
@@ -159,14 +157,7 @@ def _load(cls: Any, config_path: Path, weights_path: Path) -> Any:
         for name in ("image_mean", "image_std"):
             if not torch.allclose(getattr(segmenter, name).flatten(), torch.tensor(getattr(config, name))):
                 raise ValueError(f"another {name}")
-    except UserError:
-        raise
-    except Exception as error:  # safetensors' own class for a damaged file, torch's for weights of another network
-        raise UserError(
-            f"{weights_path}: does not hold the weights of {CONFIG_FILE} ({line_of(error)[:200]}); export the model "
-            "again"
-        ) from error
-    return segmenter.eval()
+        return segmenter.eval()
 
 
 def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
