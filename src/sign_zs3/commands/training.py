@@ -153,7 +153,9 @@ class ZeroShotCLI(LightningCLI):
         parser.add_lightning_class_args(ScheduleCheckpoint, "checkpoint")
         for name in RETIRED:
             parser.add_argument(f"--model.{name}", type=Any, help=argparse.SUPPRESS)
-        parser.link_arguments("data", "model.protocol", compute_fn=_protocol_of, apply_on="instantiate")
+        parser.link_arguments(
+            "data", "model.protocol", compute_fn=lambda data: data.protocol.as_dict(), apply_on="instantiate"
+        )
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -347,10 +349,6 @@ def _last_checkpoint(root: Path) -> str:
         )
     log.info("resuming from %s", files[-1])
     return str(files[-1])
-
-
-def _protocol_of(data: ZeroShotDataModule) -> dict[str, Any]:
-    return data.protocol.as_dict()
 
 
 class ConfiguredCLI(ZeroShotCLI):

@@ -51,12 +51,12 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
         height, width = map_size(data.train_set[data.train_indices[0]]["mask"])
         images = max(1, REAL_FEATURES * model.segmenter.encoder.strides[0] ** 2 // (height * width))
     indices = data.train_indices[:: max(1, len(data.train_indices) // images)][:images]
-    maps, found = [], []
+    rows, found = [], []
     with torch.no_grad():
         for sample in (data.train_set[index] for index in indices):
             spatial = model.segmenter.features(sample["image"].unsqueeze(0), sample=False)
             pixels = steps.labelled_features(spatial, sample["mask"].unsqueeze(0), model.class_vectors)
-            maps.append(pixels.real)
+            rows.append(pixels.real[0, :, :, 0].t())
             found.append(pixels.labels)
     labels = torch.cat(found)
     if not len(labels):
@@ -66,7 +66,7 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
         )
     order = torch.randperm(len(labels))
     chosen = torch.cat([order[labels[order] == c][:MAX_PER_CLASS] for c in torch.unique(labels).tolist()])
-    return Features(_as_rows(maps)[chosen], labels[chosen])
+    return Features(torch.cat(rows)[chosen], labels[chosen])
 
 
 def synthetic_features(model: GenerativeTask) -> Features:
@@ -76,7 +76,7 @@ def synthetic_features(model: GenerativeTask) -> Features:
     labels = torch.arange(num_classes).repeat_interleave(count)
     parts = [part.view(1, -1, 1) for part in torch.split(labels, 4096)]
     made = [steps.synthetic_features(model.generator, model.class_vectors, part) for part in parts]
-    return Features(_as_rows(made), labels)
+    return Features(torch.cat([features[0, :, :, 0].t() for features in made]), labels)
 
 
 class Pool(NamedTuple):
@@ -145,8 +145,3 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     with torch.no_grad():
         bias -= torch.stack([pool.excess(weight, bias) for pool in pools]).amax()
         projection[0][rows], projection[1][rows] = weight, bias
-
-
-def _as_rows(maps: Sequence[Tensor]) -> Tensor:
-    """Return maps (1, D, P, 1), one after the other, as (P, D) rows."""
-    return torch.cat([pixels[0, :, :, 0].t() for pixels in maps])
