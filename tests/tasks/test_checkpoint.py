@@ -207,6 +207,23 @@ def test_options_given_take_the_place_of_stored_ones(phase_files: dict[str, str]
         SIGNModule.load_from_checkpoint(path, weights_only=False)
     with pytest.raises(UserError, match=r"ZeroShotTask: found no method, .* load_task"):
         ZeroShotTask.load_from_checkpoint(path)
+    with pytest.raises(UserError, match=r"protocol: found no such option of SIGNModule"):
+        SIGNModule.load_from_checkpoint(path, protocol=model.protocol.as_dict())
+
+
+def test_a_method_loads_its_own_checkpoints_and_those_it_derives_from(phase_files: dict[str, str]) -> None:
+    class Mine(SIGNModule):
+        """A method of one's own."""
+
+    assert isinstance(Mine.load_from_checkpoint(phase_files["train"]), Mine)
+    with pytest.raises(UserError, match=r"found a model of SIGNModule, expected one of SPNetModule: use load_task"):
+        SPNetModule.load_from_checkpoint(phase_files["train"])
+
+
+def test_counts_are_whole_numbers(phase_files: dict[str, str]) -> None:
+    path = changed(phase_files["train"], lambda content: content["sign_zs3"].update(nonfinite="many"))
+    with pytest.raises(UserError, match=r"is damaged \(nonfinite: found str, expected int\)"):
+        load_task(path)
 
 
 def test_running_out_of_memory_is_not_called_damage(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sign_zs3.drawing.figures import class_colours
 from sign_zs3.files import replacing, write_json
 from sign_zs3.models.inference import Segmentation
-from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.protocol import Protocol
 from sign_zs3.reports.run import or_none
 
 if TYPE_CHECKING:
@@ -35,11 +35,9 @@ def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
     """Return (H, W) class indices as a palette image of the data set's own ids, in the colours of the classes."""
     from PIL import Image
 
-    ids = np.full(256, IGNORE_INDEX, np.uint8)
-    ids[: len(protocol.ids)] = protocol.ids
     palette = np.tile(class_colours(0)[:1], (256, 1))
     palette[list(protocol.ids)] = class_colours(len(protocol.ids))[: len(protocol.ids)]
-    image = Image.fromarray(ids[labels])
+    image = Image.fromarray(protocol.to_ids()[labels])
     image.putpalette((palette * 255).round().astype(np.uint8).tobytes())
     return image
 

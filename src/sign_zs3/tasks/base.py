@@ -2,7 +2,6 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,22 +13,16 @@ from torch import Tensor, nn
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.errors import UserError
+from sign_zs3.files import line_of
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.metrics import GZSLMeanIoU
 from sign_zs3.models.inference import Scores, Segmentation, label_scores, segmentations
 from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
-from sign_zs3.models.weights import evaluating, on_meta
+from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import building, evaluation, run, steps
-from sign_zs3.tasks.checkpoint import (
-    CHECKPOINT_KEY,
-    check_checkpoint,
-    has_teacher,
-    read_checkpoint,
-    restored,
-    stored_protocol,
-)
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, check_checkpoint, has_teacher, read_checkpoint, refusal
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.schedule import Progress, Schedule, counted_randomness
 from sign_zs3.tasks.steps import Batch, PseudoLabels
@@ -174,7 +167,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
 
     def configure_model(self) -> None:
-        """Make the networks, the only place where that is done, and tell the data module what its loaders give.
+        """Make the networks, the only place where a model gets them, and tell the data module what its loaders give.
 
         The data are checked by then: a missing file is named before weights are downloaded. Class vectors that are
         there already are a checkpoint's, which brings all weights. Otherwise both are read as the options say.
@@ -202,10 +195,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def build_networks(self, word_dim: int, weights: str | None) -> None:
         """Make `segmenter` for class vectors of length `word_dim`; `weights` are the backbone's, if a file has them."""
-        dim = self.feature_dim(word_dim)
-        config = building.segmenter_config(
-            self.hparams, self.protocol, dim, self.spatial_options(), self.classifier_options()
-        )
+        dim, spatial, classifier = self.feature_dim(word_dim), self.spatial_options(), self.classifier_options()
+        config = building.segmenter_config(self.hparams, self.protocol, dim, spatial, classifier)
         self.segmenter = Segmenter.build(config, weights)
         if self.hparams["channels_last"]:
             self.segmenter.encoder.to(memory_format=torch.channels_last)
@@ -237,31 +228,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Take up all of a checked checkpoint but its weights; the networks are made where there are none yet."""
         if self._protocol is None:
-            self._take(stored_protocol(checkpoint))
-        building.reorder(checkpoint, self.protocol)
-        building.check_classes(self.protocol, stored_protocol(checkpoint), "the checkpoint")
+            self._take(Protocol.from_dict(checkpoint[CHECKPOINT_KEY]["protocol"]))
+        building.reorder(checkpoint, self.protocol, "the checkpoint")
         state: dict[str, Tensor] = checkpoint["state_dict"]
         if not self.is_built:
-            building.check_fits(checkpoint, self._expected_state(state))
+            building.check_fits(checkpoint, building.expected_state(self, state))
             self.class_vectors = torch.zeros_like(state["class_vectors"])
             self.configure_model()
         if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
             raise UserError(f"vectors: the checkpoint's have {found} numbers, those given {mine}: give its own file")
-        self._set_teacher(has_teacher(state))
+        self.set_teacher(has_teacher(state))
         building.check_fits(checkpoint, self.state_dict())
         self.progress.resume(checkpoint, self.named_parameters())
-
-    def _expected_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state, without numbers, of the networks that the options make, and run them on a small image."""
-
-        def make() -> ZeroShotTask:
-            twin = type(self)(**{name: self.hparams[name] for name in self.defaults()})
-            twin.class_vectors = torch.zeros(state["class_vectors"].shape)
-            twin.build_networks(state["class_vectors"].shape[1], None)
-            twin._set_teacher(has_teacher(state))
-            return twin
-
-        return on_meta(make, lambda twin: twin.segmenter).state_dict()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -271,7 +249,22 @@ class ZeroShotTask(pl.LightningModule, ABC):
         if not options.pop("weights_only", True):
             raise UserError("weights_only: found false, expected true: nothing in a file is ever run")
         checkpoint = read_checkpoint(Path(checkpoint_path))
-        return restored(cls, checkpoint, f"checkpoint: {checkpoint_path}", **options).to(map_location or "cpu")
+        return cls.restored(checkpoint, f"checkpoint: {checkpoint_path}", **options).to(map_location or "cpu")
+
+    @classmethod
+    def restored(cls: type[_Task], checkpoint: dict[str, Any], what: str, **given: Any) -> _Task:
+        """Return the model of a checkpoint of `read_checkpoint`, in evaluation mode; `what` names it in errors."""
+        try:
+            model = cls(**building.options_from(checkpoint, cls, given))
+            model.take_up(checkpoint)
+        except UserError as error:
+            raise UserError(f"{what}: {line_of(error)}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the networks make of a value that `fit` did not write
+            raise refusal(f"{what} cannot be built ({type(error).__name__}: {line_of(error)[:200]})") from error
+        model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
+        return model.eval()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run: Lightning's optimisers cannot be pickled."""
@@ -333,11 +326,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def enter_phase(self, kind: str) -> None:
         """Prepare for a phase that starts now: renew the teacher for self-training."""
-        self._set_teacher(kind == "self_training")
+        self.set_teacher(kind == "self_training")
         if self.hparams["compile"]:
             run.compile_networks(self.teacher)
 
-    def _set_teacher(self, wanted: bool) -> None:
+    def set_teacher(self, wanted: bool) -> None:
+        """Copy the segmenter as it is, or forget the copy."""
         self.teacher = copy.deepcopy(self.segmenter).eval().requires_grad_(False) if wanted else None
 
     def pseudo_labels(self, batch: Batch) -> PseudoLabels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from sign_zs3.compat import RETIRED
 from sign_zs3.embeddings.table import class_vectors
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.models.config import SegmenterConfig
-from sign_zs3.models.weights import difference, kinds_of
+from sign_zs3.models.weights import difference, kinds_of, on_meta
 from sign_zs3.protocol import Protocol
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint, stored_options, stored_protocol
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, has_teacher, read_checkpoint, stored_options, stored_protocol
+
+log = logging.getLogger(__name__)
 
 
 def check_resumable(checkpoint: Mapping[str, Any]) -> None:
@@ -46,6 +49,33 @@ def check_classes(mine: Protocol, other: Protocol, where: str) -> None:
     )
 
 
+def options_from(checkpoint: Mapping[str, Any], task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a task's class, the classes included, that a checkpoint holds; `given` ones come first."""
+    if isabstract(task):
+        raise UserError(f"{task.__name__}: found no method, expected one such as SIGNModule: use it, or load_task")
+    if (stored := checkpoint[CHECKPOINT_KEY]["method"]) not in {kind.__name__ for kind in task.__mro__}:
+        raise UserError(f"found a model of {stored:.50}, expected one of {task.__name__}: use load_task")
+    known = task.defaults().keys() - {"protocol"}
+    if odd := [name for name in given if name not in known]:
+        raise UserError(f"{odd[0]}: found no such option of {task.__name__}{did_you_mean(odd[0], known)}")
+    options = {name: value for name, value in stored_options(checkpoint).items() if name in known}
+    return options | dict(given) | {"protocol": stored_protocol(checkpoint).as_dict()}
+
+
+def expected_state(task: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state, without numbers, of the networks that a task's options make, and run them on a small image."""
+
+    def make() -> Any:
+        twin = type(task)(**{name: task.hparams[name] for name in task.defaults()})
+        twin.class_vectors = torch.zeros(state["class_vectors"].shape)
+        twin.build_networks(state["class_vectors"].shape[1], None)
+        twin.set_teacher(has_teacher(state))
+        return twin
+
+    state_without_numbers: dict[str, Tensor] = on_meta(make, lambda twin: twin.segmenter).state_dict()
+    return state_without_numbers
+
+
 def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint whose state differs from that of a model in a name or a shape."""
     if fault := difference(kinds_of(checkpoint["state_dict"]), kinds_of(wanted)):
@@ -73,23 +103,20 @@ def in_order(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tens
     return {key: value[list(rows)] if is_by_class(key) else value for key, value in state.items()}
 
 
-def reorder(checkpoint: dict[str, Any], protocol: Protocol) -> None:
-    """Put the classes of a checkpoint in the order of a protocol, where both have the same ones.
+def reorder(checkpoint: dict[str, Any], protocol: Protocol, where: str) -> None:
+    """Put the classes of a checkpoint in the order of a protocol, or refuse them; `where` names the checkpoint.
 
     A class that was added by name keeps the number that it got then; a data set with that class may number it
     differently. A checkpoint in the middle of a training stays as it is: its optimisers' state is in its own order.
     """
     rows = order_from(stored_protocol(checkpoint), protocol)
-    if rows is None or "optimizer_states" in checkpoint:
-        return
-    own = checkpoint[CHECKPOINT_KEY]
-    checkpoint["state_dict"] = in_order(checkpoint["state_dict"], rows)
-    if "looked_up" in own:
-        own["looked_up"] = [own["looked_up"][row] for row in rows]
-    own["protocol"] = protocol.as_dict()
-
-
-log = logging.getLogger(__name__)
+    if rows is not None and "optimizer_states" not in checkpoint:
+        own = checkpoint[CHECKPOINT_KEY]
+        checkpoint["state_dict"] = in_order(checkpoint["state_dict"], rows)
+        if "looked_up" in own:
+            own["looked_up"] = [own["looked_up"][row] for row in rows]
+        own["protocol"] = protocol.as_dict()
+    check_classes(protocol, stored_protocol(checkpoint), where)
 
 
 def segmenter_config(
@@ -139,8 +166,7 @@ class Sources(NamedTuple):
         if not path:
             return cls(class_vectors(hparams["vectors"], protocol.classes, center), hparams["weights"])
         checkpoint = read_checkpoint(Path(path))
-        reorder(checkpoint, protocol)
-        check_classes(protocol, stored_protocol(checkpoint), f"the checkpoint {path}")
+        reorder(checkpoint, protocol, f"the checkpoint {path}")
         vectors: Tensor = checkpoint["state_dict"]["class_vectors"].clone()
         own, classes = checkpoint[CHECKPOINT_KEY], list(protocol.classes)
         # where classes were added or renamed, the vectors are those that the checkpoint holds

@@ -9,8 +9,8 @@ from sign_zs3.tasks.generative import GenerativeTask
 class CaGNetModule(GenerativeTask):
     """CaGNet in SIGN's frame: its contextual module stands in SIM's place, and no position is known.
 
-    Its self-training keeps a pixel's best unseen class only where it ranks within the top p of all logits
-    (``pseudo_top_p``), all with weight 1 (``self_training: top_fraction``, ``top_fraction: 1``).
+    The published self-training keeps a pixel's best unseen class only where it ranks within the top p of all logits,
+    all with weight 1: the options ``pseudo_top_p``, ``self_training: top_fraction`` and ``top_fraction: 1``.
 
     Args:
         spatial_width: Channels of each scale of the contextual module; null scales the published 256.

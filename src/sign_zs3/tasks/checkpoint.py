@@ -8,23 +8,20 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from inspect import isabstract
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from sign_zs3.compat import current_options
-from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.errors import UserError
 from sign_zs3.files import check_archive, line_of, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite
 from sign_zs3.protocol import Protocol
 
-_Task = TypeVar("_Task", bound=pl.LightningModule)
 CHECKPOINT_KEY = "sign_zs3"
 CHECKPOINT_FORMAT = 1
 """Raise it when an older version would misread the file; a new optional entry needs no new number."""
@@ -151,8 +148,9 @@ def _check_plain(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     for name, value in {**own, "options": options, "gradients": None}.items():
         if fault := not_plain(value):
             raise UserError(f"{name!s:.50}: found {fault}")
-    own = {"tallies": {}, **own}  # the first checkpoints had none
-    for name, kind in {"schedule": dict, "skipped": int, "tallies": dict, "gradients": dict}.items():
+    own = {"tallies": {}, "nonfinite": 0, **own}  # the first checkpoints had none
+    kinds = {"schedule": dict, "skipped": int, "nonfinite": int, "tallies": dict, "gradients": dict}
+    for name, kind in kinds.items():
         if not isinstance(own.get(name), kind):
             raise UserError(f"{name}: found {type(own.get(name)).__name__}, expected {kind.__name__}")
     schedule = own["schedule"]
@@ -205,29 +203,3 @@ def stored_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def has_teacher(state: Mapping[str, Any]) -> bool:
     """Tell whether a state was stored during self-training, with the teacher beside the student."""
     return any(key.startswith("teacher.") for key in state)
-
-
-def restored(task: type[_Task], checkpoint: dict[str, Any], what: str, **given: Any) -> _Task:
-    """Return the model that a checkpoint of `read_checkpoint` holds, in evaluation mode on the CPU.
-
-    `what` names the checkpoint in errors: it cannot be built, or does not fit the method `task`. Options in `given`
-    take the place of stored ones.
-    """
-    if isabstract(task):
-        raise UserError(f"{task.__name__}: found no method, expected one such as SIGNModule: use it, or load_task")
-    try:
-        known = task.defaults()  # type: ignore[attr-defined]
-        if odd := [name for name in given if name not in known]:
-            raise UserError(f"{odd[0]}: found no such option of {task.__name__}{did_you_mean(odd[0], known)}")
-        options = {name: value for name, value in stored_options(checkpoint).items() if name in known} | given
-        model: Any = task(**options, protocol=stored_protocol(checkpoint).as_dict())
-        model.take_up(checkpoint)
-    except UserError as error:
-        raise UserError(f"{what}: {line_of(error)}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the networks make of a value that `fit` did not write
-        raise refusal(f"{what} cannot be built ({type(error).__name__}: {line_of(error)[:200]})") from error
-    model.load_state_dict(checkpoint["state_dict"])  # of the same names and shapes, or it would have been refused
-    restored_model: _Task = model.eval()
-    return restored_model

@@ -1,4 +1,4 @@
-"""How a task labels images: the same in validation, test and prediction."""
+"""How a task labels the images of its data: the same in validation, test and prediction."""
 
 import math
 from collections.abc import Mapping

@@ -89,7 +89,7 @@ class GenerativeTask(ZeroShotTask):
         return float(self.hparams["alpha"]) if "alpha" in self.hparams else None
 
     def phase_plan(self) -> dict[str, frozenset[str]]:
-        """Return the kinds of phase, each with the parts that it trains: G and D in all but the transfer step."""
+        """Return the kinds of phase, each with its parts: G and D too, but in transfer and not `joint_generator`."""
         with_d = self.hparams["adversarial"] != "none"
         generative = frozenset({"generator", "discriminator"} if with_d else {"generator"})
         return {

@@ -7,7 +7,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
-from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint, restored
+from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from sign_zs3.tasks.sign import SIGNModule
 from sign_zs3.tasks.spnet import SPNetModule
 from sign_zs3.tasks.zs3 import ZS3Module
@@ -45,7 +45,7 @@ def load_task(path: str | Path) -> ZeroShotTask:
 
 def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
     """Build the model that a checkpoint in memory holds; `what` names it in errors."""
-    return restored(METHODS[stored_method(checkpoint, what)], checkpoint, what)
+    return METHODS[stored_method(checkpoint, what)].restored(checkpoint, what)
 
 
 def load_segmenter(path: str | Path) -> Segmenter:

@@ -19,10 +19,8 @@ from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.protocol import IGNORE_INDEX
 
 Batch = dict[str, Any]
-"""``image`` (N, 3, H, W) float32 in [0, 255] or a cache's ``maps``; ``mask`` (N, H, W) int64, 255 where no class is
-known; ``valid`` (N, H, W) bool, no padding; ``hidden`` (N, H, W) bool, of an unseen class; ``id``;
-``size`` (N, 2), to predict.
-"""
+"""``image`` (N, 3, H, W) in [0, 255] or a cache's ``maps``; ``mask`` (N, H, W) int64, 255 where no class is known;
+``valid`` (N, H, W) bool, no padding; ``hidden`` (N,), pixels of unseen classes; ``id``; ``size`` (N, 2), to predict."""
 
 
 class Losses(NamedTuple):
@@ -43,7 +41,7 @@ class PseudoLabels(NamedTuple):
     Attributes:
         labels: (N, H, W) int64, its class for every pixel.
         confidence: (N, H, W) float32 in [0, 1], its softmax over all classes at that class.
-        chosen: (N, H, W) bool, pixels that get their pseudo-label: ignored ones that are no padding.
+        chosen: (N, H, W) bool, pixels that get their pseudo-label: ignored, no padding, and within `pseudo_top_p`.
         weights: (N, H, W) float32 in [0, 1], of their losses; without meaning where `chosen` is False.
     """
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 POLY_POWER = 0.9
-"""Of SGD and of its poly schedule, as in DeepLab-v2 and all methods built on it."""
+"""Of SGD (the decay of D's Adam, too) and its poly schedule, as in DeepLab-v2 and all methods built on it."""
 
 
 class Updates:
