@@ -1,4 +1,4 @@
-"""LightningModules: they orchestrate the functions and networks, and hold no equation."""
+"""LightningModules: they orchestrate the functions and networks."""
 
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.cagnet import CaGNetModule
