@@ -159,7 +159,7 @@ def test_rows_of_tables_2_and_3_differ_in_one_option(name: str, option: str) -> 
     dataset, value = name.split("_", 1)
     base = built(f"table1/{dataset}_sign.yaml", *msrc_classes(dataset)).config["model"]
     cli = built(f"{'table2' if option == 'encoding' else 'table3'}/{name}.yaml", *msrc_classes(dataset))
-    size = {"voc": [47, 47], "msrc": [10, 10]}[dataset]
+    size = {"voc": [47, 47], "msrc": [11, 11]}[dataset]
     expected = {option: value} | ({"train_size": size} if value == "interpolated" else {})
     changed = {key: found for key, found in cli.config["model"].items() if found != base[key]}
     assert changed == {key: found for key, found in expected.items() if found != base[key]}
@@ -396,3 +396,16 @@ def test_the_sweep_runs_from_a_transferred_model(tmp_path: Path, monkeypatch: py
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["temperature"] == value
     with (run / "metrics.csv").open() as file:
         assert sweep["metric"]["name"] in (csv.DictReader(file).fieldnames or [])
+
+
+def test_a_perfect_labeller_scores_best_at_the_cells_places(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    ceilings = importlib.import_module("ceilings")
+    ceilings.main(["--data", "ShapesDataModule", "--data.scene_size", "64", "--data.test_size", "4"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [int(row[0]) for row in rows] == [4, 8, 16, 32]
+    scores = [[float(score) for score in row[1:]] for row in rows]
+    assert all(placed > tiled for placed, tiled in scores)
+    assert scores[0][0] > scores[1][0] > scores[2][0] > scores[3][0] > 0

@@ -57,7 +57,7 @@ def event_loops() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ZeroShotTask:
-    model = tiny_model(train_iterations=30, transfer_iterations=20, lr=2e-3)
+    model = tiny_model(train_iterations=60, transfer_iterations=20, lr=2e-3)
     quiet_trainer(tmp_path_factory.mktemp("trained")).fit(model, tiny_data())
     return model.eval()
 

@@ -187,16 +187,6 @@ def test_windowed_attention_goes_into_a_folder_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(Segmenter.from_pretrained(tmp_path / "model")(images), segmenter.eval()(images))
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_the_mirrored_convolution_is_the_padded_one(kernel: int) -> None:
-    from timm.layers.conv2d_same import Conv2dSame
-
-    same = Conv2dSame(4, 6, kernel, stride=2, groups=2, bias=True)
-    for height, width in [(8, 8), (9, 9), (8, 9), (13, 4), (1, 2)]:
-        x = torch.randn(2, 4, height, width)
-        torch.testing.assert_close(export._MirroredConv(same)(x), same(x))
-
-
 def test_a_file_that_disagrees_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(export.Labeller):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

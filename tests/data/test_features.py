@@ -46,7 +46,7 @@ class Encode:
     @staticmethod
     def level(images: Tensor, stride: int) -> Tensor:
         height, width = images.shape[2:]
-        padded = F.pad(images, (0, -width % stride, 0, -height % stride))
+        padded = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
         slope = torch.arange(padded.shape[3]) % stride / stride
         return torch.cat([F.avg_pool2d(padded, stride), F.avg_pool2d(padded * slope, stride)[:, :1]], dim=1)
 
@@ -102,7 +102,7 @@ def test_whole_maps_are_those_of_the_ordinary_pipeline(fake_folder: FakeFolder, 
         shown.add(theirs["image"].numpy().tobytes())
     # with both sides shown, hidden classes hidden, and a size that no stride divides
     assert len(shown) == 2 and int(mine["hidden"]) > 0
-    assert [tuple(level.shape) for level in mine["maps"]] == [(4, 13, 13), (4, 7, 7), (4, 4, 4)]
+    assert [tuple(level.shape) for level in mine["maps"]] == [(4, 16, 16), (4, 8, 8), (4, 4, 4)]
 
 
 def test_a_crop_of_the_maps_lies_where_the_mask_does(fake_folder: FakeFolder, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_evaluation_at_one_size_takes_any_batch_and_a_size_has_its_own_maps(
         before = len(encode.sizes)
         batches[size] = list(module.predict_dataloader())
         assert len(encode.sizes) - before == 3
-    assert [tuple(level.shape) for level in batches[40][0]["maps"]] == [(3, 4, 10, 10), (3, 4, 5, 5), (3, 4, 3, 3)]
+    assert [tuple(level.shape) for level in batches[40][0]["maps"]] == [(3, 4, 12, 12), (3, 4, 6, 6), (3, 4, 3, 3)]
     assert batches[48][0]["mask"].shape == (3, 48, 48)
 
 

@@ -37,15 +37,6 @@ def test_one_label_is_its_own_mean() -> None:
     torch.testing.assert_close(pixel_cross_entropy(logits, labels), torch.tensor(4.0).log())
 
 
-def test_logits_are_resized_to_the_labels_not_labels_to_the_logits() -> None:
-    logits = torch.tensor([[[[0.0, 4.0]], [[0.0, 0.0]]]])
-    labels = torch.tensor([[[0, 0, 1, 0]]])
-    resized = torch.tensor([[[[0.0, 1.0, 3.0, 4.0]], [[0.0] * 4]]])
-    want = torch.tensor(sum(by_hand(resized, labels)) / 4)
-    torch.testing.assert_close(pixel_cross_entropy(logits, labels), want)
-    torch.testing.assert_close(weighted_cross_entropy(logits, labels, torch.ones(1, 1, 4))[0], want)
-
-
 def test_no_label_gives_zero_with_a_gradient_path() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = pixel_cross_entropy(logits, torch.full((1, 2, 2), 255))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sign_zs3.functional import map_size, resize_map, resize_scores, shrink_labels
+from sign_zs3.functional.geometry import Axis, Cells, move_map
 
 
 def by_hand(row: list[float], width: int) -> list[float]:
@@ -65,3 +66,60 @@ def test_labels_are_chosen_never_mixed() -> None:
     # each image for itself
     both = shrink_labels(torch.cat([labels, labels.flip(2)]), (1, 2))
     assert both.tolist() == [[[0, 7]], [[7, 255]]]
+
+
+# -- cells that know their places --------------------------------------------------------------------------------------
+
+
+def ramp(cells: Cells, size: tuple[int, int]) -> torch.Tensor:
+    """Return a map (1, 2, h, w) whose cells hold the row and the column at which they look."""
+    rows, columns = (axis.looks_at(count, torch.device("cpu")) for axis, count in zip(cells, size, strict=True))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+@pytest.mark.parametrize("axis", [Axis(8), Axis(4, 1.5), Axis(4, -4.5), Axis(8).scaled(0.75), Axis(8).mirrored(49)])
+def test_scores_are_read_at_the_pixels(axis: Axis) -> None:
+    """A plane is interpolated exactly, wherever its cells look; beyond the outermost cell it stays as there."""
+    cells, size = Cells(axis, Axis(3, 1)), (7, 5)
+    found = resize_scores(ramp(cells, size), (49, 20), cells)[0]
+    ends = axis.looks_at(7, torch.device("cpu"))
+    torch.testing.assert_close(found[0, :, 0], torch.arange(49.0).clamp(ends.min(), ends.max()))
+    torch.testing.assert_close(found[1, 0], torch.arange(20.0).clamp(1, 13))
+
+
+def test_aligned_cells_and_patches_are_those_of_torch() -> None:
+    scores = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    for align, axis, size in ((True, Axis(8), (41, 33)), (False, Axis(8, 3.5), (48, 40))):
+        want = torch.nn.functional.interpolate(scores, size, mode="bilinear", align_corners=align)
+        torch.testing.assert_close(resize_scores(scores, size, Cells(axis, axis)), want, atol=1e-6, rtol=1e-6)
+
+
+def test_a_mirrored_or_resized_view_lies_on_the_image() -> None:
+    """Cells of a view, told in pixels of the image, give back the plane that the image shows."""
+    image = ramp(Cells(Axis(1), Axis(1)), (33, 65))
+    cells = Cells(Axis(8), Axis(8))
+    mirrored = cells._replace(columns=cells.columns.mirrored(65))
+    torch.testing.assert_close(resize_scores(image[..., ::8, ::8].flip(-1), (33, 65), mirrored), image)
+    # borders on borders: pixel i of an image of twice the size lies at (i + 1/2) / 2 - 1/2 of this one
+    double = cells.resized((66, 130), (33, 65))
+    assert double.rows == Axis(4, -0.25)
+    assert double.resized((33, 65), (66, 130)) == cells
+    moved = move_map(ramp(double, (9, 17)), double, cells, (5, 9))
+    torch.testing.assert_close(moved[..., 1:-1, 1:-1], ramp(cells, (5, 9))[..., 1:-1, 1:-1])
+
+
+def test_a_move_has_a_gradient_and_keeps_the_type() -> None:
+    maps = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    near, far = Cells(Axis(4), Axis(4)), Cells(Axis(3, 1), Axis(2, -1))
+    assert torch.autograd.gradcheck(lambda x: move_map(x, near, far, (3, 5)), maps)
+    assert move_map(maps.bfloat16(), near, far, (3, 5)).dtype == torch.bfloat16
+
+
+def test_labels_are_read_where_cells_look() -> None:
+    labels = torch.arange(12).view(1, 1, 12)
+    line = Axis(1)
+    assert shrink_labels(labels, (1, 4), Cells(line, Axis(4))).tolist() == [[[0, 4, 8, 255]]]
+    # the later one of two pixels that are as near
+    assert shrink_labels(labels, (1, 3), Cells(line, Axis(4, 1.5))).tolist() == [[[2, 6, 10]]]
+    assert shrink_labels(labels, (1, 2), Cells(line, Axis(4, -3))).tolist() == [[[255, 1]]]
+    assert shrink_labels(labels > 5, (1, 2), Cells(line, Axis(6))).tolist() == [[[0, 1]]]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3 import UserError
+from sign_zs3.functional.geometry import Axis
 from sign_zs3.models import (
     Backbone,
     Classifier,
@@ -12,6 +13,7 @@ from sign_zs3.models import (
     Segmenter,
     SpatialInformationModule,
 )
+from sign_zs3.models.backbones.places import Places
 from sign_zs3.models.heads import DeepLabHead
 
 
@@ -89,9 +91,9 @@ def test_maps_stand_for_images(head: str) -> None:
     images = torch.randn(1, 3, 64, 96)
     maps = encoder.maps(images)
     assert encoder.strides == {"deeplab": (32,), "fcn": (8, 16, 32), "fcn16": (16, 32), "unet": (4, 8, 16, 32)}[head]
-    assert [tuple(level.shape[-2:]) for level in maps] == [(64 // s, 96 // s) for s in encoder.strides]
+    assert [tuple(level.shape[-2:]) for level in maps] == [(64 // s + 1, 96 // s + 1) for s in encoder.strides]
     want = encoder(images)
-    assert want.shape == (1, 8, 64 // encoder.strides[0], 96 // encoder.strides[0])
+    assert want.shape == (1, 8, *encoder.map_size((64, 96))) == (1, 8, *maps[0].shape[-2:])
     torch.testing.assert_close(encoder(list(maps)), want, rtol=0, atol=0)
     half = encoder([level.half() for level in maps])
     assert half.dtype == torch.float32
@@ -117,7 +119,8 @@ def test_a_backbone_of_ones_own() -> None:
 
     encoder = Encoder(Halves(), feature_dim=5, head="fcn")
     assert encoder.strides == (8, 16)
-    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 5, 4, 4)
+    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 5, 5, 5)
+    assert encoder.places == Places((Axis(8), Axis(16)), 16, 1)
 
 
 def test_unknown_head_is_named() -> None:
@@ -137,8 +140,10 @@ def test_segmenter_reads_maps_for_images() -> None:
     assert torch.equal(
         segmenter.features(list(maps), sample=False).features, segmenter.features(images, False).features
     )
-    assert torch.equal(segmenter.scores(maps).values, segmenter.scores(images).values)
+    found, want_scores = segmenter.scores(maps, size=(32, 40)), segmenter.scores(images)
+    assert torch.equal(found.views[0].values, want_scores.views[0].values)
+    assert found[1:] == want_scores[1:] and found.views[0].cells == want_scores.views[0].cells
     with pytest.raises(UserError, match=r"flip True.*feature cache"):
-        segmenter.scores(maps, flip=True)
+        segmenter.scores(maps, flip=True, size=(32, 40))
     with pytest.raises(UserError, match=r"scales \[1.0, 2.0\].*feature cache"):
-        segmenter.scores(maps, scales=(1.0, 2.0))
+        segmenter.scores(maps, scales=(1.0, 2.0), size=(32, 40))

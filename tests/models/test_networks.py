@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from sign_zs3 import UserError
-from sign_zs3.functional import resize_scores
+from sign_zs3.functional import resize_map, resize_scores
+from sign_zs3.functional.geometry import Axis, Cells
 from sign_zs3.models import (
     Classifier,
     Discriminator,
@@ -21,6 +22,7 @@ from sign_zs3.models import (
     label_scores,
 )
 from sign_zs3.models.classifier import ProjectionClassifier
+from sign_zs3.models.inference import View
 
 
 @pytest.fixture
@@ -71,9 +73,9 @@ def test_projection_classifier_is_the_inner_product_with_vectors_it_keeps() -> N
 def test_classes_not_taught_are_never_predicted(segmenter: Segmenter) -> None:
     images = torch.randint(0, 256, (2, 3, 16, 20), dtype=torch.uint8)
     logits = segmenter(images)
-    assert logits.shape == (2, 5, 4, 5)
+    assert logits.shape == (2, 5, 5, 6)
     assert bool((logits[:, 3:] == -math.inf).all())
-    resized = resize_scores(logits, (16, 20))
+    resized = resize_scores(logits, (16, 20), segmenter.encoder.cells((16, 20)))
     assert not bool(resized.isnan().any())
     assert int(resized.argmax(1).max()) < 3
     segmenter.known.fill_(True)
@@ -85,17 +87,19 @@ def test_classes_in_slices_are_labelled_as_at_once(numbers: int, monkeypatch: py
     monkeypatch.setattr("sign_zs3.models.inference.SLICE", numbers)
     scores = 5 * torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
     scores[:, [2, 7]] = -math.inf
-    whole = resize_scores(scores, (9, 11))
-    labels, confidence = label_scores(Scores(scores, are_logits=True), (9, 11))
+    cells = Cells(Axis(4), Axis(3, 1))
+    whole = resize_scores(scores, (9, 11), cells)
+    logits = Scores((View(scores, cells),), (9, 11), are_logits=True)
+    labels, confidence = label_scores(logits, (9, 11))
     assert confidence is not None
     assert torch.equal(labels, whole.argmax(dim=1))
     torch.testing.assert_close(confidence, whole.softmax(dim=1).amax(dim=1))
-    labels, best = label_scores(Scores(scores, are_logits=False), (9, 11))
+    labels, best = label_scores(logits._replace(are_logits=False), (9, 11))
     assert best is not None
     assert torch.equal(labels, whole.argmax(dim=1))
     torch.testing.assert_close(best, whole.amax(dim=1))
     for size, truth in (((9, 11), whole), (None, scores)):
-        alone = label_scores(Scores(scores, are_logits=True), size, confidence=False)
+        alone = label_scores(logits, size, confidence=False)
         assert torch.equal(alone.label, truth.argmax(dim=1)) and alone.confidence is None
 
 
@@ -115,16 +119,37 @@ def test_seen_penalty_moves_seen_logits_alone(segmenter: Segmenter) -> None:
     torch.testing.assert_close(difference[:, 3:], torch.zeros_like(difference[:, 3:]))
 
 
-def test_flipped_scores_of_the_mirror_image_are_the_mirrored_scores(segmenter: Segmenter) -> None:
+@pytest.mark.parametrize("size", [(16, 16), (17, 21), (18, 23)])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 1.3)])
+def test_flipped_labels_of_the_mirror_image_are_the_mirrored_labels(
+    segmenter: Segmenter, size: tuple[int, int], scales: tuple[float, ...]
+) -> None:
     segmenter.known.fill_(True)
-    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    scores = segmenter.scores(images, flip=True).values
-    torch.testing.assert_close(segmenter.scores(images.flip(-1), flip=True).values, scores.flip(-1))
-    torch.testing.assert_close(scores.sum(1), torch.ones(1, 4, 4))
-    scaled = segmenter.scores(images, scales=(1.0, 2.0)).values
-    want = segmenter(images).softmax(1)
-    assert scaled.shape == want.shape
-    assert not torch.allclose(scaled, want)
+    images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+    found, mirrored = (
+        label_scores(segmenter.scores(x, flip=True, scales=scales), size) for x in (images, images.flip(-1))
+    )
+    assert torch.equal(mirrored.label, found.label.flip(-1))
+    assert found.confidence is not None and mirrored.confidence is not None
+    torch.testing.assert_close(mirrored.confidence, found.confidence.flip(-1))
+
+
+def test_views_are_averaged_at_the_pixels(segmenter: Segmenter) -> None:
+    segmenter.known.fill_(True)
+    images = torch.randint(0, 256, (1, 3, 18, 22), dtype=torch.uint8)
+    scores = segmenter.scores(images, scales=(1.0, 2.0))
+    assert not scores.are_logits
+    want = []
+    for view, scale in zip(scores.views, (1, 2), strict=True):
+        torch.testing.assert_close(view.values.sum(1), torch.ones_like(view.values[:, 0]))
+        alone = segmenter.scores(resize_map(images.float(), (18 * scale, 22 * scale)))
+        torch.testing.assert_close(alone.views[0].values.softmax(1), view.values)
+        # the same cells, seen in the resized image
+        resized = resize_scores(view.values, (18 * scale, 22 * scale), alone.views[0].cells)
+        want.append(resized if scale == 1 else resize_map(resized, (18, 22)))
+    mean = scores.read(slice(None), (18, 22))
+    # between pixels of the larger image lies one of the smaller
+    torch.testing.assert_close(mean, sum(want) / 2, atol=1e-5, rtol=0)
 
 
 def test_predict_takes_path_picture_array_and_tensor(segmenter: Segmenter, tmp_path: Path) -> None:

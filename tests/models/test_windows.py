@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
-from sign_zs3.models.inference import Place, Scores, windows
+from sign_zs3.models.inference import Place, Scores, View, windows
 from sign_zs3.models.spatial.build import PlainFeatures, SpatialFeatures
 from sign_zs3.protocol import Protocol
 
@@ -57,9 +57,9 @@ def test_cores_cover_the_image_once(height: int, size: int, overlap: int, stride
 
 
 def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:
-    image = torch.randint(0, 256, (3, 160, 224), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 160, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     whole = local.segment(image, window=0, confidence_map=True)
-    assert int((whole.pixels > 400).sum()) > 2
+    assert int((whole.pixels > 100).sum()) > 2
     for options in ({}, {"flip": True}, {"scales": (1.0, 0.5)}):
         want = local.segment(image, window=0, confidence_map=True, **options)
         found = local.segment(image, window=128, overlap=63, confidence_map=True, **options)
@@ -95,7 +95,8 @@ def test_a_window_keeps_its_true_position(input_scale: float) -> None:
 
 
 def test_places_in_cells() -> None:
-    assert Place(64, 32, 100, 203).in_cells(8, 5, 8) == {"origin": (8, 4), "full_size": (13, 26)}
+    assert Place(64, 32, 100, 203).in_cells(8, (5, 8), (14, 27)) == {"origin": (8, 4), "full_size": (14, 27)}
+    assert Place(64, 32, 100, 203).in_cells(8, (7, 8), (14, 27))["full_size"] == (15, 27)
     assert Place(64, 32, 100, 203).mirrored(96) == Place(64, 75, 100, 203)
     assert Place(64, 32, 100, 200).scaled(0.5) == Place(32, 16, 50, 100)
 
@@ -105,7 +106,8 @@ def test_a_segmentation_counts_pixels_and_confidence(local: Segmenter) -> None:
     found = local.segment(image, window=0, confidence_map=True, seen_penalty=0.1)
     with torch.no_grad():
         logits = local(image[None], 0.1)
-    logits = torch.nn.functional.interpolate(logits, (70, 90), mode="bilinear")
+    # sides of 4 k + 1, cells at their ends
+    logits = torch.nn.functional.interpolate(logits, (73, 93), mode="bilinear", align_corners=True)[..., :70, :90]
     best, label = logits.softmax(1).max(1)
     assert found.confidence_map is not None
     assert torch.equal(found.labels.long(), label[0])
@@ -216,7 +218,8 @@ def test_the_window_of_a_model_has_at_most_128_cells_a_side(
 
     def spy(self: Segmenter, images: Tensor, **_: object) -> Scores:
         read.append(images.shape[-1])
-        return Scores(torch.zeros(1, 3, 4, 4), are_logits=True)
+        cells = encoder.cells((images.shape[-2], images.shape[-1]))
+        return Scores((View(torch.zeros(1, 3, 4, 4), cells),), (8, side), are_logits=True)
 
     monkeypatch.setattr(Segmenter, "scores", spy)
     segmenter.segment(torch.zeros(3, 8, side, dtype=torch.uint8))

@@ -18,7 +18,7 @@ from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.functional.geometry import map_size, shrink_labels
-from sign_zs3.models.inference import Scores, label_scores
+from sign_zs3.models.inference import label_scores
 from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 from sign_zs3.tasks.base import ZeroShotTask
@@ -121,7 +121,8 @@ class PictureLogger(pl.Callback):
         pictures, truths = [shown.picture for shown in self._shown], [shown.truth for shown in self._shown]
         labels, confidences = [], []
         for shown in self._shown:
-            scores = Scores(model(shown.image[None].to(model.device)).float(), are_logits=True)
+            image = shown.image[None].to(model.device)
+            scores = model.segmenter.scores(image, model.hparams["seen_penalty"])
             label, confidence = label_scores(scores, map_size(shown.truth))
             assert confidence is not None
             labels.append(label[0].cpu())

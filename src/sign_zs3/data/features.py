@@ -35,9 +35,11 @@ class FeatureCache:
         folder: Where the caches of all networks are.
         key: Stands for all that decides the maps but the image: weights, architecture, normalisation; fit for a
             folder's name. A function is called at the first use, when a checkpoint's weights are there.
-        encode: From one image, uint8 (1, 3, H, W) on the CPU, to its maps, one per stride, float (1, C_l,
-            ceil(H / stride_l), ceil(W / stride_l)) on any device; called without gradients.
+        encode: From one image, uint8 (1, 3, H, W) on the CPU, to its maps, one per stride, float (1, C_l, h_l, w_l) on
+            any device; called without gradients. It pads a side to a multiple of the coarsest stride and `extra` more,
+            and gives a cell per stride and `extra` more.
         strides: Pixels per cell of each level, fine to coarse; each divides the last.
+        extra: 1 for a network with a cell at the first and one at the last pixel; else 0.
 
     Raises:
         ValueError: A stride does not divide the coarsest one, or there is none.
@@ -49,13 +51,14 @@ class FeatureCache:
         key: str | Callable[[], str],
         encode: Callable[[Tensor], Sequence[Tensor]],
         strides: Sequence[int],
+        extra: int = 0,
     ) -> None:
         divide = all(stride > 0 and strides[-1] % stride == 0 for stride in strides)
         if not (strides and divide and list(strides) == sorted(strides)):
             raise ValueError(f"strides {tuple(strides)}: expected them fine to coarse, each a divisor of the last")
         self._root = Path(folder)
         self._key = key
-        self.strides = tuple(strides)
+        self.strides, self.extra = tuple(strides), extra
         self._encode: Callable[[Tensor], Sequence[Tensor]] | None = encode
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,8 +86,7 @@ class FeatureCache:
         coarsest stride.
 
         Returns:
-            Per level float16 (C_l, ceil(h / stride_l), ceil(w / stride_l)) of a window of h x w pixels, contiguous, in
-            memory of its own.
+            Per level float16 (C_l, h_l, w_l), those of an image of the window's size, contiguous, in memory of its own.
 
         Raises:
             UserError: The file is not there, is broken, or has maps of an image of another size.
@@ -94,10 +96,12 @@ class FeatureCache:
         with refusing(f"feature_cache: {self._path(name)} cannot be read", then), self._open(name) as file:
             for level, stride in enumerate(self.strides):
                 whole = file.get_tensor(str(level))
-                if tuple(whole.shape[1:]) != (expected := _cells(size, stride)):
+                if tuple(whole.shape[1:]) != (expected := self._cells(size, stride)):
                     raise ValueError(f"found maps of {tuple(whole.shape[1:])} at stride {stride}, not {expected}")
                 if window is not None:
-                    rows, columns = (slice(axis.start // stride, axis.stop // stride) for axis in window)
+                    counts = self._cells([axis.stop - axis.start for axis in window], stride)
+                    starts = (axis.start // stride for axis in window)
+                    rows, columns = (slice(first, first + count) for first, count in zip(starts, counts, strict=True))
                     whole = whole[:, rows, columns]
                 maps.append(whole.clone(memory_format=torch.contiguous_format))
         return tuple(maps)
@@ -117,7 +121,7 @@ class FeatureCache:
             encoded = self._encode(torch.from_numpy(np.require(image[None], requirements=["C", "W"])))
         maps = {}
         for level, (stride, found) in enumerate(zip(self.strides, encoded, strict=True)):
-            expected = _cells(image.shape[1:], stride)
+            expected = self._cells(image.shape[1:], stride)
             if found.ndim != 4 or found.shape[0] != 1 or tuple(found.shape[2:]) != expected:
                 raise ValueError(f"encode gave {tuple(found.shape)} at stride {stride}, expected (1, C, *{expected})")
             half = found[0].detach().to(torch.float16)
@@ -135,6 +139,10 @@ class FeatureCache:
             if not note.exists():
                 _replace(note, _NOTE.encode())
 
+    def _cells(self, size: Sequence[int], stride: int) -> tuple[int, ...]:
+        step = self.strides[-1]
+        return tuple(math.ceil((side - self.extra) / step) * step // stride + self.extra for side in size)
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
@@ -143,10 +151,6 @@ class FeatureCache:
 
         # the reader refuses files that are longer or shorter than their header says
         return safe_open(self._path(name), "pt")
-
-
-def _cells(size: Sequence[int], stride: int) -> tuple[int, ...]:
-    return tuple(math.ceil(side / stride) for side in size)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -4,15 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.protocol import IGNORE_INDEX
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of labelled pixels at the resolution of the labels (eq. 3 and 9).
+    """Return the mean cross-entropy of labelled pixels (eq. 3 and 9).
 
     Args:
-        logits: (N, C, h, w), float; resized bilinearly to the labels.
+        logits: (N, C, H, W), float.
         labels: (N, H, W) int64 class indices; pixels of 255 do not count.
 
     Returns:
@@ -21,9 +20,9 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     >>> float(pixel_cross_entropy(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 255], [3, 255]]])))  # log(4)
     1.3862943649291992
     """
-    logits = resize_map(logits.float(), map_size(labels))
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    # CUDA has no deterministic sum of its own over a map
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return losses.sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def transfer_loss(
@@ -42,10 +41,10 @@ def transfer_loss(
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean cross-entropy of pixels at the resolution of the labels (section 3.4), and each pixel's.
+    """Return the weighted mean cross-entropy of pixels (section 3.4), and each pixel's.
 
     Args:
-        logits: (N, C, h, w), float; resized bilinearly to the labels.
+        logits: (N, C, H, W), float.
         labels: (N, H, W) int64 class indices; pixels of 255 have no loss, but their weight counts.
         weights: (N, H, W) float32, at least 0: 1 for labels, those of eq. 17 for pseudo-labels.
 
@@ -56,8 +55,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> t
     >>> weighted_cross_entropy(logits, labels, torch.ones(1, 1, 2))  # the mean of log(2) and 0
     (tensor(0.3466), tensor([[[0.6931, 0.0000]]]))
     """
-    logits = resize_map(logits.float(), map_size(labels))
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
     return weighted_mean(losses, weights), losses
 
 

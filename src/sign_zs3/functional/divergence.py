@@ -11,7 +11,6 @@ from sign_zs3.functional.cross_entropy import at_least_float32
 from sign_zs3.protocol import IGNORE_INDEX
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
-STACKED = 2**17
 SMALL, AT_ONCE = 64, 16
 """Features of a class, at most, and classes that are compared in one pass: a small class costs by the number of
 operations, whatever its size."""
@@ -78,14 +77,8 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
     _check_features(real, fake, bandwidths)
     if len(real) == 0 or len(fake) == 0:
         raise ValueError(f"mmd needs at least one feature on each side, got {len(real)} real and {len(fake)} fake")
-    real, fake = at_least_float32(real), at_least_float32(fake)
-    with torch.autocast(real.device.type, enabled=False):
-        # The kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise.
-        center = ((real.mean(dim=0) + fake.mean(dim=0)) / 2).detach()
-        real, fake = real - center, fake - center
-        mean = _MeanKernel.apply
-        squared: Tensor = mean(real, real, bandwidths) + mean(fake, fake, bandwidths) - 2 * mean(real, fake, bandwidths)
-        return _root(squared, bandwidths) if sqrt else squared
+    squared = _squared_mmd([real], [fake], bandwidths)[0]
+    return _root(squared, bandwidths) if sqrt else squared
 
 
 def class_mmd(
@@ -133,13 +126,11 @@ def class_mmd(
     if not shared:
         return at_least_float32(real)[:0].sum() + at_least_float32(fake)[:0].sum()
     small = [c for c in shared if max(len(real_by_class[c]), len(fake_by_class[c])) <= SMALL]
-    small = small if len(small) > 1 else []
-    values = [mmd(real_by_class[c], fake_by_class[c], bandwidths, sqrt) for c in shared if c not in small]
-    for first in range(0, len(small), AT_ONCE):
-        some = small[first : first + AT_ONCE]
-        squared = _small_mmd([real_by_class[c] for c in some], [fake_by_class[c] for c in some], bandwidths)
-        values += (_root(squared, bandwidths) if sqrt else squared).unbind()
-    return torch.stack(values).mean()
+    groups = [[c] for c in shared if c not in small]
+    groups += [small[first : first + AT_ONCE] for first in range(0, len(small), AT_ONCE)]
+    parts = [_squared_mmd([real_by_class[c] for c in g], [fake_by_class[c] for c in g], bandwidths) for g in groups]
+    squared = torch.cat(parts)
+    return (_root(squared, bandwidths) if sqrt else squared).mean()
 
 
 def _root(squared: Tensor, bandwidths: Sequence[float]) -> Tensor:
@@ -161,46 +152,7 @@ def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
     return dict(zip(classes.tolist(), torch.split(features[order], counts.tolist()), strict=True))
 
 
-class _MeanKernel(torch.autograd.Function):
-    """Mean over all pairs of the summed Gaussian kernels.
-
-    Plain autograd keeps three (n, m) matrices per bandwidth, this one in all, and takes 1.2 to 1.6 times as long.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
-        squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)[None, :]
-        distances = torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)  # (n, m), squared
-        rates = [1 / (2 * bandwidth) for bandwidth in bandwidths]
-        # slope: minus the kernel's derivative by the squared distance
-        if distances.numel() * len(rates) <= STACKED:
-            # Small classes cost by the number of operations: all bandwidths at once.
-            rate = distances.new_tensor(rates)
-            kernels = torch.exp(rate[:, None] * -distances.view(-1))
-            total = kernels.sum()
-            slope = (rate @ kernels).view_as(distances)
-        else:
-            total, slope = distances.new_zeros(()), torch.zeros_like(distances)
-            for r in rates:
-                kernel = distances.mul(-r).exp_()
-                total = total + kernel.sum()
-                slope.add_(kernel, alpha=r)
-        ctx.save_for_backward(x, y, slope)
-        return total / distances.numel()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, y, slope = ctx.saved_tensors
-        # Manual optimisation calls backward inside the autocast region.
-        with torch.autocast(x.device.type, enabled=False):
-            factor = -2 * gradient / slope.numel()
-            to_x = factor * (slope.sum(dim=1)[:, None] * x - slope @ y) if ctx.needs_input_grad[0] else None
-            to_y = factor * (slope.sum(dim=0)[:, None] * y - slope.T @ x) if ctx.needs_input_grad[1] else None
-        return to_x, to_y, None
-
-
-def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float]) -> Tensor:
+def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float]) -> Tensor:
     """Squared `mmd` of each of B classes, (B,), in one pass: all are padded to the largest.
 
     With weights w = 1/n on real and -1/m on synthetic features z, 0 on padding, it is the sum of w_i w_j k(z_i, z_j).
@@ -214,7 +166,8 @@ def _small_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seque
     z = rows.new_zeros(count * length, rows.shape[1]).index_copy(0, places, rows).view(count, length, -1)  # (B, L, D)
     w = rows.new_zeros(count * length).index_copy(0, places, shares).view(count, length)  # (B, L)
     with torch.autocast(z.device.type, enabled=False):
-        center = (w.abs().unsqueeze(1) @ z / 2).detach()  # as in `mmd`
+        # the kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise
+        center = (w.abs().unsqueeze(1) @ z / 2).detach()
         squared: Tensor = _WeightedKernel.apply(z - center, w, bandwidths)
     return squared
 
@@ -238,6 +191,7 @@ class _WeightedKernel(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, w, slope = ctx.saved_tensors
+        # manual optimisation calls backward inside the autocast region
         with torch.autocast(z.device.type, enabled=False):
             factor = -4 * gradient[:, None, None] * w.unsqueeze(2)
             return factor * ((slope @ w.unsqueeze(2)) * z - slope @ (w.unsqueeze(2) * z)), None, None

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.functional.geometry import Cells, map_size, move_map, resize_map
 from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone
+from sign_zs3.models.backbones.places import measure_places
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
+from sign_zs3.models.weights import evaluating
 
 
 def rescale(images: Tensor, scale: float) -> Tensor:
@@ -19,7 +22,11 @@ def rescale(images: Tensor, scale: float) -> Tensor:
     if scale == 1.0:  # sizes cannot be rounded in a graph that is exported
         return images
     height, width = map_size(images)
-    return resize_map(images, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return resize_map(images, (_scaled(height, scale), _scaled(width, scale)))
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(side * scale))
 
 
 class Encoder(nn.Module):
@@ -41,6 +48,7 @@ class Encoder(nn.Module):
 
     Attributes:
         strides: Strides of the backbone's levels that the head reads, fine to coarse; E(x) has the first one.
+        places: Where the cells of the backbone's levels look, and to which sizes images are padded.
 
     Raises:
         UserError: An unknown head, scales or dilations out of range, and see `build_backbone`.
@@ -66,9 +74,12 @@ class Encoder(nn.Module):
             backbone = build_backbone(backbone, output_stride, weights, backbone_levels)
         elif not isinstance(backbone, Backbone):
             module, channels = backbone
-            backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(0,))
+            with evaluating(module), torch.no_grad():
+                stride = 64 // module(torch.zeros(1, 3, 64, 64)).shape[-1]
+            backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(stride,))
         self.backbone, self.feature_dim = backbone, feature_dim
-        self.head = build_head(head, backbone.channels, backbone.strides, feature_dim, dilations)
+        self.places = measure_places(backbone)
+        self.head = build_head(head, backbone.channels, self.places.axes, feature_dim, dilations)
         self.strides = tuple(backbone.strides[level] for level in self.head.levels)
         self.input_scales = tuple(input_scales)
         self.freeze_batch_norm = weights is not None if freeze_batch_norm is None else freeze_batch_norm
@@ -96,18 +107,36 @@ class Encoder(nn.Module):
             module.eval()
         return self
 
+    def cells(self, size: tuple[int, int]) -> Cells:
+        """Return where the cells of E(x) look in an image of `size`, (height, width)."""
+        return self._cells(size, self.input_scales[0])
+
+    def _cells(self, size: tuple[int, int], scale: float) -> Cells:
+        axis = self.places.axes[self.head.levels[0]]
+        if scale == 1:
+            return Cells(axis, axis)
+        return Cells(axis, axis).resized((_scaled(size[0], scale), _scaled(size[1], scale)), size)
+
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of E(x) of an image of `size`, (height, width)."""
+        scale, stride = self.input_scales[0], self.strides[0]
+        height, width = (self.places.padded(side if scale == 1 else _scaled(side, scale)) for side in size)
+        return height // stride + self.places.extra, width // stride + self.places.extra
+
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, 3, H, W), float, normalised, to the backbone's levels that the head reads.
 
-        They are one (N, channels, ceil(H / stride), ceil(W / stride)) per entry of `strides`; without gradient where
-        the backbone is frozen.
+        Images are padded as `places` says, with zero, which is the mean colour. The levels are one (N, channels, h, w)
+        per entry of `strides`; without gradient where the backbone is frozen.
         """
+        height, width = map_size(images)
+        padded = F.pad(images, (0, self.places.padded(width) - width, 0, self.places.padded(height) - height))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            levels = self.backbone(images)
+            levels = self.backbone(padded)
         return tuple(levels[level] for level in self.head.levels)
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Return E(x), (N, D, h, w) with h = ceil(H / strides[0]), unbounded.
+        """Return E(x), (N, D, h, w), unbounded, with h and w of `map_size`; `cells` says where its cells look.
 
         Args:
             images: (N, 3, H, W) float, normalised; or what `maps` returned for them, in any float type.
@@ -121,9 +150,11 @@ class Encoder(nn.Module):
             if len(images) != len(self.head.levels):
                 raise ValueError(f"maps: found {len(images)}, expected {len(self.head.levels)}, one per level read")
             dtype = next(self.head.parameters()).dtype
-            encoded: list[Tensor] = [self.head([level.to(dtype) for level in images])]
-        else:
-            encoded = [self.head(self.maps(rescale(images, scale))) for scale in self.input_scales]
-        if len(encoded) == 1:
-            return encoded[0]
-        return torch.stack([resize_map(x, map_size(encoded[0])) for x in encoded]).amax(dim=0)
+            encoded: Tensor = self.head([level.to(dtype) for level in images])
+            return encoded
+        size, encoded = map_size(images), self.head(self.maps(rescale(images, self.input_scales[0])))
+        for scale in self.input_scales[1:]:
+            other = self.head(self.maps(rescale(images, scale)))
+            moved = move_map(other, self._cells(size, scale), self.cells(size), map_size(encoded))
+            encoded = torch.maximum(encoded, moved)
+        return encoded

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sign_zs3._version import __version__
 from sign_zs3.errors import UserError
@@ -41,25 +40,6 @@ class Labeller(nn.Module):
         label, confidence = label_scores(self.segmenter.scores(images, self.seen_penalty), map_size(images))
         assert confidence is not None
         return label.to(torch.uint8), confidence
-
-
-class _MirroredConv(nn.Module):
-    """A convolution of stride 2 with TensorFlow's padding ("SAME"), whose amount depends on the parity of the side.
-
-    Counted from the far end, its windows lie the same for even and odd sides: it is a plain convolution of the mirror
-    image. So no parity enters the graph; sizes of one parity after the other would grow without bound.
-    """
-
-    def __init__(self, same: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(same.weight.flip(-2, -1), requires_grad=False)
-        self.bias = same.bias
-        self.stride, self.groups = same.stride, same.groups
-        self.padding = (same.kernel_size[0] // 2, same.kernel_size[1] // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mirrored = F.conv2d(x.flip(-2, -1), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
-        return mirrored.flip(-2, -1)
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
@@ -154,27 +134,26 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
         kind = type(module).__name__
         if not (kind.endswith("Same") and type(module).__module__.startswith("timm.")):
             continue
-        if not (kind == "Conv2dSame" and isinstance(module, nn.Conv2d) and _is_mirrored(module)):
+        sides = module.kernel_size if isinstance(module, nn.Conv2d) else (0,)
+        if not segmenter.encoder.places.extra or not all(side % 2 for side in sides):
             raise UserError(
                 f"backbone: found {kind} ({name}), which pads by the image's size and cannot be exported: write "
                 "--format pretrained, or train with a network of another family"
             )
+        # TensorFlow's padding, which depends on the side's parity: the encoder makes all sides odd
+        padding = [dilation * (side // 2) for side, dilation in zip(sides, module.dilation, strict=True)]
+        plain = nn.Conv2d(1, 1, 1)
+        plain.__dict__.update(vars(module) | {"padding": tuple(padding)})
         parent, _, child = name.rpartition(".")
-        setattr(twin.get_submodule(parent), child, _MirroredConv(module))
+        setattr(twin.get_submodule(parent), child, plain)
     # each side has several cells on the coarsest level, so that no size is taken for a constant 1
-    stride = max(segmenter.encoder.backbone.strides) or 32
+    stride = max(segmenter.encoder.backbone.strides)
     images = torch.zeros(2, 3, 4 * stride, 6 * stride, dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
     refused = refusing("export: torch.export does not follow this network", ": write --format pretrained")
     with refused, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model, torch.export.export(traced, (images,), dynamic_shapes={_INPUT: {0: free, 2: free, 3: free}})
-
-
-def _is_mirrored(module: nn.Conv2d) -> bool:
-    """Say whether `_MirroredConv` does the same as a convolution with TensorFlow's padding."""
-    odd = all(side % 2 == 1 and side > 1 for side in module.kernel_size)
-    return odd and tuple(module.stride) == (2, 2) and tuple(module.dilation) == (1, 1)
 
 
 def _onnx_runner(content: bytes) -> Callable[[Tensor], Any] | None:

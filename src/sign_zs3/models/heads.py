@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import UserError, check_choice
-from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.functional.geometry import Axis, Cells, map_size, move_map
 from sign_zs3.limits import MAX_DILATION
 
 
@@ -29,14 +29,16 @@ class FCNHead(nn.Module):
     """A linear score of every level of some stride and more, summed (FCN-8s, FCN-16s; Long et al., CVPR 2015).
 
     Each level is batch-normalised without parameters, since levels and backbones differ in scale, and mapped by a 1x1
-    convolution at its own resolution; the maps, resized bilinearly to the finest one, are summed. Both steps being
-    linear, it is one 1x1 convolution on all levels concatenated. Strides of `finest` and more are read, or else all.
+    convolution at its own resolution; the maps, interpolated at the cells of the finest one, are summed. Both steps
+    being linear, it is one 1x1 convolution on all levels concatenated. Strides of `finest` and more are read, or else
+    all.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], feature_dim: int, finest: int = 8) -> None:
+    def __init__(self, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int, finest: int = 8) -> None:
         super().__init__()
-        coarse = tuple(i for i, stride in enumerate(strides) if stride >= finest)
+        coarse = tuple(i for i, axis in enumerate(axes) if axis.stride >= finest)
         self.levels = coarse or tuple(range(len(channels)))
+        self.axes = [axes[i] for i in self.levels]
         widths = [channels[i] for i in self.levels]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
         # The normalised channels of all levels add up: this deviation gives E(x) unit scale if they are uncorrelated.
@@ -48,20 +50,21 @@ class FCNHead(nn.Module):
         triples = zip(self.norms, self.projections, maps, strict=True)
         projected = (projection(norm(level)) for norm, projection, level in triples)
         finest: Tensor = next(projected)
-        return sum((resize_map(x, map_size(finest)) for x in projected), finest)
+        moved = (_moved(x, axis, self.axes[0], finest) for x, axis in zip(projected, self.axes[1:], strict=True))
+        return sum(moved, finest)
 
 
 class UNetHead(nn.Module):
     """A decoder from the coarsest level to the finest (U-Net; Ronneberger et al., MICCAI 2015).
 
-    At each step the map is resized to the next finer level, concatenated with it, and read by two 3x3 convolutions with
-    batch norm and ReLU; a 1x1 convolution to D ends it. All steps are `min(feature_dim, 256)` wide, where the original
-    mirrors the encoder: backbones have some 20 channels at their finest level, fewer than E(x) needs.
+    At each step the map is interpolated at the cells of the next finer level, concatenated with it, and read by two 3x3
+    convolutions with batch norm and ReLU; a 1x1 convolution to D ends it. All steps are `min(feature_dim, 256)` wide,
+    where the original mirrors the encoder: backbones have some 20 channels at their finest, fewer than E(x) needs.
     """
 
-    def __init__(self, channels: Sequence[int], feature_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int) -> None:
         super().__init__()
-        self.levels = tuple(range(len(channels)))
+        self.levels, self.axes = tuple(range(len(channels))), list(axes)
         width = min(feature_dim, 256)
         self.steps = nn.ModuleList()
         below = channels[-1]
@@ -77,11 +80,16 @@ class UNetHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the levels (N, channels, h_i, w_i), fine to coarse, to E(x) (N, D, h_0, w_0)."""
-        x = maps[-1]
-        for step, finer in zip(self.steps, reversed(maps[:-1]), strict=True):
-            x = step(torch.cat([resize_map(x, map_size(finer)), finer], dim=1))
+        x, axis = maps[-1], self.axes[-1]
+        for step, finer, next_axis in zip(self.steps, reversed(maps[:-1]), reversed(self.axes[:-1]), strict=True):
+            x, axis = step(torch.cat([_moved(x, axis, next_axis, finer), finer], dim=1)), next_axis
         features: Tensor = self.projection(x)
         return features
+
+
+def _moved(x: Tensor, axis: Axis, other: Axis, finer: Tensor) -> Tensor:
+    """Interpolate a level at the cells of a finer one."""
+    return move_map(x, Cells(axis, axis), Cells(other, other), map_size(finer))
 
 
 def _convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
@@ -97,7 +105,7 @@ def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
 
 
 def build_head(
-    name: str, channels: Sequence[int], strides: Sequence[int], feature_dim: int, rates: Sequence[int]
+    name: str, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int, rates: Sequence[int]
 ) -> DeepLabHead | FCNHead | UNetHead:
     """Make a head, which reads the backbone's levels with the indices `levels`.
 
@@ -106,9 +114,9 @@ def build_head(
     """
     check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
     if name == "unet":
-        return UNetHead(channels, feature_dim)
+        return UNetHead(channels, axes, feature_dim)
     if name != "deeplab":
-        return FCNHead(channels, strides, feature_dim, 8 if name == "fcn" else 16)
+        return FCNHead(channels, axes, feature_dim, 8 if name == "fcn" else 16)
     if not all(type(d) is int and 1 <= d <= MAX_DILATION for d in rates) or not 1 <= len(rates) <= 64:
         raise UserError(f"dilations: found {list(rates)!r:.100}, expected 1 to 64 whole numbers of 1 to {MAX_DILATION}")
     return DeepLabHead(channels, feature_dim, rates)

@@ -13,21 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import map_size, resize_scores
+from sign_zs3.functional.geometry import Cells, map_size, move_map, resize_scores
 from sign_zs3.images import as_rgb, check_pixels, read_image
 
 Area: TypeAlias = tuple[slice, slice]  # rows and columns
 SLICE = 1 << 22  # how many scores `label_scores` resizes at once
 
 
-class Scores(NamedTuple):
-    """Scores (N, C, h, w) float32 of each class in each cell: logits, or probabilities, the mean of views' softmax.
+class View(NamedTuple):
+    """Scores of each class in each cell of the map of one view of some images: as they are, mirrored or resized.
 
-    Logits of classes that C does not know yet are minus infinity.
+    Attributes:
+        values: (N, C, h, w) float32; minus infinity for classes that C does not know yet.
+        cells: Where the cells look in the images, whatever the view.
     """
 
     values: Tensor
+    cells: Cells
+
+
+class Scores(NamedTuple):
+    """Scores of each class, the mean of all views.
+
+    Attributes:
+        views: One or more, of the same images.
+        size: (height, width) of the images.
+        are_logits: Whether they are logits; otherwise probabilities.
+    """
+
+    views: tuple[View, ...]
+    size: tuple[int, int]
     are_logits: bool
+
+    def read(self, classes: slice, size: tuple[int, int] | None) -> Tensor:
+        """Return scores (N, classes, height, width) of some classes, float32.
+
+        They are at each pixel of the images at another size, or (None) in the cells of the first view.
+        """
+        first, parts = self.views[0], []
+        for values, cells in self.views:
+            if size is not None:
+                parts.append(resize_scores(values[:, classes], size, cells.resized(self.size, size)))
+            else:
+                own = cells == first.cells
+                part = values[:, classes]
+                parts.append(part if own else move_map(part, cells, first.cells, map_size(first.values)))
+        return parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
 
 
 class Labels(NamedTuple):
@@ -75,12 +106,15 @@ class Place(NamedTuple):
         """Return the place of a window of `width` columns in the mirror image."""
         return Place(self.top, max(0, self.width - self.left - width), self.height, self.width)
 
-    def in_cells(self, stride: int, height: int, width: int) -> dict[str, Any]:
-        """Return `origin` and `full_size` for a spatial module that reads the window as `height` x `width` cells."""
+    def in_cells(self, stride: int, size: tuple[int, int], full_size: tuple[int, int]) -> dict[str, Any]:
+        """Return `origin` and `full_size` for a spatial module that reads the window as a map of `size`.
+
+        `full_size` is that of the larger image's map.
+        """
         origin = (self.top // stride, self.left // stride)
         # a resized window may be rounded up past the end of its image
-        rows = max(-(-self.height // stride), origin[0] + height)
-        return {"origin": origin, "full_size": (rows, max(-(-self.width // stride), origin[1] + width))}
+        rows, columns = (max(whole, first + count) for whole, first, count in zip(full_size, origin, size, strict=True))
+        return {"origin": origin, "full_size": (rows, columns)}
 
 
 def windows(height: int, width: int, size: int, overlap: int, stride: int) -> Iterator[tuple[Area, Area, Area]]:
@@ -120,18 +154,17 @@ def _intervals(length: int, size: int, overlap: int, stride: int) -> list[tuple[
 def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool = True) -> Labels:
     """Return the best class of each pixel, its probability where asked for; classes at minus infinity are never best.
 
-    Scores are resized bilinearly to `size`, (height, width), a few classes at a time: memory does not grow with the
-    number of classes times that of pixels. None keeps their own size.
+    Scores are interpolated at the pixels of the images at `size`, (height, width), a few classes at a time: memory does
+    not grow with the number of classes times that of pixels. None labels the cells of the first view.
     """
-    values, needs_total = scores.values, confidence and scores.are_logits
+    values, needs_total = scores.views[0].values, confidence and scores.are_logits
     step = values.shape[1]
     # a graph that is exported knows no sizes: it resizes all classes at once
     if size is not None and not torch.compiler.is_exporting():
         step = max(1, SLICE // (len(values) * size[0] * size[1]))
     best = label = total = values  # until the first slice is read
     for first in range(0, values.shape[1], step):
-        part = values[:, first : first + step]
-        resized = part if size is None else resize_scores(part, size)
+        resized = scores.read(slice(first, first + step), size)
         part_best, part_label = resized.max(dim=1)  # argmax over a strided dimension takes six times as long
         part_total = resized.logsumexp(dim=1) if needs_total else part_best
         if first == 0:
@@ -147,11 +180,13 @@ def label_scores(scores: Scores, size: tuple[int, int] | None, confidence: bool 
 def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmentation]:
     """Return what was found in each image of a batch, at a size (height, width) of its own."""
     found = []
-    for values, size in zip(scores.values, sizes, strict=True):
-        labels, confidence = label_scores(Scores(values[None], scores.are_logits), size)
+    for image, size in enumerate(sizes):
+        views = tuple(View(values[image : image + 1], cells) for values, cells in scores.views)
+        labels, confidence = label_scores(scores._replace(views=views), size)
         assert confidence is not None
         label, sure = labels[0].cpu(), confidence[0].cpu()
-        sums = torch.zeros(len(values), dtype=torch.float64).scatter_add_(0, label.flatten(), sure.flatten().double())
+        sums = torch.zeros(views[0].values.shape[1], dtype=torch.float64)
+        sums.scatter_add_(0, label.flatten(), sure.flatten().double())
         found.append(Segmentation.of(label.to(torch.uint8), sums))
     return found
 
@@ -171,15 +206,14 @@ def label_by_windows(
     """Label an image (3, H, W) in windows that overlap; memory holds the scores of one window.
 
     `score` maps a window (1, 3, h, w), on the CPU, and its place to its scores. `window` is the side of the windows in
-    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image, as does `stride` 0, with
-    which no positions are known.
+    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image.
     """
     height, width = pixels.shape[-2:]
-    size = window if window and stride else max(height, width)
+    size = window or max(height, width)
     labels = torch.empty((height, width), dtype=torch.uint8)
     confidences = torch.empty((height, width)) if confidence_map else None
     sums = torch.zeros(num_classes, dtype=torch.float64)
-    for (rows, columns), core, target in windows(height, width, size, overlap, max(stride, 1)):
+    for (rows, columns), core, target in windows(height, width, size, overlap, stride):
         read = pixels[:, rows, columns]
         read = read if isinstance(read, Tensor) else torch.tensor(read)  # a copy: an array may be read-only
         place = None if read.shape == pixels.shape else Place(rows.start, columns.start, height, width)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import map_size, resize_map
+from sign_zs3.functional.geometry import map_size
 from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder, rescale
-from sign_zs3.models.inference import Place, Scores, Segmentation, check_windows, label_by_windows, read_pixels
+from sign_zs3.models.inference import Place, Scores, Segmentation, View, check_windows, label_by_windows, read_pixels
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.weights import evaluating
@@ -76,7 +76,7 @@ class Segmenter(nn.Module, PretrainedFolder):
     @property
     def window(self) -> int:
         """Side in pixels of the windows in which `segment` reads a large image: 1024, or 128 cells if that is less."""
-        return min(WINDOW, WINDOW_CELLS * self.encoder.strides[0]) or WINDOW
+        return min(WINDOW, WINDOW_CELLS * self.encoder.strides[0])
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), uint8 or float in [0, 255], to zero mean and unit deviation."""
@@ -95,8 +95,10 @@ class Segmenter(nn.Module, PretrainedFolder):
             place: Where the images lie in a larger one; None: they are whole.
         """
         x = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
-        read = None if place is None else place.scaled(self.encoder.input_scales[0])
-        cells = {} if read is None else read.in_cells(self.encoder.strides[0], *map_size(x))
+        cells: dict[str, Any] = {}
+        if place is not None:
+            full_size = self.encoder.map_size((place.height, place.width))
+            cells = place.scaled(self.encoder.input_scales[0]).in_cells(self.encoder.strides[0], map_size(x), full_size)
         found: SpatialFeatures = self.spatial(x, sample, **cells)
         return found
 
@@ -114,40 +116,44 @@ class Segmenter(nn.Module, PretrainedFolder):
 
     def scores(
         self, inputs: Inputs, seen_penalty: float = 0.0, flip: bool = False, scales: Sequence[float] = (1.0,),
-        place: Place | None = None,
+        place: Place | None = None, size: tuple[int, int] | None = None,
     ) -> Scores:  # fmt: skip
-        """Return logits, or with test-time augmentation (`flip`, several `scales`) the mean of the views' softmax.
+        """Return logits, or with test-time augmentation (`flip`, several `scales`) each view's softmax.
 
         Args:
             inputs: Images or their maps, see `Inputs`.
             seen_penalty: See `forward`.
             flip: Also read the mirror image.
-            scales: Image scales to read; the result has the feature resolution of the first one.
+            scales: Image scales to read.
             place: See `features`.
+            size: (height, width) of the images, where maps are given.
 
         Raises:
             UserError: No scale, or one that is not above 0; or `flip` or scales with maps, which hold one view alone.
         """
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise UserError(f"scales: found {list(scales)}, expected at least one number above 0, such as 1.0")
-        if not flip and tuple(scales) == (1.0,):
-            return Scores(self(inputs, seen_penalty, place).float(), are_logits=True)
         if not isinstance(inputs, Tensor):
-            raise UserError(
-                f"flip {flip}, scales {list(scales)}: found kept maps, which hold one view of the image: "
-                "switch flip and scales off, or the feature cache"
-            )
-        probabilities: list[Tensor] = []
+            if flip or tuple(scales) != (1.0,):
+                raise UserError(
+                    f"flip {flip}, scales {list(scales)}: found kept maps, which hold one view of the image: "
+                    "switch flip and scales off, or the feature cache"
+                )
+            assert size is not None
+            view = View(self(inputs, seen_penalty).float(), self.encoder.cells(size))
+            return Scores((view,), size, are_logits=True)
+        size, views = map_size(inputs), []
         for scale in scales:
             images, there = rescale(inputs.float(), scale), None if place is None else place.scaled(scale)
-            views = [self(images, seen_penalty, there)]
+            cells = self.encoder.cells(map_size(images)).resized(map_size(images), size)
+            views.append(View(self(images, seen_penalty, there).float(), cells))
             if flip:
                 mirrored = None if there is None else there.mirrored(images.shape[-1])
-                views.append(self(images.flip(-1), seen_penalty, mirrored).flip(-1))
-            probabilities += [view.float().softmax(dim=1) for view in views]
-        first, *others = probabilities
-        total = sum((resize_map(other, map_size(first)) for other in others), first)
-        return Scores(total / len(probabilities), are_logits=False)
+                values = self(images.flip(-1), seen_penalty, mirrored).float()
+                views.append(View(values, cells._replace(columns=cells.columns.mirrored(size[1]))))
+        if len(views) == 1:
+            return Scores(tuple(views), size, are_logits=True)
+        return Scores(tuple(v._replace(values=v.values.softmax(dim=1)) for v in views), size, are_logits=False)
 
     def predict(self, image: Any, **options: Any) -> Tensor:
         """Label an image as `segment` does; return class indices (H, W) int64 on the CPU, seen classes first."""

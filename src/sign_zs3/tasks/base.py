@@ -355,8 +355,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return {name: self.hparams[name] for name in ("seen_penalty", "flip", "scales")}
 
     def _scores(self, batch: Batch) -> Scores:
-        inputs, resolution = steps.inputs_of(batch), self.hparams["resolution"]
-        return evaluation.score_batch(self.segmenter, inputs, resolution, self.evaluation_options)
+        return evaluation.score_batch(self.segmenter, batch, self.hparams["resolution"], self.evaluation_options)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch into the confusion matrix."""

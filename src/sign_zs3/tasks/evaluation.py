@@ -8,17 +8,21 @@ from torch import Tensor
 
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
 from sign_zs3.models.inference import Scores, label_scores
-from sign_zs3.models.segmenter import Inputs, Segmenter
+from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.tasks.steps import Batch
 
 FEATURE_RESOLUTION_SIZE = (513, 513)
 """(height, width) to which images are warped before they are scored at the resolution of the feature map."""
 
 
-def score_batch(segmenter: Segmenter, inputs: Inputs, resolution: str, options: Mapping[str, Any]) -> Scores:
-    """Return the scores of images or of their maps; with `resolution` ``feature`` images are warped first."""
-    if isinstance(inputs, Tensor) and resolution == "feature":
-        inputs = resize_map(inputs.float(), FEATURE_RESOLUTION_SIZE)
-    return segmenter.scores(inputs, **options)
+def score_batch(segmenter: Segmenter, batch: Batch, resolution: str, options: Mapping[str, Any]) -> Scores:
+    """Return the scores of a batch's images or maps; with `resolution` ``feature`` images are warped first."""
+    if "maps" in batch:
+        return segmenter.scores(batch["maps"], size=map_size(batch["mask"]), **options)
+    images = batch["image"]
+    if resolution == "feature":
+        images = resize_map(images.float(), FEATURE_RESOLUTION_SIZE)
+    return segmenter.scores(images, **options)
 
 
 def labels_and_truth(scores: Scores, mask: Tensor, resolution: str) -> tuple[Tensor, Tensor]:

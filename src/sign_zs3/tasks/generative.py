@@ -148,14 +148,14 @@ class GenerativeTask(ZeroShotTask):
 
     def transfer_step(self, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
         """Transfer Learning Step: eq. 10, C on real features of seen and synthetic ones of all classes."""
-        protocol, classifier = self.protocol, self.segmenter.classifier
+        protocol = self.protocol
         with torch.no_grad():
             spatial = self.segmenter.features(steps.inputs_of(batch), sample=False)
             size, odds = (len(spatial.features), *map_size(spatial.features)), self.hparams["unseen_odds"]
             labels = steps.random_labels(size, protocol.num_seen, protocol.num_classes, odds, self.device)
             synthetic = steps.synthetic_features(self.generator, self.class_vectors, labels)
         with self.updates.only("segmenter"):
-            losses = steps.transfer_losses(classifier, spatial.features, batch["mask"], synthetic, labels)
+            losses = steps.transfer_losses(self.segmenter, spatial.features, batch["mask"], synthetic, labels)
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms
 
@@ -166,7 +166,8 @@ class GenerativeTask(ZeroShotTask):
         """
         if "generator" not in self.progress.plan[kind]:
             return {}
-        pixels = steps.labelled_features(spatial, batch["mask"], self.class_vectors)
+        cells = self.segmenter.encoder.cells(map_size(batch["mask"]))
+        pixels = steps.labelled_features(spatial, batch["mask"], cells, self.class_vectors)
         if not len(pixels.labels):
             without_loss = self.updates.step_if_due if self.trainer.world_size == 1 else self.updates.apply_zero
             for name in self._generative:

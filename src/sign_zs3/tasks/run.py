@@ -131,7 +131,9 @@ def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCa
         return segmenter.maps(images.to(segmenter.image_mean.device))
 
     key = partial(_fingerprint, segmenter, hparams)
-    return FeatureCache(hparams["feature_cache"], key, encode, segmenter.encoder.strides)
+    return FeatureCache(
+        hparams["feature_cache"], key, encode, segmenter.encoder.strides, segmenter.encoder.places.extra
+    )
 
 
 def loader_plan(segmenter: Segmenter, schedule: Schedule, hparams: Mapping[str, Any]) -> LoaderPlan:
@@ -144,7 +146,9 @@ def _fingerprint(segmenter: Segmenter, hparams: Mapping[str, Any]) -> str:
     """Hash everything but the image that the cached maps depend on."""
     encoder, name = segmenter.encoder, hparams["backbone"]
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((name, hparams["backbone_levels"], hparams["output_stride"], encoder.strides)).encode())
+    digest.update(
+        repr((name, hparams["backbone_levels"], hparams["output_stride"], encoder.strides, encoder.places)).encode()
+    )
     state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
     for entry, value in state.items():
         digest.update(entry.encode())

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
 from sign_zs3.functional.cross_entropy import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
-from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
+from sign_zs3.functional.geometry import Cells, map_size, resize_scores, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
@@ -75,13 +75,18 @@ def inputs_of(batch: Batch) -> Inputs:
     return found
 
 
+def at_pixels(segmenter: Segmenter, logits: Tensor, mask: Tensor) -> Tensor:
+    """Interpolate logits (N, C, h, w) at the pixels of masks (N, H, W), which have the size of the images."""
+    return resize_scores(logits.float(), map_size(mask), segmenter.encoder.cells(map_size(mask)))
+
+
 def supervised_losses(
     segmenter: Segmenter, batch: Batch, num_seen: int, alpha: float | None
 ) -> tuple[SpatialFeatures, Losses]:
     """Cross-entropy over the first `num_seen` classes alone (eq. 3) and, weighed by `alpha`, KL (eq. 2, 4)."""
     spatial = segmenter.features(inputs_of(batch))
     seen_logits = segmenter.classifier(spatial.features)[:, :num_seen]
-    loss_seg = pixel_cross_entropy(seen_logits, batch["mask"])
+    loss_seg = pixel_cross_entropy(at_pixels(segmenter, seen_logits, batch["mask"]), batch["mask"])
     return spatial, _with_kl(loss_seg, {"loss_seg": loss_seg}, spatial, alpha)
 
 
@@ -89,7 +94,7 @@ def supervised_losses(
 def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapping[str, Any]) -> PseudoLabels:
     """Let the teacher label the ignored pixels of a batch, and weigh them, as a task's options say (section 3.4)."""
     first = num_seen if hparams["pseudo_classes"] == "unseen" else 0
-    logits = resize_map(teacher(inputs_of(batch)).float(), map_size(batch["mask"]))
+    logits = at_pixels(teacher, teacher(inputs_of(batch)), batch["mask"])
     confidence, labels = logits.softmax(dim=1)[:, first:].max(dim=1)
     labels = labels + first
     chosen = (batch["mask"] == IGNORE_INDEX) & batch["valid"]
@@ -115,7 +120,7 @@ def self_training_losses(
     labelled = mask != IGNORE_INDEX
     weights = torch.where(chosen, pseudo.weights, labelled.float())
     spatial = segmenter.features(inputs_of(batch))
-    logits = segmenter.classifier(spatial.features)
+    logits = at_pixels(segmenter, segmenter.classifier(spatial.features), mask)
     loss, each = weighted_cross_entropy(logits, torch.where(chosen, pseudo.labels, mask), weights)
     ignored = (~labelled & batch["valid"]).sum().clamp(min=1)
     report = {
@@ -134,9 +139,9 @@ def _with_kl(loss: Tensor, terms: dict[str, Tensor], spatial: SpatialFeatures, a
     return Losses(loss + alpha * loss_kl, {**terms, "loss_kl": loss_kl})
 
 
-def labelled_features(spatial: SpatialFeatures, mask: Tensor, class_vectors: Tensor) -> LabelledFeatures:
-    """Gather the features of all labelled pixels of a batch, P = 0 or more; no gradient flows back into them."""
-    labels = shrink_labels(mask, map_size(spatial.features))
+def labelled_features(spatial: SpatialFeatures, mask: Tensor, cells: Cells, class_vectors: Tensor) -> LabelledFeatures:
+    """Gather the features of all cells that look at a label, P = 0 or more; no gradient flows back into them."""
+    labels = shrink_labels(mask, map_size(spatial.features), cells)
     labelled = labels != IGNORE_INDEX  # (N, h, w)
     pixels = labels[labelled]  # (P,)
     real, latent = (_as_map(x.detach().permute(0, 2, 3, 1)[labelled]) for x in (spatial.features, spatial.latent))
@@ -188,9 +193,10 @@ def random_labels(shape: tuple[int, int, int], num_seen: int, num_classes: int, 
     return torch.multinomial(odds, math.prod(shape), replacement=True).view(shape)
 
 
-def transfer_losses(classifier: nn.Module, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:
+def transfer_losses(segmenter: Segmenter, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:
     """Eq. 10: C on real features of seen classes and synthetic ones of all, each with its label map."""
-    loss_seg, loss_synthetic = transfer_loss(classifier(features), mask, classifier(synthetic), labels)
+    logits = at_pixels(segmenter, segmenter.classifier(features), mask)
+    loss_seg, loss_synthetic = transfer_loss(logits, mask, segmenter.classifier(synthetic), labels)
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 
 

@@ -55,7 +55,9 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
     with torch.no_grad():
         for sample in (data.train_set[index] for index in indices):
             spatial = model.segmenter.features(sample["image"].unsqueeze(0), sample=False)
-            pixels = steps.labelled_features(spatial, sample["mask"].unsqueeze(0), model.class_vectors)
+            mask = sample["mask"].unsqueeze(0)
+            cells = model.segmenter.encoder.cells(map_size(mask))
+            pixels = steps.labelled_features(spatial, mask, cells, model.class_vectors)
             rows.append(pixels.real[0, :, :, 0].t())
             found.append(pixels.labels)
     labels = torch.cat(found)

@@ -157,13 +157,13 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self._with_maps = {}
         if plan.maps is not None and self.train_set is not None:
             # better now than after the maps of the validation images
-            self.feature_view(self.train_set, True, plan.maps.strides[-1])
+            self.feature_view(self.train_set, True, plan.maps.strides[-1], plan.maps.extra)
 
     def teardown(self, stage: str) -> None:
         """Forget the run's plan: the next model may be another one."""
         self.follow(LoaderPlan())
 
-    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
+    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int, extra: int) -> View:
         """Return how images are encoded and maps are cropped, instead of the data set's transform.
 
         This one takes images as they are, mirrored or not; override it where `make_dataset` gives other transforms.
@@ -172,6 +172,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             dataset: What `make_dataset` made, with at least one image.
             augment: Whether it was made with the training transform.
             stride: Pixels per cell of the coarsest map.
+            extra: Of the cache, see `FeatureCache`.
 
         Raises:
             UserError: Cached maps cannot stand in for what the transform makes of the images.
@@ -242,7 +243,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _maps(self, dataset: SegmentationDataset, cache: FeatureCache, augment: bool) -> FeatureDataset:
         """Return the samples with maps for images, the same object each time: it remembers masks."""
         if id(dataset) not in self._with_maps:
-            view = self.feature_view(dataset, augment, cache.strides[-1])
+            view = self.feature_view(dataset, augment, cache.strides[-1], cache.extra)
             self._with_maps[id(dataset)] = FeatureDataset(dataset, cache, view)
         return self._with_maps[id(dataset)]
 

@@ -70,7 +70,7 @@ class ImageDataModule(ZeroShotDataModule):
         common = {"protocol": self.protocol, "hide_unseen": hide_unseen}
         return {**common, "transform": transform, "check": self.check_files}
 
-    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int) -> View:
+    def feature_view(self, dataset: SegmentationDataset, augment: bool, stride: int, extra: int) -> View:
         """Return how images are encoded and maps are cropped; a crop not below the warped image is all of it, unpadded.
 
         Raises:
@@ -80,12 +80,13 @@ class ImageDataModule(ZeroShotDataModule):
             return View(self.eval_size)
         warp, crop = self.warp_size, self.crop_size
         whole = warp is None or crop >= warp
-        cells = f"a multiple of {stride}, the pixels per cell of the coarsest map, or at least {warp} for no crop"
+        more = f" or {extra} more" if extra else ""
+        cells = f"a multiple of {stride}, the pixels per cell of the coarsest map{more}, or at least {warp} for no crop"
         for option, found, fits, expected in (
             ("warp_size", warp or "null", warp is not None, "the one side in pixels of all training images"),
             ("scale", list(self.scale), tuple(self.scale) == (1, 1), "[1, 1], since maps cannot be rescaled"),
             ("augmentations", self.augmentations, self.augmentations is None, "none, since images are encoded once"),
-            ("crop_size", crop, whole or crop % stride == 0, cells),
+            ("crop_size", crop, whole or crop % stride in (0, extra), cells),
         ):
             if not fits:
                 raise UserError(

@@ -25,7 +25,7 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         channels: Channels of each level, fine to coarse.
-        strides: Stride of each level to the image; 0 where it is not known.
+        strides: Stride of each level to the image.
     """
 
     channels: tuple[int, ...]
