@@ -17,7 +17,7 @@ from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
 from sign_zs3.errors import UserError, check_at_least
-from sign_zs3.functional.geometry import map_size, shrink_labels
+from sign_zs3.functional.geometry import PIXELS, map_size, shrink_labels
 from sign_zs3.models.inference import label_scores
 from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
@@ -196,7 +196,8 @@ def _reduced(sample: Sample) -> _Shown:
         return _Shown(sample["id"], image, image, mask, valid)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     picture = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
-    mask, valid = (shrink_labels(labels[None], size)[0] for labels in (mask, valid))
+    pixels = PIXELS.resized(size, (height, width))
+    mask, valid = (shrink_labels(labels[None], size, pixels)[0] for labels in (mask, valid))
     return _Shown(sample["id"], image, picture, mask, valid.bool())
 
 
