@@ -10,8 +10,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from sign_zs3 import UserError
 from sign_zs3.functional.geometry import Axis, resize_scores
 from sign_zs3.models import Encoder
-from sign_zs3.models.backbones.build import Backbone
-from sign_zs3.models.backbones.places import Places, measure_places
+from sign_zs3.models.backbones.build import Backbone, build_backbone
+from sign_zs3.models.backbones.places import Places, _by_gradients, _random_weights, measure_places
 
 NETWORKS: dict[str, tuple[str, int, Places]] = {
     "built-in": ("small", 4, Places((Axis(4),), 4, 1)),
@@ -105,12 +105,29 @@ def test_the_gradient_of_a_pixels_score_is_centred_there(built: tuple[Encoder, P
     assert float((apart / len(pixels)).abs().max()) < 0.5
 
 
+def test_gradients_tell_the_same_places_as_mirror_images(built: tuple[Encoder, Places]) -> None:
+    """They are asked where no size is symmetric, as with HRNet."""
+    encoder, places = built
+    generator = torch.Generator().manual_seed(0)
+    weights = _random_weights(encoder.backbone, generator)
+    found = _by_gradients(encoder.backbone, weights, 4 * max(16, places.step) + places.extra, generator)
+    for axis, want in zip(found, places.axes, strict=True):
+        assert axis.stride == want.stride and abs(axis.offset - want.offset) <= 0.5
+
+
+def test_a_network_between_the_two_kinds() -> None:
+    """DenseNet's stem is padded symmetrically, and then means of two cells halve the map."""
+    found = measure_places(build_backbone("timm/densenet121", 32))
+    assert found == Places((Axis(4), Axis(8, 2), Axis(16, 6), Axis(32, 14)), 32, -3)
+    assert (found.padded(93), found.padded(94), found.cells(94, 8)) == (93, 125, 16)
+
+
 def test_a_network_that_takes_multiples_of_its_stride_alone_is_padded() -> None:
     torch.manual_seed(0)
     encoder = Encoder("timm/hrnet_w18_small", 8, 32, head="fcn").eval()
     assert (encoder.places.step, encoder.places.extra) == (32, 0)
-    # nearest up-sampling inside shifts its finest map
-    assert -8 < encoder.places.axes[0].offset < -1
+    # nearest up-sampling inside shifts its finest map most
+    assert [axis.offset for axis in encoder.places.axes] == [-4, -3, -2, 0]
     with torch.no_grad():
         assert encoder(torch.randn(1, 3, 47, 61)).shape == (1, 8, 8, 8)
 

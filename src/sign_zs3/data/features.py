@@ -37,9 +37,9 @@ class FeatureCache:
             folder's name. A function is called at the first use, when a checkpoint's weights are there.
         encode: From one image, uint8 (1, 3, H, W) on the CPU, to its maps, one per stride, float (1, C_l, h_l, w_l) on
             any device; called without gradients. It pads a side to a multiple of the coarsest stride and `extra` more,
-            and gives a cell per stride and `extra` more.
+            and gives a cell per stride and, where `extra` is above 0, one more.
         strides: Pixels per cell of each level, fine to coarse; each divides the last.
-        extra: 1 for a network with a cell at the first and one at the last pixel; else 0.
+        extra: See `Places`.
 
     Raises:
         ValueError: A stride does not divide the coarsest one, or there is none.
@@ -141,7 +141,7 @@ class FeatureCache:
 
     def _cells(self, size: Sequence[int], stride: int) -> tuple[int, ...]:
         step = self.strides[-1]
-        return tuple(math.ceil((side - self.extra) / step) * step // stride + self.extra for side in size)
+        return tuple(math.ceil((side - self.extra) / step) * step // stride + (self.extra > 0) for side in size)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

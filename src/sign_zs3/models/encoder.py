@@ -120,8 +120,8 @@ class Encoder(nn.Module):
     def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of E(x) of an image of `size`, (height, width)."""
         scale, stride = self.input_scales[0], self.strides[0]
-        height, width = (self.places.padded(side if scale == 1 else _scaled(side, scale)) for side in size)
-        return height // stride + self.places.extra, width // stride + self.places.extra
+        height, width = (self.places.cells(side if scale == 1 else _scaled(side, scale), stride) for side in size)
+        return height, width
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, 3, H, W), float, normalised, to the backbone's levels that the head reads.

@@ -135,7 +135,7 @@ def _trace(segmenter: Segmenter) -> tuple[Labeller, torch.export.ExportedProgram
         if not (kind.endswith("Same") and type(module).__module__.startswith("timm.")):
             continue
         sides = module.kernel_size if isinstance(module, nn.Conv2d) else (0,)
-        if not segmenter.encoder.places.extra or not all(side % 2 for side in sides):
+        if segmenter.encoder.places.extra != 1 or not all(side % 2 for side in sides):
             raise UserError(
                 f"backbone: found {kind} ({name}), which pads by the image's size and cannot be exported: write "
                 "--format pretrained, or train with a network of another family"

@@ -1,6 +1,5 @@
 """Where the cells of a backbone's levels look in an image: measured when it is built, never assumed by its name."""
 
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,8 @@ from sign_zs3.models.weights import evaluating
 
 SMALLEST = 64
 """Side in pixels of the images on which a backbone is tried, at least."""
+COUNT = 16
+"""Images whose gradients say where a network looks whose mirror images do not."""
 
 
 class Places(NamedTuple):
@@ -23,7 +24,7 @@ class Places(NamedTuple):
     Attributes:
         axes: Where the cells of each level look, along either side of the image.
         step: Images are padded at the right and at the bottom, to the next multiple of `step` and `extra` more.
-        extra: 1 where a cell looks at the image's first pixel and one at its last; else 0.
+        extra: 1 where a cell looks at the image's first pixel and one at its last, 0 where cells are patches.
     """
 
     axes: tuple[Axis, ...]
@@ -35,69 +36,96 @@ class Places(NamedTuple):
         # no negative numbers, which graphs of ONNX round the other way
         return (length - self.extra + self.step - 1) // self.step * self.step + self.extra
 
+    def cells(self, length: int, stride: int) -> int:
+        """Return how many cells of a level a side of `length` pixels has once it is padded."""
+        return (self.padded(length) - self.extra) // stride + (self.extra > 0)
+
 
 def measure_places(backbone: Backbone) -> Places:
-    """Measure where the cells of all levels look.
+    """Measure at which sizes the cells of all levels lie evenly in the image, and where they look then.
 
-    A cell looks at the centre of the gradient of its value with respect to the image. The weights are random numbers,
-    always the same ones, so that the places of a network do not depend on its training. A symmetrically padded network
-    has a cell at the first pixel, one of patches at the middle of the first patch; the nearer of the two is taken,
-    unless what is measured lies beyond both: there are networks that shift their maps.
+    Random weights, always the same ones, are made such that each kernel is its own mirror image. At sizes where the
+    maps of the mirror image are then the mirrored maps, the outermost cells lie as far from either end. So a
+    symmetrically padded network has cells at the first and the last pixel (of sides of a multiple of its stride and
+    one more), and one of patches at their middles. Where no size does so, since the network shifts its maps, a cell is
+    taken to look at the centre of the gradient of its value with respect to the image, to half a pixel.
 
     Raises:
         UserError: It does not give a cell per stride at any size.
     """
-    step, fault = max(backbone.strides), Exception()
-    with evaluating(backbone), torch.enable_grad():
-        for extra in (1, 0):
-            side = -(-max(4 * step, SMALLEST) // step) * step
-            sides = (side + extra, side + step + extra)
-            wanted = [(side // stride + extra, (side + step) // stride + extra) for stride in backbone.strides]
+    step, generator = max(backbone.strides), torch.Generator().manual_seed(0)
+    side = -(-max(4 * step, SMALLEST) // step) * step
+    weights, fits, fault = _random_weights(backbone, generator), None, Exception()
+    powers = [2**power for power in range(2, step.bit_length())]
+    with evaluating(backbone):
+        for extra in (1, 0, -1, *(more for power in powers for more in (power - 1, 1 - power))):
+            places, sides = Places((), step, extra), (side + extra, side + step + extra)
+            counts = [tuple(places.cells(length, stride) for length in sides) for stride in backbone.strides]
+            image = torch.empty(1, 3, *sides, dtype=torch.float64)
+            image = image if image.is_meta else image.normal_(generator=generator)
             try:
-                maps = [map_size(level) for level in backbone(torch.zeros(1, 3, *sides))]
+                with torch.no_grad():
+                    maps, mirrored = (functional_call(backbone, weights, (x,)) for x in (image, image.flip((-2, -1))))
             except RuntimeError as error:  # sizes that do not fit together
                 fault = error
                 continue
-            if maps == wanted:
-                return Places(tuple(_axes(backbone, side + extra)), step, extra)
-            fault = ValueError(f"{sides[0]} x {sides[1]} pixels give maps of {maps}, expected {wanted}")
+            if (found := [map_size(level) for level in maps]) != counts:
+                fault = ValueError(f"{sides[0]} x {sides[1]} pixels give maps of {found}, expected {counts}")
+                continue
+            fits = fits or places
+            pairs = zip(maps, (level.flip((-2, -1)) for level in mirrored), strict=True)
+            if image.is_meta or all(bool((a - b).norm() <= 1e-3 * a.norm()) for a, b in pairs):
+                # as far from the first pixel as from the last
+                rest = [sides[0] - 1 - s * (rows - 1) for s, (rows, _) in zip(backbone.strides, counts, strict=True)]
+                return places._replace(axes=tuple(Axis(s, r / 2) for s, r in zip(backbone.strides, rest, strict=True)))
+        if fits is not None:
+            return fits._replace(axes=_by_gradients(backbone, weights, side + fits.extra, generator))
     raise UserError(f"backbone: gives no cell per stride at any size ({line_of(fault)[:200]}): take another network")
 
 
-def _axes(backbone: Backbone, side: int) -> list[Axis]:
-    strides, step = backbone.strides, max(backbone.strides)
-    count = max(2, step // min(strides))  # the cells between two of the coarsest level
-    generator = torch.Generator().manual_seed(0)
-    images = torch.empty(count, 3, side, side)
-    if images.is_meta:  # nothing can be measured, and nothing will be read
-        return [Axis(stride) for stride in strides]
-    images.normal_(generator=generator).requires_grad_()
-    maps = functional_call(backbone, _random_weights(backbone, generator), (images,))
-    offsets, pixels = [], torch.arange(side, dtype=torch.float64)
-    for level, stride in zip(maps, strides, strict=True):
-        middle, period = level.shape[-1] // 2, step // stride
-        cells = [middle - period // 2 + image % period for image in range(count)]
-        channels = torch.randn(level.shape[1], generator=generator)
-        read = torch.stack([channels @ level[image, :, cell, cell] for image, cell in enumerate(cells)]).sum()
-        (gradient,) = torch.autograd.grad(read, images, retain_graph=True)
-        energy = gradient.double().square().sum(dim=1)
-        centre = sum((energy.sum(dim) @ pixels) / energy.sum((1, 2)) for dim in (1, 2)) / 2
-        offsets.append(float((centre - stride * torch.tensor(cells)).nan_to_num().mean()))
-    # as part of the way from the first pixel to the middle of a patch; a single level says little
-    part = median(2 * offset / max(stride - 1, 1) for offset, stride in zip(offsets, strides, strict=True))
-    if -0.5 <= part < 1.5:
-        return [Axis(stride, (stride - 1) / 2 if part >= 0.5 else 0) for stride in strides]
-    return [Axis(stride, round(2 * offset) / 2) for stride, offset in zip(strides, offsets, strict=True)]
+def _by_gradients(
+    backbone: Backbone, weights: dict[str, Tensor], side: int, generator: torch.Generator
+) -> tuple[Axis, ...]:
+    """Measure by the centres of the gradients, squared, of a cell in each of some images, at all phases of its level.
+
+    Kernels that take means, so that no ReLU cuts anything off, give gradients that have hardly any noise.
+    """
+    kernels = {name: value.abs() for name, value in weights.items() if value.ndim > 1}
+    means = {name: value / value.flatten(1).sum(1).view(-1, *[1] * (value.ndim - 1)) for name, value in kernels.items()}
+    images = torch.rand(COUNT, 3, side, side, generator=generator, dtype=torch.float64).requires_grad_()
+    axes, pixels = [], torch.arange(side, dtype=torch.float64)
+    with torch.enable_grad():
+        maps = functional_call(backbone, weights | means, (images,))
+        for level, stride in zip(maps, backbone.strides, strict=True):
+            period = max(backbone.strides) // stride
+            first = level.shape[-1] - period
+            # as many on either side of the middle, so that what the border cuts off evens out
+            cells = [(first + (image >= COUNT // 2)) // 2 + image % period for image in range(COUNT)]
+            channels = torch.rand(level.shape[1], generator=generator, dtype=torch.float64)
+            read = torch.stack([channels @ level[image, :, cell, cell] for image, cell in enumerate(cells)]).sum()
+            (gradient,) = torch.autograd.grad(read, images, retain_graph=True)
+            mass = gradient.square().sum(dim=1)
+            centre = sum((mass.sum(dim) @ pixels) / mass.sum((1, 2)) for dim in (1, 2)) / 2
+            offset = float((centre - stride * torch.tensor(cells)).nan_to_num().mean())
+            axes.append(Axis(stride, round(2 * offset) / 2))
+    return tuple(axes)
 
 
 def _random_weights(backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    for name, value in backbone.named_parameters():
-        if value.ndim > 1:
-            weights[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
-        else:
-            weights[name] = torch.zeros_like(value) if name.endswith("bias") else torch.ones_like(value)
-    for name, buffer in backbone.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            weights[name] = torch.zeros_like(buffer) if name.endswith("mean") else torch.ones_like(buffer)
+    """Return random weights whose kernels are their own mirror images, norms that do nothing, and no biases.
+
+    They are float64: in a deep network the rounding of float32 grows to a per cent of the maps.
+    """
+    weights = {name: buffer.double() for name, buffer in backbone.named_buffers() if buffer.is_floating_point()}
+    for name, value in (*weights.items(), *backbone.named_parameters()):
+        if name.endswith(("bias", "running_mean")):
+            weights[name] = torch.zeros(value.shape, dtype=torch.float64)
+        elif name.endswith("running_var") or value.ndim < 2:
+            weights[name] = torch.ones(value.shape, dtype=torch.float64)
+        elif name not in weights:
+            drawn = torch.empty(value.shape, dtype=torch.float64)
+            drawn = drawn if drawn.is_meta else drawn.normal_(std=(2 / value[0].numel()) ** 0.5, generator=generator)
+            if value.ndim == 4:
+                drawn = (drawn + drawn.flip(-1) + drawn.flip(-2) + drawn.flip((-2, -1))) / 2
+            weights[name] = drawn
     return weights
