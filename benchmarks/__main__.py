@@ -1,6 +1,6 @@
 """All figures beside their goals and the stored baseline: `make bench`.
 
-    .venv/bin/python -m benchmarks                              # three quarters of an hour on two cores
+    .venv/bin/python -m benchmarks                              # an hour on two cores
     .venv/bin/python -m benchmarks --store benchmarks/baseline.json
 
 Ratios are of medians measured in turns in this run; they hold for the machine that they were measured on.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, parts, step
+from benchmarks import data, parts, step, threads
 from benchmarks.figures import ROOT, Figure, in_a_process, show, write
 
 
@@ -75,6 +75,9 @@ def main() -> None:
         found = more(options.backbone, options.crop)
         show(found)
         figures += found
+    found = threads.measure()
+    show(found)
+    figures += found
     if options.store is not None:
         about = {
             "processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),

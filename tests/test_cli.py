@@ -232,3 +232,23 @@ def test_max_time_stops_and_says_how_to_go_on(config: str, tmp_path: Path, capsy
     assert main(["fit", "--config", config, *arguments, "--ckpt_path", "last"]) == 0
     later = tmp_path / "runs" / "version_1" / "checkpoints" / "last.ckpt"
     assert torch.load(later, weights_only=True)["sign_zs3"]["schedule"]["batches"] > state["batches"]
+
+
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="OpenMP is GNU's in torch's wheels for Linux, which says what it took"
+)
+@pytest.mark.parametrize(
+    ("chosen", "turns"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_threads_sleep_soon_unless_the_user_says_how_they_wait(chosen: dict[str, str], turns: str) -> None:
+    ways = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in ways} | chosen
+    program = "import sign_zs3.cli\ntry: sign_zs3.cli.main(['rename', '--help'])\nexcept SystemExit: import torch"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr

@@ -117,3 +117,20 @@ def test_every_method_has_as_many_candidates(search: ModuleType) -> None:
         assert len({len(options) for options in candidates.values()}) == 1
     names = {name for cut in search.CUTS.values() for name in cut}
     assert not names & {"cow", "dog", "boat", "bicycle"}
+
+
+def test_differences_are_paired_by_seed(tables: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    mine, its = (0.51, 0.62, 0.43), (0.5, 0.6, 0.4)  # 1, 2 and 3 points
+    lines = [f'"A, b",{seed},transfer,0.5,0.5,{value}' for seed, value in zip("210", mine[::-1], strict=True)]
+    lines += [f"B,{seed},transfer,0.5,0.4,{value}" for seed, value in zip("0123", (*its, 0.9), strict=True)]
+    path.write_text("\n".join(["method,seed,phase,seen,unseen,harmonic", *lines]))
+    # the mean is 2, the standard deviation 1; Student's t for 3 - 1 degrees of freedom is 4.303 at 97.5 %
+    half = 4.303 / 3**0.5
+    row = tables.paired(path, "B").splitlines()[2]
+    assert (
+        row
+        == f"| A, b | 3 | +0.0 (+0.0 to +0.0) | +10.0 (+10.0 to +10.0) | +2.0 ({2 - half:+.1f} to {2 + half:+.1f}) |"
+    )
+    with pytest.raises(ValueError, match="no row 'C', expected one of 'A, b', 'B'"):
+        tables.paired(path, "C")
