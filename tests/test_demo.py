@@ -14,8 +14,8 @@ def test_demo_learns_unseen_classes_from_their_names_alone(tmp_path: Path, monke
     controls = importlib.import_module("controls")
 
     demo = controls.run(tmp_path / "demo", 0)
-    assert demo["test"]["seen_miou"] > 0.7
-    assert demo["test"]["harmonic_miou"] > 0.55
+    assert demo["test"]["seen_miou"] > 0.75
+    assert demo["test"]["harmonic_miou"] > 0.6
     assert demo["unseen_share"] < 0.1
 
     trained = tmp_path / "demo" / "version_0" / "checkpoints" / "train.ckpt"
