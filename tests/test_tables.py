@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -134,3 +135,15 @@ def test_differences_are_paired_by_seed(tables: ModuleType, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match="no row 'C', expected one of 'A, b', 'B'"):
         tables.paired(path, "C")
+
+
+def test_what_regression_reads_from_a_latent(tables: ModuleType) -> None:
+    latent = importlib.import_module("latent")
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2000, 6, generator=generator, dtype=torch.float64)
+    train = torch.arange(2000) % 2 == 0
+    assert latent.explained(z, z[:, :2] * 3 + 1, train) == pytest.approx(1, abs=1e-5)
+    noise = torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+    assert abs(latent.explained(z, noise, train)) < 0.02
+    # half of the variance
+    assert latent.explained(z, z[:, :2] + noise, train) == pytest.approx(0.5, abs=0.05)
