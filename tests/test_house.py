@@ -16,7 +16,7 @@ import pytest
 PACKAGE = "sign_zs3"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 MOST_LINES = 400
-MOST_LINES_OF_ALL = 15_790  # a feature that needs room says what it made smaller
+MOST_LINES_OF_ALL = 15_860  # a feature that needs room says what it made smaller
 MOST_OPTIONS = 58
 
 FLOORS = (

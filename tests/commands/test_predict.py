@@ -462,7 +462,7 @@ def test_bad_arguments_are_one_line(predict: Program, tmp_path: Path, arguments:
     ("arguments", "message"),
     [
         (["--scales", "0"], "argument --scales/--model.scales: found '0', expected numbers above 0"),
-        (["--scales", "1,11"], "found '1,11', expected numbers above 0, at most 10"),
+        (["--scales", "1,11"], "found '1,11', expected numbers above 0, at most 4"),
         (["--seen_penalty", "inf"], "found 'inf', expected a finite number"),
         (["--output", ""], "found '', expected a path"),
         (["--config", "x.yaml", "--device", "cpu"], "unrecognized arguments: --config x.yaml"),

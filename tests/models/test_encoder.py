@@ -27,7 +27,7 @@ def test_head_is_the_sum_of_its_branches() -> None:
 
 
 def test_published_head_has_biased_3x3_convolutions_of_four_dilations() -> None:
-    head = Encoder((nn.Identity(), 2048), feature_dim=600).head
+    head = Encoder((nn.Conv2d(3, 2048, 1), 2048), feature_dim=600).head
     assert isinstance(head, DeepLabHead)
     assert [c.dilation[0] for c in head if isinstance(c, nn.Conv2d)] == [6, 12, 18, 24]
     assert sum(p.numel() for p in head.parameters()) == 4 * (2048 * 600 * 9 + 600)

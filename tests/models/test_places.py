@@ -144,3 +144,48 @@ class Shrinking(Backbone):
 def test_a_network_without_a_cell_per_stride_is_refused() -> None:
     with pytest.raises(UserError, match=r"backbone: gives no cell per stride at any size .*take another network"):
         measure_places(Shrinking())
+
+
+def test_strides_that_are_no_powers_of_two() -> None:
+    patches = nn.Conv2d(3, 1, 14, 14, bias=False)
+    patches.weight.data.fill_(1 / 588)
+    encoder = Encoder((patches, 1), 1, dilations=(1,))
+    assert encoder.places == Places((Axis(14, 6.5),), 14, 0)
+    image = torch.zeros(1, 3, 448, 448)
+    image[..., 300:] = 1
+    with torch.no_grad():
+        edge = resize_scores(encoder.maps(image)[0], (448, 448), encoder.cells((448, 448)))[0, 0, 200]
+    assert abs(int((edge > 0.5).float().argmax()) - 300) <= 1
+    assert Encoder((nn.Conv2d(3, 6, 3, 3, 1), 6), 1, dilations=(1,)).places == Places((Axis(3),), 3, 1)
+    assert Encoder((nn.Conv2d(3, 6, 13, 12, 6), 6), 1, dilations=(1,)).places == Places((Axis(12),), 12, 1)
+    assert Encoder("timm/convmixer_1024_20_ks9_p14", 8, 32).strides == (14,)
+
+
+def test_gradients_of_maxima_and_ceilings() -> None:
+    """Its pools are 3 x 3, of stride 2, without padding and rounded up: the levels lie at 0, 4, 12 and 28."""
+    found = measure_places(build_backbone("timm/ese_vovnet19b_slim_dw", 32))
+    for axis, offset in zip(found.axes, (0, 4, 12, 28), strict=True):
+        assert abs(axis.offset - offset) <= 0.5
+
+
+class AsList(nn.Module):
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
+
+@pytest.mark.parametrize(
+    ("module", "channels", "message"),
+    [
+        (nn.Upsample(scale_factor=2), 3, r"64 x 512 pixels give \[\(1, 3, 128, 1024\)\], expected maps"),
+        (nn.Conv2d(3, 6, 128, 128), 6, "cannot be read .*Kernel size"),
+        (nn.Conv2d(3, 6, 3, 4, 1).double(), 6, "cannot be read .*dtype|cannot be read .*type"),
+        (AsList(), 3, r"64 x 512 pixels give \['list'\], expected maps"),
+        (nn.Conv2d(3, 6, 3, 4, 1), 7, "found 6 channels in its map, expected 7"),
+        (nn.Conv2d(3, 6, 16, 8), 6, "gives no cell per stride at any size"),
+        (nn.Sequential(nn.Conv2d(3, 3, (1, 8), (1, 8)), nn.Conv2d(3, 3, (3, 1), (8, 1), (1, 0))), 3,
+         "look at pixel -?0.0 of the rows and 3.5 of the columns"),
+    ],
+)  # fmt: skip
+def test_modules_that_are_refused(module: nn.Module, channels: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Encoder((module, channels), 1, dilations=(1,))

@@ -69,6 +69,58 @@ def test_windows_give_the_labels_of_the_whole_image(local: Segmenter) -> None:
         assert (found.confidence_map - want.confidence_map).abs().mean() < 0.01
 
 
+# where a resized side is rounded, a window and the whole image are resized by different ratios: those widths are 4 k
+@pytest.mark.parametrize("window", [284, 288])
+@pytest.mark.parametrize(
+    ("width", "input_scales", "options"),
+    [
+        (401, (1.0,), {}), (400, (1.0,), {"flip": True}), (401, (1.0,), {"flip": True}), (430, (1.0,), {"flip": True}),
+        (400, (1.0, 0.5), {}), (400, (1.0, 0.75), {"flip": True}), (400, (1.0,), {"scales": (0.5, 1.0)}),
+        (400, (0.75,), {"scales": (1.0, 1.5), "flip": True}),
+    ],
+)  # fmt: skip
+def test_the_interior_of_windows_is_that_of_the_whole_image(
+    window: int, width: int, input_scales: tuple[float, ...], options: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("small", 16, dilations=(1,), input_scales=input_scales)
+    segmenter = known(Segmenter(encoder, PlainFeatures(16), Classifier(16, 5), num_seen=3))
+    coarse = torch.rand(1, 3, 46, 24, generator=torch.Generator().manual_seed(3)) * 255
+    image = torch.nn.functional.interpolate(coarse, (200, width), mode="bilinear")[0]
+    want = segmenter.segment(image, window=0, confidence_map=True, **options)  # type: ignore[arg-type]
+    found = segmenter.segment(image, window=window, overlap=140, confidence_map=True, **options)  # type: ignore[arg-type]
+    # at least 64 pixels from the borders of the windows, and of the image
+    inside = (slice(80, 120), slice(150, 250))
+    assert found.confidence_map is not None and want.confidence_map is not None
+    torch.testing.assert_close(found.confidence_map[inside], want.confidence_map[inside], atol=1e-3, rtol=0)
+
+
+def test_arrays_that_run_backwards_are_read(local: Segmenter) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    assert torch.equal(local.predict(array[..., ::-1]), local.predict(np.ascontiguousarray(array[..., ::-1])))
+    assert torch.equal(local.predict(array[:, ::-1]), local.predict(np.ascontiguousarray(array[:, ::-1])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": 1.0}, "scales: found 1.0, expected"),
+        ({"scales": np.ones(2)}, "scales: found array"),
+        ({"scales": ["1"]}, "scales: found"),
+        ({"scales": [1e6]}, "scales: found"),
+        ({"scales": []}, "scales: found"),
+        ({"window": 16.5, "overlap": 2}, "window and overlap: found 16.5 and 2, expected whole numbers"),
+        ({"window": 2, "overlap": 0.5}, "window and overlap: found 2 and 0.5, expected whole numbers"),
+        ({"window": -1}, "window and overlap: found -1"),
+        ({"seen_penalty": float("nan")}, "seen_penalty: found nan, expected a number"),
+        ({"seen_penalty": float("inf")}, "seen_penalty: found inf, expected a number"),
+    ],
+)
+def test_options_that_are_refused(local: Segmenter, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        local.segment(torch.zeros(3, 8, 8), **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("input_scale", [1.0, 0.5, 0.75, 2.0])
 def test_a_window_keeps_its_true_position(input_scale: float) -> None:
     class ByPosition(torch.nn.Module):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.limits import MAX_PIXELS
+from sign_zs3.limits import MAX_PIXELS, MAX_SCALE
 
 if TYPE_CHECKING:
     import torch
@@ -186,9 +186,9 @@ PATH = option("a path", str, lambda text: bool(text.strip()))
 FINITE = option("a finite number", float, math.isfinite)
 BOOLEAN = option("true or false", lambda text: ["false", "true"].index(text.lower()) == 1, lambda _: True)
 SCALES = option(
-    "numbers above 0, at most 10, as in 0.75,1,1.25",
+    f"numbers above 0, at most {MAX_SCALE:g}, as in 0.75,1,1.25",
     lambda text: [float(part) for part in text.strip("[] ").split(",")],
-    lambda scales: all(0 < scale <= 10 for scale in scales),
+    lambda scales: all(0 < scale <= MAX_SCALE for scale in scales),
 )
 
 

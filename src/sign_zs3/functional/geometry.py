@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -59,6 +62,16 @@ def map_size(maps: Tensor) -> tuple[int, int]:
     (4, 5)
     """
     return maps.shape[-2], maps.shape[-1]
+
+
+def repeats_after(stride: int, scales: Sequence[float]) -> int:
+    """Return the fewest pixels that are a multiple of `stride` in an image at each of some scales.
+
+    >>> repeats_after(8, [1, 0.75, 0.5])
+    32
+    """
+    fractions = [Fraction(scale).limit_denominator(16) or Fraction(1, 16) for scale in scales]
+    return math.lcm(*((stride / fraction).numerator for fraction in fractions))
 
 
 def move_map(maps: Tensor, cells: Cells, others: Cells, size: tuple[int, int]) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import Cells, map_size, move_map, resize_map
-from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone
+from sign_zs3.files import line_of
+from sign_zs3.functional.geometry import Cells, map_size, move_map, repeats_after, resize_map
+from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone, measure_levels
 from sign_zs3.models.backbones.places import measure_places
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
-from sign_zs3.models.weights import evaluating
 
 
 def rescale(images: Tensor, scale: float) -> Tensor:
@@ -74,9 +74,17 @@ class Encoder(nn.Module):
             backbone = build_backbone(backbone, output_stride, weights, backbone_levels)
         elif not isinstance(backbone, Backbone):
             module, channels = backbone
-            with evaluating(module), torch.no_grad():
-                stride = 64 // module(torch.zeros(1, 3, 64, 64)).shape[-1]
-            backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(stride,))
+            backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(1,))
+            try:
+                ((found, stride),) = measure_levels(backbone)
+            except Exception as error:  # whatever a module makes of an image
+                raise UserError(
+                    f"backbone: cannot be read ({line_of(error)[:200]}): give a module (N, 3, H, W) -> "
+                    "(N, channels, h, w) of float32 and its number of channels"
+                ) from error
+            if found != channels:
+                raise UserError(f"backbone: found {found} channels in its map, expected {channels}: give their number")
+            backbone.strides = (stride,)
         self.backbone, self.feature_dim = backbone, feature_dim
         self.places = measure_places(backbone)
         self.head = build_head(head, backbone.channels, self.places.axes, feature_dim, dilations)
@@ -106,6 +114,11 @@ class Encoder(nn.Module):
         for module in self._frozen_parts():
             module.eval()
         return self
+
+    @property
+    def period(self) -> int:
+        """Pixels after which an image meets the cells of every input scale alike; windows begin at multiples of it."""
+        return repeats_after(self.places.step, self.input_scales)
 
     def cells(self, size: tuple[int, int]) -> Cells:
         """Return where the cells of E(x) look in an image of `size`, (height, width)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +16,7 @@ from torch import Tensor
 from sign_zs3.errors import UserError
 from sign_zs3.functional.geometry import Cells, map_size, move_map, resize_scores
 from sign_zs3.images import as_rgb, check_pixels, read_image
+from sign_zs3.models.config import SCALES, are_scales
 
 Area: TypeAlias = tuple[slice, slice]  # rows and columns
 SLICE = 1 << 22  # how many scores `label_scores` resizes at once
@@ -191,10 +193,19 @@ def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmenta
     return found
 
 
+def check_views(seen_penalty: float, scales: Any) -> None:
+    """Raise a UserError for scales at which no image can be read, or a penalty that is not finite."""
+    if not are_scales(scales):
+        raise UserError(f"scales: found {scales!r:.100}, expected {SCALES}")
+    if not math.isfinite(seen_penalty):
+        raise UserError(f"seen_penalty: found {seen_penalty}, expected a number")
+
+
 def check_windows(window: int, overlap: int) -> None:
     """Raise a UserError for windows of a negative side, or that overlap by half of it or more."""
-    if window < 0:
-        raise UserError(f"window: found {window}, expected a number of pixels, or 0 to read images whole")
+    if type(window) is not int or type(overlap) is not int or window < 0:
+        found = f"window and overlap: found {window!r:.50} and {overlap!r:.50}"
+        raise UserError(f"{found}, expected whole numbers of pixels, or window = 0 to read images whole")
     if window and not 0 <= 2 * overlap < window:
         raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
 
@@ -215,7 +226,8 @@ def label_by_windows(
     sums = torch.zeros(num_classes, dtype=torch.float64)
     for (rows, columns), core, target in windows(height, width, size, overlap, stride):
         read = pixels[:, rows, columns]
-        read = read if isinstance(read, Tensor) else torch.tensor(read)  # a copy: an array may be read-only
+        # a copy: an array may be read-only, or run backwards
+        read = read if isinstance(read, Tensor) else torch.from_numpy(read.copy())
         place = None if read.shape == pixels.shape else Place(rows.start, columns.start, height, width)
         found = label_scores(score(read.unsqueeze(0), place), map_size(read))
         assert found.confidence is not None

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import UserError
-from sign_zs3.functional.geometry import map_size
+from sign_zs3.functional.geometry import map_size, repeats_after
 from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.models.classifier import Classifier, ProjectionClassifier, build_classifier
 from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SegmenterConfig
 from sign_zs3.models.encoder import Encoder, rescale
-from sign_zs3.models.inference import Place, Scores, Segmentation, View, check_windows, label_by_windows, read_pixels
+from sign_zs3.models.inference import (
+    Place,
+    Scores,
+    Segmentation,
+    View,
+    check_views,
+    check_windows,
+    label_by_windows,
+    read_pixels,
+)
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.spatial import SpatialFeatures, build_spatial
 from sign_zs3.models.weights import evaluating
@@ -131,8 +139,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         Raises:
             UserError: No scale, or one that is not above 0; or `flip` or scales with maps, which hold one view alone.
         """
-        if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise UserError(f"scales: found {list(scales)}, expected at least one number above 0, such as 1.0")
+        check_views(seen_penalty, scales)
         if not isinstance(inputs, Tensor):
             if flip or tuple(scales) != (1.0,):
                 raise UserError(
@@ -148,12 +155,24 @@ class Segmenter(nn.Module, PretrainedFolder):
             cells = self.encoder.cells(map_size(images)).resized(map_size(images), size)
             views.append(View(self(images, seen_penalty, there).float(), cells))
             if flip:
-                mirrored = None if there is None else there.mirrored(images.shape[-1])
-                values = self(images.flip(-1), seen_penalty, mirrored).float()
-                views.append(View(values, cells._replace(columns=cells.columns.mirrored(size[1]))))
+                views.append(self._mirrored(images, there, size, seen_penalty))
         if len(views) == 1:
             return Scores(tuple(views), size, are_logits=True)
         return Scores(tuple(v._replace(values=v.values.softmax(dim=1)) for v in views), size, are_logits=False)
+
+    def _mirrored(self, images: Tensor, place: Place | None, size: tuple[int, int], seen_penalty: float) -> View:
+        """Return what is read of the mirror images, of images that come from others of `size`.
+
+        A window begins at a whole cell of the whole mirror image, for which it leaves out some columns at its end.
+        """
+        part = images
+        if place is not None:
+            place = place.mirrored(images.shape[-1])
+            cut = -place.left % self.encoder.period
+            part, place = images[..., : images.shape[-1] - cut], place._replace(left=place.left + cut)
+        cells = self.encoder.cells(map_size(part))
+        cells = cells._replace(columns=cells.columns.mirrored(part.shape[-1])).resized(map_size(images), size)
+        return View(self(part.flip(-1), seen_penalty, place).float(), cells)
 
     def predict(self, image: Any, **options: Any) -> Tensor:
         """Label an image as `segment` does; return class indices (H, W) int64 on the CPU, seen classes first."""
@@ -198,13 +217,14 @@ class Segmenter(nn.Module, PretrainedFolder):
         given = {"seen_penalty": seen_penalty, "flip": flip, "scales": scales}
         own = {name: getattr(self.config, name) for name in given} if self.config else {}
         options = own | {name: value for name, value in given.items() if value is not None}
+        check_views(options.get("seen_penalty", 0.0), options.get("scales", (1.0,)))
         pixels, device = read_pixels(image, max_pixels), self.image_mean.device
 
         def score(part: Tensor, place: Place | None) -> Scores:
             return self.scores(part.to(device), place=place, **options)
 
         with evaluating(self):
-            # windows begin at whole cells of the image as the encoder reads it
-            scale = Fraction(self.encoder.input_scales[0]).limit_denominator(16) or Fraction(1, 16)
-            stride = (max(self.encoder.backbone.strides) / scale).numerator
+            # windows begin at whole cells of the image at every scale, unless that leaves them hardly a place to begin
+            stride = repeats_after(self.encoder.period, options.get("scales", (1.0,)))
+            stride = stride if 2 * stride <= window else self.encoder.places.step
             return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -109,6 +110,7 @@ class TaskOptions:
         check_range("temperature", self.temperature, above=0)
         check_range("top_fraction", self.top_fraction, above=0, most=1)
         check_at_least(0, clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
+        check_range("seen_penalty", self.seen_penalty, above=-math.inf)
         if not are_scales(self.scales):
             raise UserError(f"scales: found {self.scales!r:.100}, expected {SCALES}")
         if self.feature_cache is not None and not self.freeze_encoder:

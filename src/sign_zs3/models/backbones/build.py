@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError, close_names, did_you_mean
-from sign_zs3.models.weights import LITE, lite_file, load_weights
+from sign_zs3.models.weights import LITE, evaluating, lite_file, load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 TIMM = "timm/"  # stands before timm's name of a network
@@ -178,6 +178,20 @@ def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
                     module.dilation = module.padding = (d, d)
 
 
+def measure_levels(network: nn.Module) -> list[tuple[int, int]]:
+    """Return the channels and the stride of each map of a tuple that a network gives, from a trial image.
+
+    A `ValueError` where it gives others than maps (1, channels, h, w), or whatever the network raises.
+    """
+    small, large = 64, 512
+    with evaluating(network), torch.no_grad():
+        maps = network(torch.zeros(1, 3, small, large))
+    if not all(isinstance(x, Tensor) and x.ndim == 4 and x.shape[-2] < x.shape[-1] <= large for x in maps) or not maps:
+        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in maps]
+        raise ValueError(f"{small} x {large} pixels give {found}, expected maps (1, channels, h, w), fine to coarse")
+    return [(x.shape[1], round((large - small) / (x.shape[-1] - x.shape[-2]))) for x in maps]
+
+
 class TimmBackbone(Backbone):
     """A convolutional network of timm with options and errors of `build_backbone`; `weights` are a local file."""
 
@@ -211,17 +225,11 @@ class TimmBackbone(Backbone):
                 self.network = timm.models.create_feature_extractor(self.network, list(levels))
                 self.read = tuple(levels)
             # Transformers may give (N, h, w, channels), or take one size alone.
-            self.network.eval()
-            with torch.no_grad():
-                found = [tuple(level.shape) for level in self(torch.zeros(1, 3, 64, 64))]
-            self.network.train()
-            self.channels = tuple(shape[1] for shape in found)
-            self.strides = tuple(64 // shape[-1] for shape in found)
-            wanted = [(1, c, 64 // s, 64 // s) for c, s in zip(self.channels, self.strides, strict=True)]
-            if levels is None:
-                wanted = [(1, info.channels()[i], *[64 // info.reduction()[i]] * 2) for i in self.read]
-            if found != wanted or not wanted or list(self.strides) != sorted(self.strides):
-                raise ValueError(f"64 x 64 pixels give {found}, expected (1, channels, h, h), fine to coarse")
+            found = measure_levels(self)
+            self.channels, self.strides = tuple(c for c, _ in found), tuple(stride for _, stride in found)
+            wanted = [(info.channels()[i], info.reduction()[i]) for i in self.read] if levels is None else found
+            if found != wanted or list(self.strides) != sorted(self.strides):
+                raise ValueError(f"gives channels and strides {found}, expected {wanted}, fine to coarse")
         except UserError:
             raise
         except Exception as error:

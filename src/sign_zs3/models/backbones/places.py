@@ -1,9 +1,10 @@
 """Where the cells of a backbone's levels look in an image: measured when it is built, never assumed by its name."""
 
+import copy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from sign_zs3.errors import UserError
@@ -51,7 +52,8 @@ def measure_places(backbone: Backbone) -> Places:
     taken to look at the centre of the gradient of its value with respect to the image, to half a pixel.
 
     Raises:
-        UserError: It does not give a cell per stride at any size.
+        UserError: It does not give a cell per stride at any size, or its cells look elsewhere along rows than along
+            columns.
     """
     step, generator = max(backbone.strides), torch.Generator().manual_seed(0)
     side = -(-max(4 * step, SMALLEST) // step) * step
@@ -59,14 +61,15 @@ def measure_places(backbone: Backbone) -> Places:
     powers = [2**power for power in range(2, step.bit_length())]
     with evaluating(backbone):
         for extra in (1, 0, -1, *(more for power in powers for more in (power - 1, 1 - power))):
-            places, sides = Places((), step, extra), (side + extra, side + step + extra)
+            # far apart, so that no other stride gives as many cells
+            places, sides = Places((), step, extra), (side + extra, side + 4 * step + extra)
             counts = [tuple(places.cells(length, stride) for length in sides) for stride in backbone.strides]
             image = torch.empty(1, 3, *sides, dtype=torch.float64)
             image = image if image.is_meta else image.normal_(generator=generator)
             try:
                 with torch.no_grad():
                     maps, mirrored = (functional_call(backbone, weights, (x,)) for x in (image, image.flip((-2, -1))))
-            except RuntimeError as error:  # sizes that do not fit together
+            except (RuntimeError, ValueError, AssertionError) as error:  # sizes that do not fit together
                 fault = error
                 continue
             if (found := [map_size(level) for level in maps]) != counts:
@@ -88,8 +91,10 @@ def _by_gradients(
 ) -> tuple[Axis, ...]:
     """Measure by the centres of the gradients, squared, of a cell in each of some images, at all phases of its level.
 
-    Kernels that take means, so that no ReLU cuts anything off, give gradients that have hardly any noise.
+    Kernels and pools that take means, so that nothing is cut off and no single input chosen, give gradients that have
+    hardly any noise.
     """
+    backbone = _with_means(backbone)
     kernels = {name: value.abs() for name, value in weights.items() if value.ndim > 1}
     means = {name: value / value.flatten(1).sum(1).view(-1, *[1] * (value.ndim - 1)) for name, value in kernels.items()}
     images = torch.rand(COUNT, 3, side, side, generator=generator, dtype=torch.float64).requires_grad_()
@@ -105,10 +110,26 @@ def _by_gradients(
             read = torch.stack([channels @ level[image, :, cell, cell] for image, cell in enumerate(cells)]).sum()
             (gradient,) = torch.autograd.grad(read, images, retain_graph=True)
             mass = gradient.square().sum(dim=1)
-            centre = sum((mass.sum(dim) @ pixels) / mass.sum((1, 2)) for dim in (1, 2)) / 2
-            offset = float((centre - stride * torch.tensor(cells)).nan_to_num().mean())
-            axes.append(Axis(stride, round(2 * offset) / 2))
+            centres = (mass.sum(dim) @ pixels / mass.sum((1, 2)) - stride * torch.tensor(cells) for dim in (2, 1))
+            rows, columns = (float(centre.nan_to_num().mean()) for centre in centres)
+            if abs(rows - columns) > 1:
+                raise UserError(
+                    f"backbone: found cells of stride {stride} that look at pixel {rows:.1f} of the rows and "
+                    f"{columns:.1f} of the columns, expected the same of both: take another network"
+                )
+            axes.append(Axis(stride, round(rows + columns) / 2))
     return tuple(axes)
+
+
+def _with_means(backbone: Backbone) -> Backbone:
+    """Return a copy that takes means where the backbone takes maxima."""
+    twin = copy.deepcopy(backbone)
+    for name, pool in list(twin.named_modules()):
+        if isinstance(pool, nn.MaxPool2d):
+            sides = pool.kernel_size, pool.stride, pool.padding
+            above, _, last = name.rpartition(".")
+            setattr(twin.get_submodule(above), last, nn.AvgPool2d(*sides, ceil_mode=pool.ceil_mode))
+    return twin
 
 
 def _random_weights(backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
