@@ -95,6 +95,15 @@ def test_the_interior_of_windows_is_that_of_the_whole_image(
     torch.testing.assert_close(found.confidence_map[inside], want.confidence_map[inside], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("scales", [(1.0, 0.5), (0.77, 0.91), (0.3, 3.0)])
+@pytest.mark.parametrize(("window", "overlap"), [(16, 0), (9, 4)])
+def test_small_windows_and_odd_scales_are_read(scales: tuple[float, ...], window: int, overlap: int) -> None:
+    encoder = Encoder("small", 8, dilations=(1,), input_scales=scales[::-1])
+    segmenter = known(Segmenter(encoder, PlainFeatures(8), Classifier(8, 3), num_seen=2))
+    found = segmenter.segment(torch.zeros(3, 30, 37), window=window, overlap=overlap, flip=True, scales=scales)
+    assert found.labels.shape == (30, 37)
+
+
 def test_arrays_that_run_backwards_are_read(local: Segmenter) -> None:
     array = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     assert torch.equal(local.predict(array[..., ::-1]), local.predict(np.ascontiguousarray(array[..., ::-1])))

@@ -167,9 +167,10 @@ class Segmenter(nn.Module, PretrainedFolder):
         """
         part = images
         if place is not None:
-            place = place.mirrored(images.shape[-1])
+            width, place = images.shape[-1], place.mirrored(images.shape[-1])
             cut = -place.left % self.encoder.period
-            part, place = images[..., : images.shape[-1] - cut], place._replace(left=place.left + cut)
+            if 2 * cut < width:  # a narrow one has hardly a place to begin
+                part, place = images[..., : width - cut], place._replace(left=place.left + cut)
         cells = self.encoder.cells(map_size(part))
         cells = cells._replace(columns=cells.columns.mirrored(part.shape[-1])).resized(map_size(images), size)
         return View(self(part.flip(-1), seen_penalty, place).float(), cells)
