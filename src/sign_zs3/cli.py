@@ -58,7 +58,7 @@ def main(args: list[str] | None = None) -> int:
 def _let_threads_sleep() -> None:
     """Have OpenMP's threads sleep soon where they wait for each other, unless the user has said how they wait.
 
-    By default they spin, which gains a few percent alone and costs many times the work beside another busy process.
+    By default they spin, which gains a few percent alone and costs a multiple beside another busy process.
     Read when torch is loaded, by this process and those that it starts.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
