@@ -127,7 +127,8 @@ def plain_seconds(options: argparse.Namespace) -> list[float]:
     seconds = []
     for _ in range(options.iterations + 1):
         start = time.perf_counter()
-        pixel_cross_entropy(classifier(encoder(images)), mask).backward()  # type: ignore[no-untyped-call]
+        logits = F.interpolate(classifier(encoder(images)), mask.shape[1:], mode="bilinear", align_corners=False)
+        pixel_cross_entropy(logits, mask).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         if torch.cuda.is_available():
