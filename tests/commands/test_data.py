@@ -140,7 +140,7 @@ def test_check_names_classes_that_are_absent(fake: FakeFolder, capsys: pytest.Ca
     fake.write_classes("".join(f"{i}\t{name}\n" for i, name in {**FOLDER_CLASSES, 9: "moon", 10: "sun"}.items()))
     assert main(["data", "check", *options(fake)]) == 0
     out = capsys.readouterr().out
-    assert "train: no pixel of moon, sun" in out and "test: no pixel of moon, sun" in out
+    assert "train: no pixel of moon (9), sun (10)" in out and "test: no pixel of moon (9), sun (10)" in out
 
 
 def test_names_in_brackets_are_shown_as_they_are(fake: FakeFolder, capsys: pytest.CaptureFixture[str]) -> None:

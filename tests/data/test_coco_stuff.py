@@ -49,7 +49,7 @@ def test_171_classes_156_seen_and_the_published_15_unseen() -> None:
         *("cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass"),
         *("playingfield", "river", "road", "tree", "wall-concrete"),
     }
-    assert protocol.ignored_ids == (*COCO_NEVER, 255)
+    assert protocol.ignored_ids == (255,)
     assert sorted((*protocol.ids, *COCO_NEVER)) == list(range(182))
 
 
@@ -94,12 +94,12 @@ def test_masks_are_read_as_they_are(fake_coco: FakeCOCO) -> None:
 
 
 def test_every_value_of_a_pixel_map(fake_coco: FakeCOCO) -> None:
-    """Classes get ids, values never labelled and 255 are ignored, 182..254 are refused by name of the file."""
+    """Classes get ids, 255 is ignored; 182..254 and values never labelled are refused by name of the file."""
     height, width = fake_coco.masks[COCO_TEST[0]].shape
     for value in range(256):
         write_mask(fake_coco.mask(COCO_TEST[0]), np.full((height, width), value), palette=False)
         dataset = COCOStuffDataset(fake_coco.root, "test")
-        if 182 <= value <= 254:
+        if 182 <= value <= 254 or value in COCO_NEVER:
             with pytest.raises(UserError) as caught:
                 dataset[0]
             message = str(caught.value)
@@ -108,7 +108,7 @@ def test_every_value_of_a_pixel_map(fake_coco: FakeCOCO) -> None:
         else:
             found = set(dataset[0]["mask"].unique().tolist())
             assert len(found) == 1
-            if value == 255 or value in COCO_NEVER:
+            if value == 255:
                 assert found == {255}
             else:
                 assert dataset.classes[found.pop()] == COCO_STUFF_CLASSES[value]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sign_zs3.data.datamodules import PascalContextDataModule
 from sign_zs3.data.datasets.pascal_context import PascalContextDataset
@@ -328,17 +329,17 @@ def test_the_published_lists_load_whole_and_are_disjoint(tmp_path: Path) -> None
     fake = FakeContext(tmp_path)
     (fake.voc / "JPEGImages").mkdir(parents=True)
     (tmp_path / "33_context_labels").mkdir()
-    empty = tmp_path / "empty"
-    empty.touch()
+    file = tmp_path / "file.png"
+    Image.fromarray(np.ones((1, 1), np.uint8)).save(file)
     published = {}
     for part, count in (("train", 4998), ("val", 5105)):
         path = LISTS / f"pascal_context_{part}_{count}.txt"
         published[part] = sorted(path.read_text().split())
         assert len(published[part]) == count
         for name in published[part]:
-            # twenty thousand links to one empty file are made sooner than as many files
-            (fake.voc / "JPEGImages" / f"{name}.jpg").hardlink_to(empty)
-            (tmp_path / "33_context_labels" / f"{name}.png").hardlink_to(empty)
+            # twenty thousand links to one file are made sooner than as many files
+            (fake.voc / "JPEGImages" / f"{name}.jpg").hardlink_to(file)
+            (tmp_path / "33_context_labels" / f"{name}.png").hardlink_to(file)
         shutil.copyfile(path, tmp_path / f"{part}.txt")
     assert not set(published["train"]) & set(published["val"])
     module = PascalContextDataModule(str(tmp_path), num_workers=0)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sign_zs3.commands.training import ConfiguredCLI
-from sign_zs3.data.check import SplitCount, as_report, check_data
+from sign_zs3.data.check import SplitCount, as_report, check_data, shift_of
 from sign_zs3.data.datasets.base import Part, Sample
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.files import check_writable, write_json
@@ -52,6 +52,9 @@ def _check(args: list[str]) -> int:
     report = as_report(protocol, counts, faults)
     if counts:
         _print(protocol, counts, report)
+    shift = shift_of(protocol, counts)
+    if shift is not None and not any(str(shift) in fault for fault in faults):
+        print(f"warning: {shift}; if so, renumber them", file=sys.stderr)
     # before the report: where that cannot be written, what took long to find is not lost
     for fault in faults:
         print(f"fault: {fault}", file=sys.stderr)
@@ -91,8 +94,11 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
             f"training: {training['images_with_unseen']} of {counts['train'].images} images hold an unseen class "
             f"(unseen_pixels=drop leaves these out); {pixels} truly unseen"
         )
+    if unknown := report["unknown_ids"]:
+        named = (f"{i} ({n} mask{'s' * (n > 1)})" for i, n in list(unknown.items())[:LISTED])
+        print(f"ids that are neither a class nor ignored: {', '.join(named)}{', ...' * (len(unknown) > LISTED)}")
     for part in counts:
-        if absent := [entry["name"] for entry in report["classes"] if not entry["images"][part]]:
+        if absent := [f"{e['name']} ({e['id']})" for e in report["classes"] if not e["images"][part]]:
             print(f"{part}: no pixel of {', '.join(absent) if len(absent) <= LISTED else f'{len(absent)} classes'}")
 
 

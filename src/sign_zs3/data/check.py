@@ -1,6 +1,7 @@
 """A whole data set, read once and counted."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Part, SegmentationDataset
 from sign_zs3.data.datasets.listed import in_two_lists
+from sign_zs3.data.numbering import Shift, find_shift, nothing_seen
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -24,15 +26,26 @@ class SplitCount:
         pixels: Pixels per contiguous class id, int64 (256,), those ignored at 255.
         holding: Images that hold a pixel of a class, int64 (256,).
         with_unseen: Images that hold a pixel of any unseen class.
+        masks: Number of masks that could be read.
+        own_ids: Of these, those that hold an own id, be it a class or not, int64 (256,).
     """
 
     images: int = 0
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     holding: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     with_unseen: int = 0
+    masks: int = 0
+    own_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
 
-    def add(self, pixels: NDArray[np.int64], protocol: Protocol) -> None:
-        """Count an image's pixels, int64 (256,)."""
+    def add(self, own: NDArray[np.int64], protocol: Protocol) -> None:
+        """Count a mask by its pixels per own id, int64 (256,); one with an id that is no class is only read."""
+        self.masks += 1
+        self.own_ids += own > 0
+        table = protocol.lookup()
+        if own[table < 0].any():
+            return
+        pixels = np.zeros(256, np.int64)
+        np.add.at(pixels, table[table >= 0], own[table >= 0])
         self.pixels += pixels
         self.holding += pixels > 0
         self.with_unseen += bool(pixels[protocol.num_seen : protocol.num_classes].any())
@@ -65,18 +78,44 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         examined = pool.map(lambda place: sets[place[0]].examine(place[1]), places)
         bar = tqdm(examined, total=len(places), unit="image", disable=not progress or None)
-        for (part, _), (pixels, found) in zip(places, bar, strict=True):
-            faults += found
+        for (part, index), (pixels, found) in zip(places, bar, strict=True):
             if pixels is not None:
                 counts[part].add(pixels, data.protocol)
+                try:
+                    sets[part].refuse_unknown(index, pixels)
+                except UserError as error:
+                    faults.append(str(error))
+            faults += found
+    faults += faults_of_the_whole(data, counts)
     return counts, list(dict.fromkeys(faults))
+
+
+def faults_of_the_whole(data: ZeroShotDataModule, counts: dict[Part, SplitCount]) -> Iterator[str]:
+    """Yield what no single mask shows: another numbering, and training masks without a seen class."""
+    protocol = data.protocol
+    shift = shift_of(protocol, counts)
+    if shift is not None and (shift.by > 0 or (shift.certain and data.known_numbering)):
+        yield f"{protocol.dataset}: {shift}; renumber the masks or the classes"
+    train = counts.get("train", SplitCount())
+    if train.masks and not train.holding[: protocol.num_seen].any():
+        yield nothing_seen(protocol, train.own_ids, train.masks)
+
+
+def shift_of(protocol: Protocol, counts: dict[Part, SplitCount]) -> Shift | None:
+    """Return whether the masks of all splits look numbered too high or too low, see `find_shift`."""
+    own_ids = _own_ids(counts)
+    return find_shift(protocol, own_ids, sum(count.masks for count in counts.values())) if own_ids.any() else None
+
+
+def _own_ids(counts: dict[Part, SplitCount]) -> NDArray[np.int64]:
+    return sum((count.own_ids for count in counts.values()), np.zeros(256, np.int64))
 
 
 def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[str]) -> dict[str, Any]:
     """Return what `check_data` found as plain types.
 
     ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],
-    ignored_pixels, faults``.
+    ignored_pixels, unknown_ids {id: masks that hold it}, faults``.
     """
     train = counts.get("train", SplitCount())
     unseen = int(train.pixels[protocol.num_seen : protocol.num_classes].sum())
@@ -103,5 +142,12 @@ def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[s
             for index, (name, own_id) in enumerate(zip(protocol.classes, protocol.ids, strict=True))
         ],
         "ignored_pixels": {part: int(count.pixels[IGNORE_INDEX]) for part, count in counts.items()},
+        "unknown_ids": unknown_ids(protocol, counts),
         "faults": faults,
     }
+
+
+def unknown_ids(protocol: Protocol, counts: dict[Part, SplitCount]) -> dict[int, int]:
+    """Return each id that is neither a class nor ignored, and how many masks hold it."""
+    own_ids = _own_ids(counts)
+    return {int(i): int(own_ids[i]) for i in np.flatnonzero((own_ids > 0) & (protocol.lookup() < 0))}

@@ -54,7 +54,7 @@ _COCO_STUFF_VALUES = (
 """Names of the pixel maps' values, 0..181: things to 90, stuff after."""
 
 NEVER_LABELLED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Values that COCO planned and never labelled; they are no classes, and ignored."""
+"""Values that COCO planned and never labelled: a map that holds one is numbered in another way."""
 
 COCO_STUFF_CLASSES = {i: name for i, name in enumerate(_COCO_STUFF_VALUES) if i not in NEVER_LABELLED}
 """The 171 classes: value in the pixel maps -> name."""
@@ -96,9 +96,7 @@ PUBLISHED: Mapping[str, Published] = {
     "pascal_context_59": Published(
         dict(enumerate(CONTEXT59_CLASSES, 1)), {"default": Split(_CONTEXT), **_zs3(_CONTEXT_ZS3)}
     ),
-    "coco_stuff": Published(
-        COCO_STUFF_CLASSES, {"default": Split(_COCO), "spnet": Split(_COCO)}, (*NEVER_LABELLED, IGNORE_INDEX)
-    ),
+    "coco_stuff": Published(COCO_STUFF_CLASSES, {"default": Split(_COCO), "spnet": Split(_COCO)}, (IGNORE_INDEX,)),
 }
 """``default`` is the SIGN paper's split (59 classes of Pascal Context: its 33-class one); ``spnet`` SPNet's, the same;
 ``zs3-N`` ZS3Net's nested ones with N unseen classes."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDataset
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
+from sign_zs3.data.numbering import look_at_masks
 from sign_zs3.data.stream import (
     Loader,
     LoaderPlan,
@@ -66,6 +67,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     """Refuse faults of the lists and missing files at `setup`; False only while somebody looks for all of them."""
     own_validation: bool = False
     """True where `make_dataset` knows a split ``"val"`` apart from the training list: then nothing is cut."""
+    known_numbering: bool = False
+    """True where masks are numbered as a published data set's, so that others are refused."""
 
     def __init__(
         self,
@@ -119,7 +122,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         """Read the lists for a Trainer's stage, None for all, and check that every file is there, before any training.
 
         Raises:
-            UserError: A root, list, image or mask is missing, or no image is left to train on.
+            UserError: A root, list, image or mask is missing, no image is left to train on, or the training masks are
+                numbered otherwise than the classes or show no seen class (see `look_at_masks`).
         """
         if self.test_set is None and not self.development:
             # checked by `fit` too, which ends with the test scores
@@ -143,6 +147,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             self._drop(self.train_set)
         else:
             log.info("unseen_pixels=ignore: training hides unseen pixels; train/hidden_pixels counts them")
+        look_at_masks(self.train_set, self.train_indices, self.known_numbering)
 
     def follow(self, plan: LoaderPlan) -> None:
         """Make the loaders that are asked for from now on as a run needs them.

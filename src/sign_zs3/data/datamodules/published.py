@@ -21,6 +21,8 @@ class COCOStuffDataModule(ImageDataModule):
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused; `val_fraction` has no use here.
     """
 
+    known_numbering = True
+
     def __init__(
         self, root: str, val_size: int = 10_000, split: str = "default", unseen: list[str] | None = None, **kwargs: Any
     ) -> None:
@@ -51,6 +53,8 @@ class PascalContextDataModule(ImageDataModule):
         unseen: Names of the unseen classes instead of the split's.
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
+
+    known_numbering = True
 
     def __init__(
         self,
@@ -89,6 +93,8 @@ class VOCDataModule(ImageDataModule):
         download: Fetch what is missing (3.4 GB).
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
+
+    known_numbering = True
 
     def __init__(
         self,

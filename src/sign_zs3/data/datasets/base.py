@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from sign_zs3.data.numbering import ranges
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -161,9 +162,10 @@ class SegmentationDataset(Samples):
         return bool(self._is_unseen(self.contiguous(index, self.read_mask(index))).any())
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
-        """Return the pixels per contiguous id, and a line per fault, of an image and its mask that are read whole.
+        """Return the pixels per own id, and a line per fault, of an image and its mask that are read whole.
 
-        The pixels are int64 (256,), those ignored at 255, or None where the mask cannot be counted.
+        The pixels are int64 (256,), or None where the mask cannot be counted. Ids that are no class are not among the
+        faults: `refuse_unknown` looks for them.
         """
         try:
             return self.count(index, self.read_reduced(index, None)[1]), []
@@ -171,8 +173,13 @@ class SegmentationDataset(Samples):
             return None, [str(error)]
 
     def count(self, index: int, raw: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the pixels per contiguous id of a mask of own ids, int64 (256,)."""
-        return np.bincount(self.contiguous(index, raw).ravel(), minlength=256)
+        """Return the pixels per id of a mask of own ids, int64 (256,); an id above 255 or below 0 is a `UserError`."""
+        return np.bincount(self._as_bytes(index, raw).ravel(), minlength=256)
+
+    def refuse_unknown(self, index: int, pixels: NDArray[np.int64]) -> None:
+        """Refuse a mask of which `pixels` per own id, int64 (256,), hold an id that is neither a class nor ignored."""
+        if (unknown := (pixels > 0) & (self.protocol.lookup() < 0)).any():
+            self._refuse_id(index, int(unknown.argmax()))
 
     def plot(self, sample: Sample) -> Figure:
         """Return a figure, of no window, with the image beside its mask and a legend that marks unseen classes."""
@@ -192,15 +199,16 @@ class SegmentationDataset(Samples):
         """Return a mask of contiguous ids and 255, uint8 (H, W), from one of own ids; others are a `UserError`."""
         import cv2
 
-        if raw.dtype != np.uint8:
-            outside = (raw < 0) | (raw > 255)
-            if outside.any():
-                self._refuse_id(index, int(raw[outside].flat[0]))
-            raw = raw.astype(np.uint8)
+        raw = self._as_bytes(index, raw)
         mask: Image = np.asarray(cv2.LUT(raw, self._table), np.uint8)
         if self._unknown is not None and (unknown := mask == self._unknown).any():
             self._refuse_id(index, int(raw[unknown].flat[0]))
         return mask
+
+    def _as_bytes(self, index: int, raw: NDArray[Any]) -> Image:
+        if raw.dtype != np.uint8 and (outside := (raw < 0) | (raw > 255)).any():
+            self._refuse_id(index, int(raw[outside].flat[0]))
+        return raw.astype(np.uint8, copy=False)
 
     def _is_unseen(self, mask: Image) -> NDArray[np.bool_]:
         unseen: NDArray[np.bool_] = (mask >= self.protocol.num_seen) & (mask != IGNORE_INDEX)
@@ -208,10 +216,11 @@ class SegmentationDataset(Samples):
 
     def _refuse_id(self, index: int, found: int) -> None:
         protocol = self.protocol
+        shifted = found > 0 and found - 1 in protocol.ids and "; or are the masks numbered from 1, the classes from 0?"
         raise UserError(
             f"{self.mask_source(index)}: found the id {found}, expected a class of {protocol.dataset} "
-            f"({_ranges(protocol.ids)}) or an ignored id ({_ranges(protocol.ignored_ids)}); correct the mask or the "
-            "list of classes"
+            f"({ranges(protocol.ids)}) or an ignored id ({ranges(protocol.ignored_ids)}); correct the mask or the "
+            f"list of classes{shifted or ''}"
         )
 
 
@@ -223,14 +232,3 @@ def content_hash(content: bytes) -> str:
 def _as_tensor(array: NDArray[Any]) -> torch.Tensor:
     """Return a tensor in the array's memory, or in a copy where that is not contiguous and writable."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _ranges(ids: tuple[int, ...]) -> str:
-    """Write ids as short ranges, e.g. ``1-20, 255``."""
-    parts: list[list[int]] = []
-    for i in sorted(ids):
-        if parts and parts[-1][1] == i - 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts) or "none"

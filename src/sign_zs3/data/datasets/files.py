@@ -1,8 +1,10 @@
 """Readers of masks and lists; each error is one line that names the file."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,14 @@ from sign_zs3.images import FORMATS, decoding
 from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 # Pillow spreads grey of 2 and 4 bits over 0 to 255
 _SPREAD = {"L;2": 85, "L;4": 17}
+_MASK_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "PPM")
+# of TIFF, as Pillow names them
+_LOSSY = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 
 
 def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
@@ -71,24 +79,46 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
     return classes
 
 
-def read_index_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a mask, uint8 (H, W): the indices of a palette PNG, or the values of a grey one.
+def read_index_mask(path: Path) -> NDArray[Any]:
+    """Decode a mask, whole numbers (H, W): the indices of a palette PNG, or the values of a grey one.
 
-    Other images, and what cannot be decoded, are a `UserError`. Memory: at most 4 bytes per pixel that the header tells
-    of, and 179 million of them, above which Pillow refuses.
+    What the file is decides, not its name: PNG, BMP, PNM or TIFF of 2 to 32 bits, which keep ids as they are. Numbers
+    of more than eight bits that all fit are uint8 too.
+
+    Raises:
+        UserError: The file cannot be decoded, is of another kind (colours, or a format that changes ids as JPEG and
+            GIF do), or has several pages. Memory: at most 12 bytes per pixel that the header tells of, and 179 million
+            of them, above which Pillow refuses.
     """
     from PIL import Image as Pillow
 
+    expected = "a mask with one id per pixel (palette or grey PNG)"
     with decoding(path, "a palette or grey PNG"):
         refuse_special(path, "a palette or grey PNG")
         with Pillow.open(path, formats=FORMATS) as file:
-            spread = _SPREAD.get(str(file.tile[0][3]), 1) if file.tile else 1
-            if (mode := file.mode) not in ("L", "P"):
-                kind = "16- or 32-bit" if mode[0] in "IF" else "1-bit" if mode == "1" else mode
-                expected = "a mask with one id per pixel (8-bit palette or grey PNG)"
-                raise UserError(f"{path}: found a {kind} image, expected {expected}; convert it")
+            rawmode = str(file.tile[0][3]) if file.tile else ""
+            if (found := _changes_ids(file, rawmode)) is not None:
+                raise UserError(f"{path}: found {found}, expected {expected}; write it anew from its source")
+            if (mode := file.mode) not in ("L", "P") and mode[0] != "I":
+                kind = "real numbers" if mode == "F" else "a 1-bit image" if mode == "1" else f"a {mode} image"
+                raise UserError(f"{path}: found {kind}, expected {expected}; convert it")
             mask = np.asarray(file)
+    if mask.dtype != np.uint8 and mask.size and mask.min() >= 0 and mask.max() <= IGNORE_INDEX:
+        mask = mask.astype(np.uint8)
+    spread = _SPREAD.get(rawmode, 1)
     return mask if spread == 1 else mask // np.uint8(spread)
+
+
+def _changes_ids(file: Image, rawmode: str) -> str | None:
+    """Name what makes an opened image unfit to hold ids; None where nothing does."""
+    if file.format not in _MASK_FORMATS:
+        return f"{file.format} data, which do not keep ids as they are"
+    if (pages := int(getattr(file, "n_frames", 1))) > 1:
+        return f"{pages} pages, of which one could be read"
+    if (compression := file.info.get("compression")) in _LOSSY:
+        return f"a TIFF compressed as {compression}, which changes ids"
+    # Pillow turns these over, so that 0 becomes 255
+    return "a TIFF in which 0 is white" if "L;I" in rawmode else None
 
 
 def read_mat(path: Path, *fields: str) -> NDArray[Any]:
