@@ -16,7 +16,8 @@ import pytest
 PACKAGE = "sign_zs3"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 MOST_LINES = 400
-MOST_LINES_OF_ALL = 15_860  # a feature that needs room says what it made smaller
+# a feature that needs room says what it made smaller; 1,080 of them read or convert what people bring
+MOST_LINES_OF_ALL = 16_940
 MOST_OPTIONS = 58
 
 FLOORS = (

@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from sign_zs3.commands import predict
-from sign_zs3.commands.configuration import VERBS
+from sign_zs3.commands.configuration import VERBS, at_home
 from sign_zs3.errors import UserError
 
 SPIN = "1000"
@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> int:
     _let_threads_sleep()
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
-    given = [arg for arg in given if arg != "--debug"]
+    given = [at_home(arg) for arg in given if arg != "--debug"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sign_zs3").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

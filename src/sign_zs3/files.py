@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import re
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,6 +64,11 @@ def other_format(found: object, known: int, otherwise: str, writer: object = Non
     writer = f" ({' '.join(writer.split())[:40]})" if isinstance(writer, str) else ""
     install = f"install the {'newer' if found > known else 'older'} sign-zs3 that wrote it{writer}"
     return f"found format {found}, this version reads {known}: {install}, or {otherwise}"
+
+
+def from_home(path: str | Path) -> str:
+    """Return a path with the home folder in place of a ``~`` at its start; of nobody's home, as it is."""
+    return os.path.expanduser(path)  # noqa: PTH111
 
 
 def make_folder(path: Path) -> None:
@@ -136,7 +142,7 @@ def _is_special(path: Path) -> bool:
 
 
 def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not blank, each with its number in the file, from 1.
+    """Return the lines of a text file that are not blank, `composed`, each with its number in the file, from 1.
 
     The file is UTF-8, or UTF-16 by its byte order mark. One that cannot be read, has more than `MAX_TEXT` bytes or
     holds nothing is a UserError, which says what the file was `expected` to be and `what` its lines.
@@ -145,10 +151,15 @@ def read_lines(path: Path, what: str, expected: str) -> list[tuple[int, str]]:
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with refusing(f"{path}: cannot be read", f", expected {expected}; save it as UTF-8"):
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, composed(line.strip())) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: found no {what}, expected {expected}; fill the file or fetch it again")
     return lines
+
+
+def composed(text: str) -> str:
+    """Return a text with accents joined to their letters (NFC): macOS writes file names with the two apart (NFD)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_content(path: Path, limit: int, expected: str) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,15 +15,29 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import line_of, refuse_special, visible_files
+from sign_zs3.files import from_home, line_of, read_json, refuse_special, visible_files
+
+log = logging.getLogger(__name__)
 
 # (height, width) in pixels
 Size: TypeAlias = tuple[int, int]
 # of the files that count as images in a folder
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# images as well, which nothing here reads
+_UNREAD = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".tga", ".exr", ".hdr", ".eps"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+)
 # Pillow's readers that are asked, whatever a file's name is: among the others is one that starts Ghostscript (EPS)
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+REPORT = "predictions.json"
+"""What is written beside predictions: their list, the pixels of each class, and how they were made."""
 _ORIENTATION = 0x0112
+# of 256: with more than 14 of 16 bits in use, colours are dark, but there
+_DARK = 64
 # EXIF orientations that swap height and width
 _TURNED = (5, 6, 7, 8)
 
@@ -34,7 +49,7 @@ def read_image(
     max_pixels: int | None = None,
     follow_exif: bool = True,
 ) -> tuple[NDArray[np.uint8], Size]:
-    """Decode an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted, EXIF is followed.
+    """Decode an image to RGB: grey, palette, CMYK, alpha and 16-bit images are converted (`as_rgb`), EXIF is followed.
 
     Where following EXIF would not meet the mask's size and the stored pixels do, the stored pixels count: the
     mask was drawn on them. Without `max_pixels`, Pillow warns of images above 89 million pixels and refuses those
@@ -58,6 +73,7 @@ def read_image(
     with decoding(path, "an image"):
         refuse_special(path, "an image")
         with _limit(max_pixels), Pillow.open(path, formats=FORMATS) as file:
+            rawmode = raw_mode(file)  # before the EXIF of a PNG, for which Pillow decodes all of it
             stored = (file.height, file.width)
             if max_pixels is not None:
                 check_pixels(path, *stored, max_pixels)
@@ -70,8 +86,34 @@ def read_image(
                 needed = needed_size(*size)
                 # formats that cannot be reduced do nothing here
                 file.draft(None, needed if turned else needed[::-1])
+            # not in training, which reads each file many times
+            if needed_size is None and (pages := _pages(file)) is not None:
+                log.warning("%s: found %s, of which the first is read", path, pages)
             # without a need to turn, it would copy
-            return as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file)), size
+            pixels = as_rgb(file if orientation == 1 else ImageOps.exif_transpose(file))
+            # Pillow reads the upper eight bits of each colour
+            if ";16" in rawmode and file.mode == "RGB" and pixels.size and pixels.max() < _DARK:
+                raise ValueError("16-bit colours of which hardly any bits are in use, so that it would be black")
+            return pixels, size
+
+
+def warn_of_unread(files: Sequence[Path]) -> None:
+    """Warn of those files that are images by their suffix and are not read."""
+    if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
+        number = f" ({len(unread)} such files)" if len(unread) > 1 else ""
+        log.warning("%s: left out, since this format is not read%s; convert it to PNG or JPEG", unread[0], number)
+
+
+def _predictions_among(files: Sequence[Path]) -> set[Path]:
+    """Return the index maps and overlays that reports of predictions among some files name."""
+    written: set[Path] = set()
+    for report in (file for file in files if file.name == REPORT):
+        with suppress(UserError, KeyError, TypeError, AttributeError):
+            for entry in read_json(report, "a report of predictions")["images"]:
+                written |= {report.parent / entry["index"], report.parent / entry["overlay"]}
+    if found := written.intersection(files):
+        log.info("%s: %d files in this folder are predictions, and left out", min(found).parent, len(found))
+    return written
 
 
 @contextmanager
@@ -96,7 +138,7 @@ def find_images(
 
     Args:
         paths: Files, whatever their names, and folders, whose visible files that end in one of `SUFFIXES` count, with
-            those of their subfolders.
+            those of their subfolders; but not what a report there names as written by this program.
         option: What gave the paths, for errors.
         output: Folder that is not searched, where it lies in one that is.
         closed: Called with each folder that cannot be opened, and why; None: that is an error, as is a folder without
@@ -122,11 +164,14 @@ def find_images(
     empty = []
     # by true path: what is given twice is found once
     found: dict[Path, tuple[Path, Path]] = {}
-    for path in map(Path, paths):
+    for path in map(Path, map(from_home, paths)):
         # Path's own tests raise where one may not look
         if os.path.isdir(path):  # noqa: PTH112
             whole = path.resolve()
-            files = [file for file in sorted(visible_files(path, report)) if file.suffix.lower() in SUFFIXES]
+            visible = sorted(visible_files(path, report))
+            warn_of_unread(visible)
+            earlier = _predictions_among(visible)
+            files = [file for file in visible if file.suffix.lower() in SUFFIXES and file not in earlier]
             if written is not None and written not in (whole, *whole.parents):
                 files = [file for file in files if written not in file.resolve().parents]
             empty += [] if files else [str(path)]
@@ -150,6 +195,20 @@ def find_images(
     return dict(found.values())
 
 
+def raw_mode(file: Pillow.Image) -> str:
+    """Return how an opened image's pixels lie in its file, in Pillow's words; empty where that is not known."""
+    tiles = getattr(file, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _pages(file: Pillow.Image) -> str | None:
+    """Say that an opened image has several pages or frames, which only a TIFF can count undecoded; None for one."""
+    if file.format == "TIFF":
+        pages = int(getattr(file, "n_frames", 1))
+        return f"{pages} pages" if pages > 1 else None
+    return "several frames" if getattr(file, "is_animated", False) else None
+
+
 def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None:
     """Refuse an image, `what` names it, of more than so many pixels."""
     if height * width > max_pixels:
@@ -160,12 +219,21 @@ def check_pixels(what: object, height: int, width: int, max_pixels: int) -> None
 
 
 def as_rgb(image: Pillow.Image) -> NDArray[np.uint8]:
-    """Convert a decoded image to uint8 (H, W, 3) RGB, 16-bit grey by its upper eight bits; real numbers: ValueError."""
+    """Convert a decoded image to uint8 (H, W, 3) RGB; of grey of more bits, the upper eight of those that are in use.
+
+    The bits in use are the fewest of 8, 10, 12, 14 and 16 that hold the image's largest number: cameras and scanners
+    write 12 bits into 16. Real numbers, negative ones and those of more than 16 bits are a ValueError.
+    """
     if image.mode == "F":
         raise ValueError("real numbers of unknown range, not 8 or 16 bits")
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits off at 255
-        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+        if low < 0 or high >= 1 << 16:
+            raise ValueError(f"whole numbers from {low} to {high}, not 8 or 16 bits")
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
+        grey = (values >> (bits - 8)).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     # a palette's transparency is not asked for, and Pillow warns that it would be lost
     image.info.pop("transparency", None)

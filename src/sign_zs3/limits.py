@@ -38,3 +38,5 @@ MAX_SIDE = 512
 MAX_DILATION = 1024
 # of self-training; each is a phase in the schedule's list
 MAX_ROUNDS = 1_000
+# bytes of a JSON file of annotations: that of COCO's training images has some 450 MB, and takes ten times that
+MAX_ANNOTATIONS = 1 << 30

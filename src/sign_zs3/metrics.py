@@ -36,7 +36,7 @@ class GZSLMeanIoU(Metric):
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
         ignore_index: Pixels with this label do not count.
-        absent: `skip` leaves a class with neither label nor prediction out of the means, `zero` counts it 0.
+        absent: `skip` leaves a class without label out of the means, `zero` counts it 0.
         **kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -89,7 +89,7 @@ class GZSLMeanIoU(Metric):
     def compute(self) -> dict[str, Any]:
         """Return all scores so far: the floats of `sign_zs3.functional.gzsl_scores` and `per_class`.
 
-        The latter is the IoU of each class by name, NaN for a class with neither label nor prediction.
+        The latter is the IoU of each class by name, NaN for a class without label.
         """
         scores: dict[str, Any] = dict(gzsl_scores(self.confusion, self.seen, self.unseen, self.absent))
         scores["per_class"] = dict(zip(self.classes, per_class_iou(self.confusion).tolist(), strict=True))

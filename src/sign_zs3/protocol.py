@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError, did_you_mean
-from sign_zs3.files import is_name
+from sign_zs3.files import composed, is_name
 from sign_zs3.limits import MAX_NAME
 
 IGNORE_INDEX = 255
@@ -81,11 +81,12 @@ class Protocol:
     ) -> Protocol:
         """Split the classes of a data set by name; both halves are ordered by the data set's own id.
 
-        `names` maps own ids to class names; the names in `unseen` stand in any order.
+        `names` maps own ids to class names; the names in `unseen` stand in any order. All are `composed`.
 
         Raises:
             UserError: An unseen name is no class (close matches are proposed) or is given twice, or none is left seen.
         """
+        names, unseen = {i: composed(name) for i, name in names.items()}, [composed(name) for name in unseen]
         for name in unseen:
             if name not in names.values():
                 hint = did_you_mean(name, names.values(), otherwise="; correct the name")
@@ -179,6 +180,17 @@ class Protocol:
             num_seen=self.num_seen - count,
             ignored_ids=tuple(sorted({*self.ignored_ids, *self.ids[self.num_seen :]})),
         )
+
+
+def ranges(ids: Sequence[int]) -> str:
+    """Write ids as short ranges, e.g. ``1-20, 255``."""
+    parts: list[list[int]] = []
+    for i in sorted(ids):
+        if parts and parts[-1][1] == i - 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts) or "none"
 
 
 def _repeated(values: Sequence[_T]) -> list[_T]:

@@ -266,7 +266,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["embed", "--help"])
     assert stopped.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
-    for text in ("embed show", "id<TAB>name", "coco_stuff", "[NAME=]PATH", ".safetensors", "skipgram"):
+    for text in ("embed show", "id<TAB>name", "coco_stuff", "[NAME=]SOURCE", ".safetensors", "skipgram"):
         assert text in out
 
 

@@ -426,8 +426,11 @@ def test_images_without_mask_and_masks_without_image(fake_folder: FakeFolder, ca
     with caplog.at_level(logging.WARNING):
         train, test = parts(module(fake_folder), "train", "test")
     assert sorted(train + test) == list(FOLDER_NAMES[2:])
-    assert f"{fake_folder.image(FOLDER_NAMES[0])}: found no mask of this name (1 are left out)" in caplog.text
-    assert f"{fake_folder.mask(FOLDER_NAMES[1])}: found no image of this name (1 are left out)" in caplog.text
+    for path, lacking, what in (
+        (fake_folder.image(FOLDER_NAMES[0]), "mask", "image"), (fake_folder.mask(FOLDER_NAMES[1]), "image", "mask"),
+    ):  # fmt: skip
+        end = f"expected one; add it or remove the {what} (1 are left out)"
+        assert f"{path}: found no {lacking} of this name, {end}" in caplog.text
     _, faults = check_data(module(fake_folder), progress=False)
     assert sorted(fault.split(", expected")[0] for fault in faults) == [
         f"{fake_folder.image(FOLDER_NAMES[0])}: found no mask of this name",
@@ -497,10 +500,12 @@ def test_the_check_leaves_the_module_as_it_was(fake_folder: FakeFolder) -> None:
 
 def test_too_few_images_to_split(tmp_path: Path) -> None:
     fake = many(tmp_path, 2)
-    assert refused(fake, "test", unseen=[]).startswith(f"{tmp_path / 'images'}: found no test image with a mask")
+    assert refused(fake, "test", unseen=[]).startswith(
+        f"{tmp_path / 'images'}: found 2 images with a mask, none of them for test"
+    )
     shutil.rmtree(fake.root / "masks")
     (fake.root / "masks").mkdir()
-    assert refused(fake, unseen=[]).startswith(f"{tmp_path / 'images'}: found no train image with a mask")
+    assert refused(fake, unseen=[]).startswith(f"{tmp_path / 'images'}: found no image with a mask")
 
 
 # -- unseen classes in training ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3 import SIGNModule, UserError
+from sign_zs3 import ShapesDataModule, SIGNModule, UserError
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.data.datasets.shapes import ShapesDataset
 from sign_zs3.functional import annealed_weights
@@ -348,6 +348,8 @@ def test_batches_without_labels_are_skipped_and_counted(fit: Fit, monkeypatch: p
         return image, np.zeros_like(mask)
 
     monkeypatch.setattr(ShapesDataset, "read", unlabelled)
+    # which would refuse them, since none of the images has a label
+    monkeypatch.setattr(ShapesDataModule, "has_masks", False)
     model = fit(phases=["train"])
     assert model.progress.counts.skipped == 3
     assert same(state_of(model.segmenter), state_of(built(tiny_model()).segmenter))

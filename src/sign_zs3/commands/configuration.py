@@ -2,15 +2,16 @@
 
 import os
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import read_yaml
+from sign_zs3.files import from_home, read_yaml
 
 VERBS = {
-    "data": "check a data set file by file, or draw a contact sheet of it",
+    "data": "check a data set file by file, draw a contact sheet of it, or convert annotations",
     "demo": "try a checkpoint in the browser: upload, overlay, classes added by name",
     "embed": "build class vectors from word vectors, or show which classes lie near each other",
     "export": "write a model as ONNX, torch.export, or a folder with a model card",
@@ -71,6 +72,22 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
         if included not in files:
             _follow(included, includers, files)
     files[path] = content
+
+
+def at_home(value: Any) -> Any:
+    """Put the home folder in place of the ``~`` that a value, or each string in it, begins with.
+
+    Shells do so only at the start of a word, not in ``--option=~/file``, and in no configuration file.
+    """
+    if isinstance(value, str):
+        option, equals, path = value.partition("=") if value.startswith("-") else ("", "", value)
+        return f"{option}{equals}{from_home(path)}" if path.startswith("~") else value
+    if isinstance(value, list):
+        return [at_home(part) for part in value]
+    if isinstance(value, (dict, Namespace)):
+        for key, part in vars(value).items() if isinstance(value, Namespace) else value.items():
+            value[key] = at_home(part)
+    return value
 
 
 def last_option(args: Sequence[str], option: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The verb data: `data check` reads every file of a data set, `data show` draws a contact sheet."""
+"""The verb data: `data check` reads every file, `data show` draws a contact sheet, `data convert` makes masks."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sign_zs3.commands import convert
 from sign_zs3.commands.training import ConfiguredCLI
 from sign_zs3.data.check import SplitCount, as_report, check_data, shift_of
 from sign_zs3.data.datasets.base import Part, Sample
@@ -15,10 +16,12 @@ from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 USAGE = """usage: sign-zs3 data check --config FILE [options of fit] [--report FILE]
        sign-zs3 data show  --config FILE [options of fit] [--split SPLIT] [--count N] [--output FILE]
+       sign-zs3 data convert ANNOTATIONS --output FOLDER [--colours voc|FILE]
 
-check  read every image and mask once; count images and pixels per class and split; list what is missing, broken or
-       mismatched, and exit with 1 if anything is
-show   draw images, masks and a legend into one PNG
+check    read every image and mask once; count images and pixels per class and split; list what is missing, broken or
+         mismatched, and exit with 1 if anything is
+show     draw images, masks and a legend into one PNG
+convert  make id masks of colour-coded ones, of COCO's JSON or of LabelMe's
 
 --data CLASS --data.OPTION VALUE does without a file. `sign-zs3 data check --help` lists all options."""
 
@@ -30,8 +33,8 @@ SHOWN = 256
 
 
 def run(args: list[str]) -> int:
-    """Run `data check` or `data show`."""
-    verbs = {"check": _check, "show": _show}
+    """Run `data check`, `data show` or `data convert`."""
+    verbs = {"check": _check, "show": _show, "convert": convert.run}
     if not args or args[0] not in verbs:
         asked = args[:1] in (["--help"], ["-h"])
         print(USAGE, file=sys.stdout if asked else sys.stderr)

@@ -21,7 +21,7 @@ from sign_zs3.embeddings import (
     resolve,
 )
 from sign_zs3.errors import UserError, did_you_mean
-from sign_zs3.files import CLASS_LINE, check_writable, read_lines, write_json
+from sign_zs3.files import CLASS_LINE, check_writable, read_lines, refusing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,15 @@ one per line, as `name`, `id<TAB>name` or `id: name`; or a data set: voc, pascal
 three with `background`, which some splits count as seen) or coco_stuff."""
 SOURCE_HELP = """\
 A file of word vectors, known by its content: word2vec (.bin or text), fastText (.bin of skipgram or cbow, .vec) or
-GloVe (text), each also as .gz. Give the option several times for several sources: `fit` joins them in the alphabetical
-order of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or word2vec."""
+GloVe (text), each also as .gz. Or gensim:NAME, one of gensim.downloader's collections, such as
+gensim:word2vec-google-news-300: it is read from gensim's folder (GENSIM_DATA_DIR, or gensim-data in your home), and
+downloaded once where it is not there. Give the option several times for several sources: `fit` joins them in the
+alphabetical order of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or
+word2vec."""
 OUTPUT_HELP = "The table, .npz or .safetensors, with raw values; `fit` takes it as --model.vectors."
 MISSING_HELP = "A name that a source has no vector for is an error (the default), or is left out of the table (drop)."
 REPORT_HELP = "A JSON file that says how each name was found in each source."
+GENSIM = "gensim:"
 EPILOG = """\
 A name's vector is that of the exact entry, or of another form or spelling (aeroplane, airplane), or the raw mean over
 its words; fastText models also compose words that they lack."""
@@ -81,7 +85,7 @@ def run(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sign-zs3 embed", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("--classes", required=True, metavar="WHAT", help=CLASSES_HELP)
-    parser.add_argument("--source", required=True, action="append", metavar="[NAME=]PATH", help=SOURCE_HELP)
+    parser.add_argument("--source", required=True, action="append", metavar="[NAME=]SOURCE", help=SOURCE_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
     parser.add_argument("--missing", choices=("error", "drop"), default="error", help=MISSING_HELP)
     parser.add_argument("--report", metavar="PATH", help=REPORT_HELP)
@@ -149,10 +153,28 @@ def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVe
 def _split_source(given: str) -> tuple[str | None, Path]:
     name, equals, path = given.partition("=")
     if not equals or Path(given).exists() or not re.fullmatch(r"[\w.-]+", name):
-        return None, Path(given)
+        return None, _source_file(given)
     if name == "names":
         raise UserError("--source: found the name 'names', which a table has for its list of names; choose another")
-    return name, Path(path)
+    return name, _source_file(path)
+
+
+def _source_file(given: str) -> Path:
+    """Return the file of a source; one of gensim's collections that is not there is downloaded."""
+    if not given.startswith(GENSIM):
+        return Path(given)
+    name = given.removeprefix(GENSIM)
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"--source: found {given!r:.100}, expected gensim: and a name such as word2vec-google-news-300")
+    with refusing(
+        f"--source: {given} cannot be fetched",
+        ", expected one of gensim.downloader's collections; or download a file of word vectors and give its path",
+    ):
+        from gensim import downloader
+
+        # gensim itself asks the network for a list first, even for what is there
+        local = Path(downloader.base_dir) / name / f"{name}.gz"
+        return local if local.is_file() else Path(downloader.load(name, return_path=True))
 
 
 def _read(path: Path, names: Sequence[str]) -> WordVectors:

@@ -217,7 +217,8 @@ def named_images(
 
 def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> None:
     from sign_zs3.files import check_writable
-    from sign_zs3.reports.predictions import REPORT, paths_of
+    from sign_zs3.images import REPORT
+    from sign_zs3.reports.predictions import paths_of
 
     if os.path.isfile(output):  # noqa: PTH113
         raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")

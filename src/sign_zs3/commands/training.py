@@ -25,7 +25,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
-from sign_zs3.commands.configuration import VERBS, given_options, last_option, with_includes
+from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -109,7 +109,7 @@ class ZeroShotCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given to `main`, which may come from the process or from a caller."""
-        self.config = parser.parse_args(self.arguments)
+        self.config = at_home(parser.parse_args(self.arguments))
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else self.config
         if config["method"] != self.method and last_option(self.arguments, "--method") is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sign_zs3.data.datasets.base import Image
 from sign_zs3.errors import UserError
-from sign_zs3.files import refusing
+from sign_zs3.files import from_home, refusing
 
 _NOTE = """\
 Maps that a frozen network computed of images, kept by sign-zs3 (option feature_cache): a folder per network,
@@ -56,7 +56,7 @@ class FeatureCache:
         divide = all(stride > 0 and strides[-1] % stride == 0 for stride in strides)
         if not (strides and divide and list(strides) == sorted(strides)):
             raise ValueError(f"strides {tuple(strides)}: expected them fine to coarse, each a divisor of the last")
-        self._root = Path(folder)
+        self._root = Path(from_home(folder))
         self._key = key
         self.strides, self.extra = tuple(strides), extra
         self._encode: Callable[[Tensor], Sequence[Tensor]] | None = encode

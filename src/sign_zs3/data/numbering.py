@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.errors import UserError
-from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.protocol import IGNORE_INDEX, Protocol, ranges
 
 if TYPE_CHECKING:
     from sign_zs3.data.datasets.base import SegmentationDataset
@@ -112,14 +112,3 @@ def nothing_seen(protocol: Protocol, holding: NDArray[np.int64], masks: int) -> 
         f"training masks: found the ids {ranges(occur)} in {masks}, expected a seen class "
         f"({seen}) in one of them at least; {advice}"
     )
-
-
-def ranges(ids: Sequence[int]) -> str:
-    """Write ids as short ranges, e.g. ``1-20, 255``."""
-    parts: list[list[int]] = []
-    for i in sorted(ids):
-        if parts and parts[-1][1] == i - 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts) or "none"

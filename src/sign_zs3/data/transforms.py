@@ -89,15 +89,16 @@ class _Pipeline:
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         expected = ", expected steps that need no more than an image and masks; take the step out"
         with refusing(f"augmentations: {self.path} fails on a crop", expected):
-            result = self.pipeline(image=image, masks=[mask, valid.astype(np.uint8)])
-        changed, (labels, inside) = result["image"], result["masks"]
+            # what a step fills is the same in both, and so never 1 in one and 2 in the other
+            result = self.pipeline(image=image, masks=[mask, np.uint8(1) * valid, np.uint8(2) * valid])
+        changed, (labels, ones, twos) = result["image"], result["masks"]
         if changed.dtype != image.dtype or changed.shape != image.shape or labels.shape != mask.shape:
             raise UserError(
                 f"augmentations: {self.path} makes a crop {tuple(changed.shape)} of {changed.dtype}, expected "
                 f"{image.shape} of uint8 as it was; take out what resizes, normalises or converts to tensors"
             )
-        valid = inside == 1
-        # steps fill labels with 0, a class, where they bring in pixels from outside
+        # steps fill labels with 0, or what the file says, where they drop pixels or bring some in from outside
+        valid = (ones == 1) & (twos == 2)
         return changed, np.where(valid, labels, np.uint8(IGNORE_INDEX)), valid
 
     def __reduce__(self) -> tuple[type[_Pipeline], tuple[str]]:

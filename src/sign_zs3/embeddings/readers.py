@@ -5,7 +5,9 @@ such a line too, then per entry the word, a space and float32 numbers. fastText'
 """
 
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from sign_zs3.errors import UserError
 HEAD = 1 << 18
 HEADER_LIMIT = 64
 PRINTABLE = re.compile(rb"[\t\r\x20-\x7e]*")
-HEADER = re.compile(rb"(\d{1,20}) (\d{1,20})[ \t\r]*\n")
+HEADER = re.compile(rb"(\d{1,20})[ \t](\d{1,20})[ \t\r]*\n")
 BOM = b"\xef\xbb\xbf"
 KINDS = ("fasttext", "glove", "word2vec")
 
@@ -90,13 +92,18 @@ def _format(file: VectorFile, head: bytes) -> str:
             f"{expected}; write it with gensim's save_word2vec_format"
         )
     if head[:4] == b"PK\x03\x04":
+        with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(file.path) as archive:
+            parts = [name for name in archive.namelist() if name.endswith((".txt", ".vec", ".bin"))]
+            if parts:
+                inside = ", ".join(parts)[:200]
+                raise UserError(f"{file.path}: is an archive of {inside}: {expected}; unzip it, and give the one file")
         raise UserError(f"{file.path}: is an archive such as .npz: {expected}; a ready table goes to --model.vectors")
     if is_model(head):
         return "fasttext model"
     text = head.removeprefix(BOM)
     if header := HEADER.match(text):
         # text if as many fields as the header says follow the first word, all of them in ASCII
-        values = text[header.end() :].partition(b" ")[2].partition(b"\n")[0]
+        values = text[header.end() :].replace(b"\t", b" ").partition(b" ")[2].partition(b"\n")[0]
         is_text = PRINTABLE.fullmatch(values) and len(values.split()) >= int(header[2]) > 0
         return "headed text" if is_text else "word2vec binary"
     fields = text.partition(b"\n")[0].split()
@@ -126,7 +133,7 @@ def _source(path: Path, kind: str) -> str:
 def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) -> tuple[dict[str, Vector], list[str]]:
     """Read the vectors of some words from a text file, line by line to its end, holding no more than these.
 
-    A line holds an entry, which may itself contain spaces, and its values, separated by spaces.
+    A line holds an entry, which may itself contain spaces, and its values, separated by spaces or tabs.
 
     Returns:
         Entry -> (d,) float32 (of those that occur twice the first), and the entries of `near` that were met, in order.
@@ -143,7 +150,7 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
     for number, line in enumerate(file.lines(), 1):
         if len(line) == BLOCK:
             raise UserError(f"{file.path}: line {number} is longer than {BLOCK} bytes: expected word vectors as text")
-        line = line.rstrip()
+        line = line.rstrip().replace(b"\t", b" ")
         if number == 1:
             line = line.removeprefix(BOM)
             fields = line.split(b" ")

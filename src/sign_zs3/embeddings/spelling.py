@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from sign_zs3.errors import close_names
+from sign_zs3.files import composed
 
 # spellings of one thing, in the order in which they are tried
 _SPELLINGS: tuple[tuple[str, ...], ...] = (
@@ -29,12 +30,12 @@ _OTHERS: dict[str, tuple[str, ...]] = {
 
 
 def canonical(name: str) -> str:
-    """Return a class name in lower case, with `_` and `-` as spaces, and single spaces.
+    """Return a class name in lower case and `composed`, with `_` and `-` as spaces, and single spaces.
 
     >>> canonical("Wall-brick_other")
     'wall brick other'
     """
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    return " ".join(composed(name).lower().replace("_", " ").replace("-", " ").split())
 
 
 def words_of(names: Iterable[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from sign_zs3.embeddings.spelling import Vocabulary
 from sign_zs3.embeddings.storage import Matrix, read_table, write_table
 from sign_zs3.errors import UserError, check_at_least
+from sign_zs3.files import from_home
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,25 @@ class ClassTable:
         Raises:
             UserError: The file is missing, damaged, too large or of another kind, or the class refuses its content.
         """
-        return cls(*read_table(Path(path)), str(path))
+        return cls(*read_table(Path(from_home(path))), str(path))
+
+    @classmethod
+    def from_keyed_vectors(cls, vectors: Any, source: str = "word2vec") -> ClassTable:
+        """Return a table of all words of gensim's ``KeyedVectors``, such as those of ``gensim.downloader.load``.
+
+        Args:
+            vectors: What has `index_to_key`, n words, and `vectors`, (n, d) real numbers; they are copied.
+            source: Name of the source; `vectors` of a table joins several in alphabetical order.
+
+        Raises:
+            UserError: It is something else, or the class refuses its content.
+        """
+        # a whole model holds its vectors as `wv`
+        vectors = getattr(vectors, "wv", vectors)
+        names, matrix = getattr(vectors, "index_to_key", None), getattr(vectors, "vectors", None)
+        if names is None or matrix is None:
+            raise UserError(f"word vectors: found a {type(vectors).__name__}, expected gensim's KeyedVectors")
+        return cls(tuple(names), {source: matrix}, "gensim's KeyedVectors")
 
     @classmethod
     def bundled(cls) -> ClassTable:

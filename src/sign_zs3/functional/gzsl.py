@@ -54,7 +54,7 @@ def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
 
     Args:
         confusion: (C, C) counts, rows are the truth.
-        absent: What a class that occurs in neither truth nor prediction gets: `skip` NaN, `zero` 0.
+        absent: What a class without label gets, wherever it is predicted: `skip` NaN, `zero` 0.
 
     Raises:
         ValueError: The matrix is not square, or `absent` is neither word.
@@ -63,8 +63,10 @@ def per_class_iou(confusion: Tensor, absent: Absent = "skip") -> Tensor:
     tensor([0.5000, 0.6667,    nan], dtype=torch.float64)
     """
     counts = _check(confusion, absent)
-    union = counts.sum(dim=0) + counts.sum(dim=1) - counts.diagonal()
-    return _divide(counts.diagonal(), union, absent)
+    truth = counts.sum(dim=1)
+    union = counts.sum(dim=0) + truth - counts.diagonal()
+    # by the labels alone: else the classes that count would change with what a model predicts
+    return _divide(counts.diagonal(), torch.where(truth > 0, union, 0), absent)
 
 
 def gzsl_scores(
@@ -81,13 +83,13 @@ def gzsl_scores(
         confusion: (C, C) counts, rows are the truth.
         seen: Ids of the seen classes.
         unseen: Ids of the unseen classes.
-        absent: `skip` leaves a class with neither label nor prediction out of the mean IoU, and one without label out
-            of the mean accuracy (SPNet, CaGNet, SIGN); `zero` counts them 0 (ZS3).
+        absent: `skip` leaves classes without a label out of the means, `zero` counts them 0 (ZS3). On the published
+            test sets each class has labels, and both are what SPNet, CaGNet and SIGN compute.
 
     Returns:
         Fractions in [0, 1] under `seen_miou`, `unseen_miou`, `harmonic_miou`, `miou`, and so for `pixel_accuracy`,
-        `mean_accuracy` and `frequency_weighted_iou`. A side with nothing to average is NaN; a harmonic mean with a zero
-        or missing side is 0.
+        `mean_accuracy` and `frequency_weighted_iou`. A side without labels is NaN, and with it the harmonic mean; of
+        two sides of which one is 0 it is 0.
 
     Raises:
         ValueError: The matrix is not square, an id lies outside of it or occurs twice, or `absent` is neither word.
@@ -121,7 +123,7 @@ def gzsl_scores(
     scores: dict[str, float] = {}
     for name, value in side(range(len(counts))).items():
         a, b = seen_scores[name], unseen_scores[name]
-        harmonic = 2 * a * b / (a + b) if a + b > 0 else 0.0
+        harmonic = 0.0 if a + b == 0 else 2 * a * b / (a + b)  # NaN where a side is
         scores |= {f"seen_{name}": a, f"unseen_{name}": b, f"harmonic_{name}": harmonic, name: value}
     return scores
 

@@ -249,6 +249,14 @@ def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
                 f"image: found a tensor of shape {tuple(image.shape)}, expected (3, H, W) in [0, 255]; permute it"
             )
         check_pixels("image", image.shape[1], image.shape[2], max_pixels)
+        if image.dtype != torch.uint8:
+            low, high = (float(end) for end in image.aminmax())
+            # one in [0, 1] would be read as black
+            if not (low >= 0 and high <= 255) or (0 < high <= 1 and image.is_floating_point()):
+                raise UserError(
+                    f"image: found a tensor of numbers from {low:g} to {high:g}, expected (3, H, W) in [0, 255]; "
+                    "multiply one in [0, 1] by 255, and do not normalise it"
+                )
         return image
     if isinstance(image, (str, Path)):
         image = read_image(Path(image), max_pixels=max_pixels)[0]
@@ -263,7 +271,8 @@ def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(
-            f"image: found an array of shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8; convert it"
+            f"image: found an array of shape {array.shape} of {array.dtype}, expected (H, W, 3) of uint8, in [0, 255]; "
+            "convert it"
         )
     check_pixels("image", array.shape[0], array.shape[1], max_pixels)
     return array.transpose(2, 0, 1)

@@ -21,6 +21,12 @@ Kinds: TypeAlias = Mapping[str, tuple[tuple[int, ...], bool]]
 # networks of timm whose weights a package brings, see `build_backbone`
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
+# what is around the weights in files of other libraries, from the outside
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model_ema", "teacher", "student", "model", "network", "net"),
+    *("backbone", "encoder", "params", "weights"),
+)
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -110,15 +116,14 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
             if zipfile.is_zipfile(path):
                 check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("found something else than names and tensors")
+        state = _unwrapped(state)
     except Exception as error:
         # torch's own advice is to let the file run its code
         code = isinstance(error, pickle.UnpicklingError)
         reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
         raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
     wanted = network.state_dict()
-    state = _rename(state, list(wanted))
+    state = _without_prefix(state, list(wanted))
     modules = {key.partition(".")[0] for key in wanted}
     # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
     needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
@@ -130,7 +135,38 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
         except RuntimeError as error:  # numbers of another kind, such as sparse ones
             fault = line_of(error)
     if fault is not None:
+        if not state.keys() & wanted.keys():
+            some = [", ".join(list(keys)[:3]) for keys in (state, wanted)]
+            fault = f"found the entries {some[0]:.200}, expected such as {some[1]:.200}"
         raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
+
+
+def _unwrapped(found: Any) -> dict[str, Tensor]:
+    """Return names and tensors from what a training saved around them; a ValueError where there are none."""
+    for _ in range(3):
+        if isinstance(found, dict) and not any(isinstance(value, Tensor) for value in found.values()):
+            inside = (found.get(wrapper) for wrapper in _WRAPPERS)
+            found = next((value for value in inside if isinstance(value, dict)), found)
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+        keys = f" under {', '.join(map(str, found))[:100]}" if isinstance(found, dict) and found else ""
+        raise ValueError(f"found something else than names and tensors{keys}")
+    return found
+
+
+def _without_prefix(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    """Rename a file's entries to those of the network, which may be a part of a larger one, as in ``module.encoder.``.
+
+    The part is the one that has the most of the network's entries; of several, the one with the shortest name.
+    """
+    parts = {""} | {".".join(key.split(".")[:depth]) + "." for key in state for depth in (1, 2, 3)}
+    best, most = _rename(state, wanted), -1
+    for part in sorted(parts, key=lambda part: (len(part), part)):
+        renamed = _rename({key[len(part) :]: value for key, value in state.items() if key.startswith(part)}, wanted)
+        if (common := len(renamed.keys() & set(wanted))) > most:
+            best, most = renamed, common
+        if most == len(wanted):
+            break
+    return best
 
 
 def _rename(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sign_zs3.drawing.figures import class_colours
 from sign_zs3.files import replacing, write_json
+from sign_zs3.images import REPORT
 from sign_zs3.models.inference import Segmentation
 from sign_zs3.protocol import Protocol
 from sign_zs3.reports.run import or_none
@@ -20,7 +21,6 @@ from sign_zs3.reports.run import or_none
 if TYPE_CHECKING:
     from PIL import Image
 
-REPORT = "predictions.json"
 REPORT_FORMAT = 1
 OVERLAY_SUFFIX = "_overlay.jpg"
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sign_zs3.protocol import Protocol
 
 Scores: TypeAlias = Mapping[str, Any]
-"""What `GZSLMeanIoU.compute` returns; read from a file, a class that is absent has None for NaN."""
+"""What `GZSLMeanIoU.compute` returns; read from a file, what has no label to score has None for NaN."""
 
 FORMAT = 1
 SUMMARY = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
@@ -24,7 +24,7 @@ def as_results(
     unseen_share: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Arrange the scores of a run as the content of ``results.json``, format 1; a class that is absent has null.
+    """Arrange the scores of a run as the content of ``results.json``, format 1; null where no label is to be scored.
 
     Args:
         protocol: The data set, its classes and split.
@@ -70,6 +70,8 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
         table.add_row(f"{label} mIoU", "", *values, style="bold" if label == "harmonic" else None)
     console = Console()
     console.print(table)
+    if any(math.isnan(value) for scores in phases.values() for value in scores["per_class"].values()):
+        console.print("-: no test pixel has this label; the means leave these classes out.")
     if unseen_share is not None:
         console.print(
             f"Of the pixels that self-training labelled, {100 * unseen_share:.1f} % were truly of an unseen class "

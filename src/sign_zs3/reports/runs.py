@@ -111,6 +111,9 @@ class Run:
     def scores(self, phase: str | None = None) -> Scores | None:
         """Return the scores after a phase, None for the final one; None where the run has none."""
         found: Scores | None = self.results.get("test") if phase is None else self.results.get("phases", {}).get(phase)
+        if found is not None and found["harmonic_miou"] == 0 and None in (found["seen_miou"], found["unseen_miou"]):
+            # as older files have it
+            found = {**found, "harmonic_miou": None}
         return found
 
 

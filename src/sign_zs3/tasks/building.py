@@ -161,7 +161,7 @@ class Sources(NamedTuple):
         `UserError` where a file cannot be read, or the checkpoint is of other classes, class vectors or networks.
         """
         if not protocol.unseen:
-            log.warning("no unseen classes: the unseen and harmonic scores will be 0")
+            log.warning("no unseen classes: there will be no unseen and no harmonic score")
         path, center = hparams["init_from"], hparams["center_vectors"]
         if not path:
             return cls(class_vectors(hparams["vectors"], protocol.classes, center), hparams["weights"])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_archive, line_of, not_plain, other_format
+from sign_zs3.files import check_archive, from_home, line_of, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite
 from sign_zs3.protocol import Protocol
@@ -43,6 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     A `UserError` where it is not there, not plain types and tensors, not of this library, or a weight is not finite.
     """
+    path = Path(from_home(path))
     what = f"checkpoint: {path}"
     if path.is_dir():
         fault = f"is a folder, expected a file, which holds all that training made: {GIVE}"

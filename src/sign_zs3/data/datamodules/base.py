@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import Dataset
 
-from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDataset
+from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDataset, content_hash
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.numbering import look_at_masks
@@ -33,6 +34,7 @@ from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
+_OF_THE_CUT = ("val_fraction", "val_size", "test_fraction", "seed", "unseen_pixels", "development")
 _Share = TypeVar("_Share")
 
 
@@ -67,6 +69,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     """Refuse faults of the lists and missing files at `setup`; False only while somebody looks for all of them."""
     own_validation: bool = False
     """True where `make_dataset` knows a split ``"val"`` apart from the training list: then nothing is cut."""
+    has_masks: bool = True
+    """False where images have none, and nothing can be learnt but by self-training."""
     known_numbering: bool = False
     """True where masks are numbered as a published data set's, so that others are refused."""
 
@@ -147,7 +151,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             self._drop(self.train_set)
         else:
             log.info("unseen_pixels=ignore: training hides unseen pixels; train/hidden_pixels counts them")
-        look_at_masks(self.train_set, self.train_indices, self.known_numbering)
+        if self.has_masks:
+            look_at_masks(self.train_set, self.train_indices, self.known_numbering)
 
     def follow(self, plan: LoaderPlan) -> None:
         """Make the loaders that are asked for from now on as a run needs them.
@@ -163,6 +168,35 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         if plan.maps is not None and self.train_set is not None:
             # better now than after the maps of the validation images
             self.feature_view(self.train_set, True, plan.maps.strides[-1], plan.maps.extra)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what says which images train and which validate, for a checkpoint; nothing before `setup` for both."""
+        if self.train_set is None or self.val_set is None:
+            return {}
+        sets = {"training": (self.train_set, self.train_indices), "validation": (self.val_set, self.val_indices)}
+        images = {name: [dataset.name(i) for i in indices] for name, (dataset, indices) in sets.items()}
+        options = {name: getattr(self, name) for name in _OF_THE_CUT if hasattr(self, name)}
+        return {"options": options, **{name: content_hash("\n".join(of).encode()) for name, of in images.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the images with those of a run that is resumed.
+
+        Raises:
+            UserError: Other images train or validate now: some of those that were trained on might validate.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        mine = self.state_dict()
+        if all(state_dict.get(name) == mine.get(name) for name in ("training", "validation")):
+            return
+        before, now = state_dict.get("options", {}), mine.get("options", {})
+        changed = [f"{k} {now[k]!r} instead of {before[k]!r}" for k in now if k in before and now[k] != before[k]]
+        raise UserError(
+            f"data: found other training or validation images than the run that is resumed had "
+            f"({', '.join(changed) or 'its lists or folders have changed'}), expected the same; give its data and "
+            "options, or start a new run from its weights by init_from"
+        )
 
     def teardown(self, stage: str) -> None:
         """Forget the run's plan: the next model may be another one."""

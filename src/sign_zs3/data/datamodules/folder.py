@@ -12,6 +12,7 @@ from sign_zs3.data.datamodules.images import ImageDataModule
 from sign_zs3.data.datasets.base import Image, Part, SegmentationDataset, Transform
 from sign_zs3.data.datasets.folder import FolderDataset, folder_protocol
 from sign_zs3.errors import UserError
+from sign_zs3.files import from_home
 from sign_zs3.images import find_images, read_image
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -26,13 +27,17 @@ class FolderDataModule(ImageDataModule):
     Args:
         root: The folder.
         unseen: Names of the unseen classes: no training pixel shows them.
-        images: Folder of the images below `root`; jpg, png, bmp, tif or webp.
-        masks: Folder of the masks below `root`: 8-bit palette or grey images of the image's size, an id per pixel.
+        images: Folder of the images below `root`; jpg, png, bmp, tif, webp, gif or ppm.
+        masks: Folder of the masks below `root`: palette or grey PNG, BMP, TIFF or PGM of the image's size, an id per
+            pixel.
         classes: List of classes below `root`, ``id<TAB>name`` a line.
         train_list: List of training images below `root`, a name a line.
         val_list: List of validation images below `root`.
         test_list: List of test images below `root`.
         test_fraction: Share of test images where there are no lists.
+        image_suffix: What images' names end in beside the name that they share with their masks, such as
+            ``_leftImg8bit.png``; None: any suffix of an image.
+        mask_suffix: The same of masks, such as ``_gtFine_labelIds.png`` or ``.jpg.png``.
         ignored_classes: Names of classes to leave out: their pixels are ignored.
         ignored_ids: Ids that mean "no label", unless the list of classes names them; null: 0 and 255.
         **kwargs: Further arguments of `ImageDataModule`.
@@ -52,6 +57,8 @@ class FolderDataModule(ImageDataModule):
         val_list: str | None = None,
         test_list: str | None = None,
         test_fraction: float = 0.2,
+        image_suffix: str | None = None,
+        mask_suffix: str | None = None,
         ignored_classes: list[str] | None = None,
         ignored_ids: list[int] | None = None,
         **kwargs: Any,
@@ -59,6 +66,7 @@ class FolderDataModule(ImageDataModule):
         if not 0 < test_fraction < 1:
             raise UserError(f"test_fraction: found {test_fraction}, expected a number between 0 and 1; correct it")
         ignored_ids = [0, IGNORE_INDEX] if ignored_ids is None else ignored_ids
+        root = from_home(root)
         super().__init__(folder_protocol(root, unseen, classes, ignored_classes or (), ignored_ids), **kwargs)
         self.root = root
         self.images = images
@@ -79,6 +87,8 @@ class FolderDataModule(ImageDataModule):
                 f"{Path(root) / 'splits' / other}.txt{instead}"
             )
         self.test_fraction = test_fraction
+        self.image_suffix = image_suffix
+        self.mask_suffix = mask_suffix
         self.own_validation = self.lists["val"] is not None
 
     def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> FolderDataset:
@@ -90,6 +100,8 @@ class FolderDataModule(ImageDataModule):
             masks=self.masks,
             list_file=self.lists[split],
             test_fraction=self.test_fraction,
+            image_suffix=self.image_suffix,
+            mask_suffix=self.mask_suffix,
             **self.dataset_options(hide_unseen, augment),
         )
 
@@ -126,6 +138,8 @@ class UnlabelledDataModule(ImageDataModule):
     Raises:
         UserError: No image is found, or one cannot be read.
     """
+
+    has_masks = False
 
     def __init__(
         self, protocol: Protocol, images: Sequence[str | Path], crop_size: int | None = None, **kwargs: Any

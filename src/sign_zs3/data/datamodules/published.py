@@ -8,6 +8,7 @@ from sign_zs3.data.datasets.coco_stuff import COCOStuffDataset
 from sign_zs3.data.datasets.pascal_context import PascalContextDataset
 from sign_zs3.data.datasets.voc import VOCDataset, download_voc
 from sign_zs3.data.splits import published_protocol
+from sign_zs3.files import from_home
 
 
 class COCOStuffDataModule(ImageDataModule):
@@ -27,7 +28,7 @@ class COCOStuffDataModule(ImageDataModule):
         self, root: str, val_size: int = 10_000, split: str = "default", unseen: list[str] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(published_protocol("coco_stuff", unseen, split), **kwargs)
-        self.root = root
+        self.root = from_home(root)
         self.val_size = val_size
         # without a validation image there is no split "val"
         self.own_validation = val_size > 0
@@ -68,8 +69,8 @@ class PascalContextDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(published_protocol(f"pascal_context_{num_classes}", unseen, split), **kwargs)
-        self.root = root
-        self.labels = labels
+        self.root = from_home(root)
+        self.labels = None if labels is None else from_home(labels)
         self.lists = {"train": train_list, "test": test_list}
         self.num_classes: Literal[33, 59] = num_classes
 
@@ -85,8 +86,8 @@ class VOCDataModule(ImageDataModule):
 
     Args:
         root: The folder that holds ``VOCdevkit``, or ``VOCdevkit``, or ``VOC2012``.
-        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; None trains on VOC 2012
-            train alone.
+        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; None trains on the
+            masks in ``SegmentationClassAug`` where these are there, else on VOC 2012 train alone.
         split: ``default``: pottedplant, sheep, sofa, train and tvmonitor are unseen, background is ignored; ``zs3-2``,
             ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
@@ -106,8 +107,8 @@ class VOCDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(published_protocol("voc", unseen, split), **kwargs)
-        self.root = root
-        self.sbd_root = sbd_root
+        self.root = from_home(root)
+        self.sbd_root = None if sbd_root is None else from_home(sbd_root)
         self.download = download
 
     def prepare_data(self) -> None:

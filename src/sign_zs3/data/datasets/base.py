@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from sign_zs3.data.numbering import ranges
 from sign_zs3.errors import UserError
-from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.protocol import IGNORE_INDEX, Protocol, ranges
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

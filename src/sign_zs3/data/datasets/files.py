@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sign_zs3.data.datasets.matlab import unpacked
 from sign_zs3.errors import UserError
 from sign_zs3.files import CLASS_LINE, read_lines, refuse_special
-from sign_zs3.images import FORMATS, decoding
+from sign_zs3.images import FORMATS, decoding, raw_mode
 from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
 
@@ -26,13 +26,18 @@ _MASK_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "PPM")
 _LOSSY = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 
 
-def read_list(path: Path, problems: list[str] | None = None) -> list[str]:
+def read_list(
+    path: Path, problems: list[str] | None = None, clean: Callable[[str], str] = lambda line: line
+) -> list[str]:
     """Read a list of image ids, one a line, in the file's order; a `UserError` where it cannot be read or is empty.
 
     `problems` takes ids that occur twice or leave the folder of the images; where it is None, they are errors too.
+    `clean` makes an id of a line.
     """
     ids: dict[str, None] = {}
     for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
+        line = clean(line)
+        line = PurePosixPath(line).as_posix() if line.startswith("./") else line
         if line.startswith("/") or ".." in PurePosixPath(line).parts or "\\" in line or "\0" in line:
             problem = f", expected a name below the folder of images; correct line {number}"
         elif line in ids:
@@ -96,7 +101,7 @@ def read_index_mask(path: Path) -> NDArray[Any]:
     with decoding(path, "a palette or grey PNG"):
         refuse_special(path, "a palette or grey PNG")
         with Pillow.open(path, formats=FORMATS) as file:
-            rawmode = str(file.tile[0][3]) if file.tile else ""
+            rawmode = raw_mode(file)
             if (found := _changes_ids(file, rawmode)) is not None:
                 raise UserError(f"{path}: found {found}, expected {expected}; write it anew from its source")
             if (mode := file.mode) not in ("L", "P") and mode[0] != "I":

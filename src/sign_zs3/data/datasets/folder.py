@@ -9,8 +9,9 @@ from typing import Any
 from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
+from sign_zs3.data.datasets.pairing import MASK_SUFFIXES, find_side, in_list, unpaired, why_none
 from sign_zs3.errors import UserError, did_you_mean
-from sign_zs3.files import visible_files
+from sign_zs3.files import composed
 from sign_zs3.images import SUFFIXES
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -18,8 +19,6 @@ log = logging.getLogger(__name__)
 
 _PARTS = {"train", "val", "test"}
 _NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore", "ignored")
-# no GIF: those who write one renumber its palette, and the ids are lost
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def folder_protocol(
@@ -43,11 +42,12 @@ def folder_protocol(
     """
     path = Path(root) / classes
     names = read_classes(path)
+    ignored_classes = [composed(name) for name in ignored_classes]
     for name in ignored_classes:
         if name not in names.values():
-            hint = did_you_mean(name, names.values(), 1, "; correct the name")
+            hint = did_you_mean(name, names.values(), 1, "; correct the name, or root where it is another folder")
             raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}{hint}")
-        if name in (unseen or ()):
+        if name in map(composed, unseen or ()):
             raise UserError(f"unseen: found {name!r}, which is in ignored_classes too; remove it from one of them")
     for i, name in names.items():
         if name.lower() in _NO_LABEL and name not in ignored_classes:
@@ -68,9 +68,13 @@ class FolderDataset(ListedDataset):
         split: ``"train"``, ``"val"`` (only with a list) or ``"test"``.
         protocol: The class split, from `folder_protocol`.
         images: Folder of the images below `root`.
-        masks: Folder of the masks below `root`: 8-bit palette or grey images, an id per pixel.
-        list_file: List of image names below `root`, with or without suffix; None splits by `test_fraction`.
+        masks: Folder of the masks below `root`: palette or grey images, an id per pixel.
+        list_file: List of image names below `root`, with or without folder and suffix, a mask's after a blank where it
+            has another name; None splits by `test_fraction`.
         test_fraction: Share of test images where there are no lists.
+        image_suffix: What the images' names end in beside the name that they share with their masks, such as
+            ``_leftImg8bit.png``; None: any suffix of an image.
+        mask_suffix: The same of masks, such as ``_gtFine_labelIds.png``.
         check: Refuse faults of the lists and missing files; False leaves them to `sign-zs3 data check`.
         **options: `hide_unseen` and `transform` of `ListedDataset`.
 
@@ -89,6 +93,8 @@ class FolderDataset(ListedDataset):
         masks: str = "masks",
         list_file: str | Path | None = None,
         test_fraction: float = 0.2,
+        image_suffix: str | None = None,
+        mask_suffix: str | None = None,
         check: bool = True,
         **options: Any,
     ) -> None:
@@ -99,58 +105,39 @@ class FolderDataset(ListedDataset):
                 f"{folders[0]}: found as the folder of images and of masks, expected two; move the masks to one of "
                 "their own and name it in masks"
             )
-        pictures = _by_name(folders[0], SUFFIXES, "images", problems)
-        labels = _by_name(folders[1], MASK_SUFFIXES, "masks", problems)
+        pictures = find_side(folders[0], "images", image_suffix, problems)
+        labels = find_side(folders[1], "masks", mask_suffix, problems)
         if list_file is None:
-            names = _part(sorted(pictures.keys() & labels.keys()), test_fraction, split)
-            for mine, others, what, other in ((pictures, labels, "image", "mask"), (labels, pictures, "mask", "image")):
-                alone = [mine[name] for name in sorted(mine.keys() - others.keys())]
-                if alone and problems is None:
-                    log.warning("%s: found no %s of this name (%d are left out)", alone[0], other, len(alone))
-                elif problems is not None:
-                    end = f"found no {other} of this name, expected one; add it or remove the {what}"
-                    problems += [f"{path}: {end}" for path in alone]
-            if apart := sorted({name.split("/")[0] for name in pictures if "/" in name} & _PARTS):
+            both = pictures.files.keys() & labels.files.keys()
+            pairs = [(name, name) for name in _part(sorted(both), test_fraction, split)]
+            for alone in (unpaired(pictures, labels), unpaired(labels, pictures)):
+                if problems is not None:
+                    problems += alone
+                elif alone and both:
+                    log.warning("%s (%d are left out)", alone[0], len(alone))
+            if apart := sorted({name.split("/")[0] for name in pictures.files if "/" in name} & _PARTS):
                 raise UserError(
                     f"{folders[0]}: found the folders {', '.join(apart)} but no lists, which would mix them; write the "
                     f"names of their images into splits/train.txt and splits/test.txt, as in {apart[0]}/NAME"
                 )
-            if not names:
+            if not both:
+                raise UserError(f"{folders[0]}: {why_none(pictures, labels)}")
+            if not pairs:
                 raise UserError(
-                    f"{folders[0]}: found no {split} image with a mask in {folders[1]}, expected a mask of the same "
-                    "name per image; name the folders in images and masks, or change test_fraction"
+                    f"{folders[0]}: found {len(both)} images with a mask, none of them for {split}, expected one at "
+                    "least; change test_fraction, or write lists"
                 )
         else:
             listed = read_list(Path(root) / list_file, problems)
-            names = sorted({_stem(name.removeprefix(f"{images}/")) for name in listed})
+            pairs = sorted(dict(in_list(line, pictures, labels) for line in listed).items())
         items = []
-        for name in names:
-            image = pictures.get(name, folders[0] / f"{name}{SUFFIXES[0]}")
-            items.append(Item(name, image, labels.get(name, folders[1] / f"{name}{MASK_SUFFIXES[0]}")))
+        for name, of_mask in pairs:
+            image = pictures.files.get(name, folders[0] / f"{name}{image_suffix or SUFFIXES[0]}")
+            mask = labels.files.get(of_mask, folders[1] / f"{of_mask}{mask_suffix or MASK_SUFFIXES[0]}")
+            items.append(Item(name, image, mask))
+        if list_file is not None and not any(item.mask.exists() for item in items):
+            raise UserError(f"{Path(root) / list_file}: {why_none(pictures, labels)}")
         super().__init__(items, protocol, problems or (), check=check, **options)
-
-
-def _stem(name: str) -> str:
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
-
-
-def _by_name(folder: Path, suffixes: Sequence[str], what: str, problems: list[str] | None) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not found, expected the folder of the {what}; name it in {what}")
-    found: dict[str, Path] = {}
-    for path in sorted(visible_files(folder)):
-        if path.suffix.lower() not in suffixes:
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            message = f"{path}: found beside {found[name].name}, expected one file of that name; remove one"
-            if problems is None:
-                raise UserError(message)
-            problems.append(message)
-        else:
-            found[name] = path
-    return found
 
 
 def _part(names: Sequence[str], test_fraction: float, split: str) -> list[str]:

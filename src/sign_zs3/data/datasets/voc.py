@@ -2,12 +2,15 @@
 
 `train_aug` is built by rule from the lists that lie there: SBD (train and val) minus every VOC 2012 val image, joined
 with VOC 2012 train. With the complete data sets that gives 10,582 images; the test list is VOC 2012 val, 1,449 images.
+
+Many have these masks as PNGs instead, in ``SegmentationClassAug`` beside ``SegmentationClass``, with ``train_aug.txt``:
+they are read where no folder of SBD is given.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -20,6 +23,9 @@ from sign_zs3.files import refusing
 from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
+
+_AUG = "SegmentationClassAug"
+_AUG_LISTS = ("train_aug.txt", "trainaug.txt")
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class VOCDataset(ListedDataset):
 
     Args:
         root: The folder that holds ``VOCdevkit``, or ``VOCdevkit``, or ``VOC2012``.
-        split: ``"train"``: `train_aug` where `sbd_root` is given, else VOC 2012 train; ``"val"``: its val.
+        split: ``"train"``: `train_aug` where `sbd_root` is given or ``SegmentationClassAug`` is there, else VOC 2012
+            train; ``"val"``: its val.
         sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; only ``"train"`` reads
             it.
         protocol: The class split; None takes the default one.
@@ -91,8 +98,10 @@ class VOCDataset(ListedDataset):
         voc, sbd = _VOC.require(root), None
         if split == "train" and sbd_root is not None:
             sbd = _SBD.require(sbd_root)
+        elif split == "train" and (voc / _AUG).is_dir():
+            log.info("no sbd_root: training on the masks in %s", voc / _AUG)
         elif split == "train":
-            log.info("no sbd_root: training on VOC 2012 train alone, without SBD's images")
+            log.info("no sbd_root, no %s: training on VOC 2012 train alone, without SBD's images", _AUG)
         problems: list[str] = []
         items = _items(voc, sbd, split, problems)
         super().__init__(items, protocol or published_protocol("voc"), problems, **options)
@@ -120,9 +129,26 @@ def download_voc(root: str | Path, sbd_root: str | Path | None = None) -> None:
         _SBD.download(sbd_root, SBDataset, mode="segmentation")
 
 
+def _bare(line: str) -> str:
+    """Return the id in a line of a list, which may be a pair of paths: ``/JPEGImages/ID.jpg /FOLDER/ID.png``."""
+    parts = line.split()
+    return PurePosixPath(parts[0]).stem if len(parts) == 2 and parts[1].endswith(".png") else line
+
+
 def _items(voc: Path, sbd: Path | None, split: str, problems: list[str]) -> list[Item]:
     lists = voc / "ImageSets" / "Segmentation"
-    names = set(read_list(lists / f"{split}.txt", problems))
+    with_aug = sbd is None and (voc / _AUG).is_dir()
+    listed = lists / f"{split}.txt"
+    if with_aug and split == "train":
+        listed = next((path for name in _AUG_LISTS if (path := lists / name).is_file()), lists / _AUG_LISTS[0])
+    names = set(read_list(listed, problems, _bare))
+    if with_aug:
+        own = names_in(voc / "SegmentationClass") if split == "val" else ()
+        folders = {name: "SegmentationClass" if f"{name}.png" in own else _AUG for name in sorted(names)}
+        return [
+            Item(name, voc / "JPEGImages" / f"{name}.jpg", voc / folder / f"{name}.png")
+            for name, folder in folders.items()
+        ]
     extra: set[str] = set()
     in_voc: set[str] = set()
     if sbd is not None:

@@ -1,0 +1,102 @@
+"""`data convert`: a folder of id masks and its list of classes, from what annotation tools write."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from sign_zs3.data.convert import Converted, convert
+from sign_zs3.data.datasets.files import read_classes
+from sign_zs3.errors import UserError
+from sign_zs3.files import make_folder
+from sign_zs3.protocol import IGNORE_INDEX
+
+DESCRIPTION = """\
+Make id masks (palette PNG) and classes.txt of colour-coded masks, of COCO's JSON (polygons and run lengths) or of
+LabelMe's. Pixels that nothing is annotated on are 0, no label; add the line 0<TAB>background to classes.txt to make
+them a class."""
+SOURCE_HELP = """\
+A COCO JSON file, as Roboflow, CVAT and Label Studio export it; a folder of LabelMe JSON files; or, with --colours, a
+folder of colour-coded masks, such as CVAT's SegmentationClass."""
+COLOURS_HELP = """\
+The colours: voc for VOC's palette; or a file with `id<TAB>name<TAB>r g b` a line (or #rrggbb); or CVAT's
+labelmap.txt."""
+CLASSES_HELP = "Ids of LabelMe's labels, `id<TAB>name` a line (default: from 1, in alphabetical order)."
+OUTPUT_HELP = "A folder that is not there yet or is empty; masks/ and classes.txt are written into it."
+
+
+def run(args: list[str]) -> int:
+    """Convert annotations; a UserError, and no output, where something cannot be read or is there already."""
+    options = _parser().parse_args(args)
+    output = Path(options.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output: found {output} with something in it, expected a folder not there yet; name another")
+    classes = None if options.classes is None else read_classes(Path(options.classes))
+    made = convert(Path(options.source), options.colours, classes)
+    beside = output.with_name(f".{output.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        images, pixels = _write(made, beside)
+        if output.exists():
+            output.rmdir()
+        beside.rename(output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _print(made, images, pixels)
+    print(f"masks:    {output / 'masks'}\nclasses:  {output / 'classes.txt'}")
+    print(f"to train: put the images into {output / 'images'}, and --data FolderDataModule --data.root {output}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("sign-zs3 data convert", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("source", metavar="ANNOTATIONS", help=SOURCE_HELP)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT_HELP)
+    parser.add_argument("--colours", metavar="voc|FILE", help=COLOURS_HELP)
+    parser.add_argument("--classes", metavar="FILE", help=CLASSES_HELP)
+    return parser
+
+
+def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
+    """Write masks and list of classes; return how many masks hold an id, and its pixels. All masks count as id -1."""
+    from PIL import Image
+
+    from sign_zs3.drawing.figures import class_colours
+
+    ids = sorted(made.classes)
+    palette = np.tile(class_colours(0)[:1], (256, 1))
+    palette[ids] = class_colours(len(ids))[: len(ids)]
+    images: Counter[int] = Counter()
+    pixels: Counter[int] = Counter()
+    for name, mask in made.masks:
+        path = folder / "masks" / f"{name}.png"
+        if path.exists():
+            raise UserError(f"{name}: found twice as the name of an image, expected it once; rename one")
+        make_folder(path.parent)
+        image = Image.fromarray(mask)
+        image.putpalette((palette * 255).round().astype(np.uint8).tobytes())
+        image.save(path)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        images.update([-1, *np.flatnonzero(counts).tolist()])
+        pixels.update({number: int(counts[number]) for number in np.flatnonzero(counts).tolist()})
+    (folder / "classes.txt").write_text("".join(f"{i}\t{made.classes[i]}\n" for i in ids), encoding="utf-8")
+    return images, pixels
+
+
+def _print(made: Converted, images: Counter[int], pixels: Counter[int]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    right = [Column(name, justify="right") for name in ("images", "pixels")]
+    table = Table(Column("id", justify="right"), "class", *right, title=f"{images[-1]:,} masks")
+    for number in sorted({*made.classes, *pixels}):
+        name = made.classes.get(number, "no label" if number in (0, IGNORE_INDEX) else "")
+        table.add_row(str(number), escape(name), f"{images[number]:,}", f"{pixels[number]:,}")
+    Console().print(table)
+    for note in made.notes:
+        print(f"note:     {note}")

@@ -1,0 +1,340 @@
+"""Masks of ids from what annotation tools write: colour-coded images, COCO's JSON and LabelMe's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sign_zs3.data.splits import VOC_CLASSES
+from sign_zs3.errors import UserError
+from sign_zs3.files import composed, read_content, read_lines, refusing, visible_files
+from sign_zs3.images import FORMATS, SUFFIXES, check_pixels, decoding
+from sign_zs3.limits import MAX_ANNOTATIONS, MAX_PIXELS
+from sign_zs3.protocol import IGNORE_INDEX
+
+Mask: TypeAlias = NDArray[np.uint8]
+Colour: TypeAlias = tuple[int, int, int]
+
+_COLOUR = r"(?:#(?P<hex>[0-9a-fA-F]{6})|(?P<r>\d{1,3})[ ,]+(?P<g>\d{1,3})[ ,]+(?P<b>\d{1,3}))"
+# id, name and colour; or, as CVAT's labelmap.txt has it, name:r,g,b:parts:actions
+_LINES = (
+    re.compile(rf"(?P<id>\d+)\s*[\t:]\s*(?P<name>\S.*?)\s*[\t:]\s*{_COLOUR}"),
+    re.compile(rf"(?P<name>[^:\t]+?)\s*[:\t]\s*{_COLOUR}(?::.*)?"),
+)
+_NO_LABEL = ("__ignore__", "_background_")
+
+
+@dataclass
+class Converted:
+    """What a conversion makes.
+
+    Attributes:
+        classes: Id -> name, of ``classes.txt``.
+        masks: Yields the name of each mask, with subfolders and no suffix, and the mask, uint8 (H, W).
+        notes: What is to be said at the end; it grows while `masks` is read.
+    """
+
+    classes: dict[int, str]
+    masks: Iterator[tuple[str, Mask]]
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(source: Path, colours: str | None = None, classes: Mapping[int, str] | None = None) -> Converted:
+    """Convert annotations, whose kind their content tells.
+
+    Args:
+        source: COCO's JSON file; a folder of LabelMe's JSON files; or, with `colours`, a folder of colour-coded images.
+        colours: ``voc`` for VOC's palette, or a file of colours, see `read_colours`.
+        classes: Ids of LabelMe's names; None numbers them from 1, in alphabetical order.
+
+    Raises:
+        UserError: It is none of these, or (while the masks are read) a file cannot be read.
+    """
+    if colours is not None:
+        return _from_colours(source, *(voc_colours() if colours == "voc" else read_colours(Path(colours))))
+    if source.is_file():
+        return _from_coco(source)
+    if files := _files(source, [".json"]):
+        return _from_labelme(source, files, classes)
+    raise UserError(
+        f"{source}: found no annotations, expected a COCO JSON file, a folder of LabelMe JSON files, or, with "
+        "--colours, a folder of colour-coded masks"
+    )
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    files = sorted(visible_files(folder)) if folder.is_dir() else []
+    return [file for file in files if file.suffix.lower() in suffixes]
+
+
+# -- colours -------------------------------------------------------------------------------------------------------
+
+
+def voc_colours() -> tuple[dict[Colour, int], dict[int, str]]:
+    """Return the colours of VOC's masks -> id, and the names of the 20 classes; the border's is 255."""
+    colours: dict[Colour, int] = {}
+    for number in (*range(len(VOC_CLASSES) + 1), IGNORE_INDEX):
+        # bit k of red, green and blue, from the highest, is bit 3k, 3k + 1 and 3k + 2 of the id
+        red, green, blue = (sum((number >> (3 * k + part) & 1) << (7 - k) for k in range(8)) for part in range(3))
+        colours[red, green, blue] = number
+    return colours, dict(enumerate(VOC_CLASSES, 1))
+
+
+def read_colours(path: Path) -> tuple[dict[Colour, int], dict[int, str]]:
+    """Read a table of colours: ``id<TAB>name<TAB>r g b`` or ``#rrggbb`` a line, or CVAT's ``labelmap.txt``.
+
+    Without ids the lines are numbered from 0. Id 255 is no class, and several colours may have one id.
+
+    Raises:
+        UserError: The file cannot be read, a line has another form, or a colour occurs twice.
+    """
+    expected = "a class a line, as id<TAB>name<TAB>r g b, or CVAT's labelmap.txt"
+    colours: dict[Colour, int] = {}
+    names: dict[int, str] = {}
+    lines = [(number, line) for number, line in read_lines(path, "colour", expected) if not line.startswith("# ")]
+    for index, (number, line) in enumerate(lines):
+        match = next((match for form in _LINES if (match := form.fullmatch(line))), None)
+        if match is None:
+            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
+        parts = match.groupdict()
+        red, green, blue = bytes.fromhex(parts["hex"]) if parts["hex"] else (int(parts[c]) for c in "rgb")
+        own_id = int(parts["id"]) if parts.get("id") else index
+        if max(red, green, blue, own_id) > IGNORE_INDEX:
+            raise UserError(
+                f"{path}: found {line!r:.100} in line {number}, expected numbers up to 255; correct the line"
+            )
+        if (red, green, blue) in colours:
+            raise UserError(f"{path}: found the colour {red} {green} {blue} twice, in line {number}; remove one")
+        colours[red, green, blue] = own_id
+        if own_id != IGNORE_INDEX:
+            names.setdefault(own_id, parts["name"])
+    return colours, names
+
+
+def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int, str]) -> Converted:
+    if not (files := _files(folder, SUFFIXES)):
+        raise UserError(f"{folder}: found no image, expected a folder of colour-coded masks")
+    packed = np.array([(r << 16) | (g << 8) | b for r, g, b in colours], np.int64)
+    order = packed.argsort()
+    packed, ids = packed[order], np.array(list(colours.values()), np.uint8)[order]
+
+    def masks() -> Iterator[tuple[str, Mask]]:
+        for file in files:
+            channels = _rgb(file).astype(np.int64)
+            colour_of = (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
+            found, places = np.unique(colour_of, return_inverse=True)
+            at = np.searchsorted(packed, found).clip(max=len(packed) - 1)
+            if (odd := np.flatnonzero(packed[at] != found)).size:
+                colour = int(found[odd[0]])
+                pixels = np.count_nonzero(places == odd[0])
+                raise UserError(
+                    f"{file}: found the colour {colour >> 16} {colour >> 8 & 255} {colour & 255} in {pixels} pixels, "
+                    f"expected one of the {len(packed)} in the table; add it, or write masks unsmoothed, not as JPEG"
+                )
+            yield _name(file.relative_to(folder).as_posix()), ids[at][places].reshape(colour_of.shape)
+
+    return Converted(classes, masks())
+
+
+def _rgb(file: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with decoding(file, "a colour-coded mask"), Image.open(file, formats=FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# -- COCO ----------------------------------------------------------------------------------------------------------
+
+
+def _from_coco(path: Path) -> Converted:
+    content = _json(path, "COCO's annotations")
+    with _whole(path, "COCO's annotations"):
+        categories = {int(c["id"]): composed(str(c["name"])) for c in content["categories"]}
+        of_image: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            of_image[int(annotation["image_id"])].append(annotation)
+        images = sorted(content["images"], key=lambda image: str(image["file_name"]))
+        used = {int(a["category_id"]) for of in of_image.values() for a in of}
+    # Roboflow has a category 0 above the others, which nothing is annotated with
+    ids = sorted(categories.keys() - ({0} - used))
+    renumbered = not all(0 < number < IGNORE_INDEX for number in ids)
+    new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
+    if len(new) >= IGNORE_INDEX:
+        raise UserError(f"{path}: found {len(new)} categories, expected at most 254; leave some out")
+    made = Converted({new[number]: categories[number] for number in ids}, iter(()))
+    if renumbered:
+        made.notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
+
+    def masks() -> Iterator[tuple[str, Mask]]:
+        empty = 0
+        for image in images:
+            with _whole(path, "COCO's annotations"):
+                size = int(image["height"]), int(image["width"])
+                mask = _canvas(path, *size)
+                found = of_image[int(image["id"])]
+                # smaller ones lie on larger ones
+                for annotation in sorted(found, key=lambda a: -float(a.get("area", 0))):
+                    mask[_segment(path, annotation["segmentation"], size)] = new[int(annotation["category_id"])]
+                empty += not found
+                name = _name(str(image["file_name"]))
+            yield name, mask
+        if empty:
+            made.notes.append(f"{empty} images have no annotation: their masks are all 0, no label")
+
+    made.masks = masks()
+    return made
+
+
+def _segment(path: Path, segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return where an annotation's polygons or run lengths are, bool (H, W)."""
+    inside = np.zeros(size, np.bool_)
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            inside |= _polygon(np.array(polygon, np.float64).reshape(-1, 2), size)
+        return inside
+    if tuple(segmentation["size"]) != size:
+        raise ValueError(f"run lengths of {segmentation['size']} in an image of {list(size)}")
+    counts = segmentation["counts"]
+    if isinstance(counts, str):
+        try:
+            from pycocotools import mask as coco
+        except ImportError as error:
+            raise UserError(
+                f"{path}: found compressed run lengths, which pycocotools reads, expected it to be installed: "
+                "pip install 'sign-zs3[coco]'"
+            ) from error
+        with warnings.catch_warnings():
+            # of its own code, about NumPy 2
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return np.asarray(coco.decode({"size": list(size), "counts": counts.encode()})).astype(np.bool_)
+    if min(counts, default=0) < 0 or sum(counts) != inside.size:
+        raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {inside.size}")
+    # column by column, and absent first
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(size[::-1]).T
+
+
+def _polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels whose centres lie in a polygon (n, 2) of x and y, where pixel 0 reaches from 0 to 1."""
+    from matplotlib.path import Path as Outline
+
+    inside = np.zeros(size, np.bool_)
+    if len(points) < 3:
+        return inside
+    if not np.isfinite(points).all():
+        raise ValueError("a polygon with NaN or infinity")
+    low = np.floor(points.min(axis=0)).clip(0, size[::-1]).astype(int)
+    high = np.ceil(points.max(axis=0)).clip(0, size[::-1]).astype(int)
+    x, y = np.meshgrid(*(np.arange(a, b) + 0.5 for a, b in zip(low, high, strict=True)))
+    held = Outline(points).contains_points(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(x.shape)
+    inside[low[1] : high[1], low[0] : high[0]] = held
+    return inside
+
+
+# -- LabelMe -------------------------------------------------------------------------------------------------------
+
+
+def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str] | None) -> Converted:
+    expected = "LabelMe's annotations"
+    names: set[str] = set()
+    # twice, since the names of all files come first, and their images may fill the memory
+    for file in files:
+        with _whole(file, expected):
+            names |= {composed(str(shape["label"])) for shape in _json(file, expected)["shapes"]}
+    names -= set(_NO_LABEL)
+    classes = dict(enumerate(sorted(names), 1)) if classes is None else dict(classes)
+    number = {name: own_id for own_id, name in classes.items()}
+    if unknown := sorted(names - number.keys()):
+        raise UserError(f"{folder}: found the label {unknown[0]!r:.100}, expected one of --classes; add it there")
+    if len(classes) >= IGNORE_INDEX:
+        raise UserError(f"{folder}: found {len(classes)} labels, expected at most 254; give fewer by --classes")
+    number |= {"__ignore__": IGNORE_INDEX, "_background_": 0}
+    made = Converted(classes, iter(()))
+
+    def masks() -> Iterator[tuple[str, Mask]]:
+        left_out = 0
+        for file in files:
+            content = _json(file, expected)
+            with _whole(file, expected):
+                size = int(content["imageHeight"]), int(content["imageWidth"])
+                mask = _canvas(file, *size)
+                for shape in content["shapes"]:
+                    where = _shape(shape, size)
+                    left_out += where is None
+                    if where is not None:
+                        mask[where] = number[composed(str(shape["label"]))]
+            yield _name(file.relative_to(folder).as_posix()), mask
+        if left_out:
+            made.notes.append(f"{left_out} points and lines are left out: they hold no pixels")
+
+    made.masks = masks()
+    return made
+
+
+def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Return where a shape of LabelMe's is, bool (H, W); None for points and lines."""
+    kind = shape.get("shape_type") or "polygon"
+    points = np.array(shape["points"], np.float64).reshape(-1, 2)
+    if kind == "polygon":
+        return _polygon(points, size)
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points
+        return _polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
+    if kind == "circle":
+        y, x = np.ogrid[: size[0], : size[1]]
+        (centre_x, centre_y), (edge_x, edge_y) = points
+        radius = np.hypot(edge_x - centre_x, edge_y - centre_y)
+        inside: NDArray[np.bool_] = np.hypot(x + 0.5 - centre_x, y + 0.5 - centre_y) <= radius
+        return inside
+    if kind == "mask":
+        from PIL import Image
+
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
+            part = np.asarray(image) > 0
+        left, top = points[0].round().astype(int)
+        whole = np.zeros(size, np.bool_)
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return whole
+    if kind in ("point", "points", "line", "linestrip"):
+        return None
+    raise ValueError(f"a shape of the type {kind!r:.40}")
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _json(path: Path, expected: str) -> dict[str, Any]:
+    content = read_content(path, MAX_ANNOTATIONS, expected)
+    with refusing(f"{path}: cannot be read", f", expected {expected}; write it again"):
+        found = json.loads(content.decode("utf-8-sig"))
+        if not isinstance(found, dict):
+            raise ValueError(f"found a {type(found).__name__}")
+        return found
+
+
+def _whole(path: Path, expected: str) -> Any:
+    """Make a line of what an entry that is missing, or of another kind, raises in the block."""
+    return refusing(f"{path}: cannot be used", f", expected {expected}; export it again")
+
+
+def _canvas(path: Path, height: int, width: int) -> Mask:
+    check_pixels(path, height, width, MAX_PIXELS)
+    return np.zeros((height, width), np.uint8)
+
+
+def _name(place: str) -> str:
+    """Return the name of a mask for a file's path, which must not leave the folder."""
+    path = PurePosixPath(composed(place.replace("\\", "/")))
+    if path.is_absolute() or ".." in path.parts or "\0" in place:
+        raise UserError(f"{place!r:.100}: found as the name of an image, expected one below its folder; correct it")
+    return path.with_suffix("").as_posix()

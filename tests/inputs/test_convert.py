@@ -1,0 +1,346 @@
+"""`data convert`: masks made of a data set's own, converted back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from sign_zs3.cli import main
+from sign_zs3.data.convert import voc_colours
+from sign_zs3.data.datasets.files import read_classes, read_index_mask
+from tests.inputs.conftest import CLASSES, COUNT, Folder
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not beside the project (../shared)")
+Mask = NDArray[np.uint8]
+TABLE = {0: (0, 0, 0), 1: (10, 20, 30), 2: (255, 0, 128), 3: (7, 7, 7), 4: (0, 0, 1)}
+
+
+def convert(*args: object) -> int:
+    return main(["data", "convert", *map(str, args)])
+
+
+def blobs(number: int, height: int = 90, width: int = 120, classes: int = 4) -> Mask:
+    """A mask of large smooth parts, 0 among them."""
+    noise = np.random.default_rng(number).normal(size=(height, width)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 12)
+    edges = np.quantile(smooth, np.linspace(0, 1, classes + 2)[1:-1])
+    mask: Mask = np.digitize(smooth, edges).astype(np.uint8)
+    return mask
+
+
+def outlines(part: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """The outer borders of a part without holes, along the edges of its pixels, as (n, 2) x and y."""
+    large: Mask = np.kron(part.astype(np.uint8), np.ones((8, 8), np.uint8)).astype(np.uint8)
+    found, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # the border runs through the centres of the outermost of 8 x 8 parts of a pixel
+    return [(contour[:, 0] + 0.5) / 8 for contour in found if len(contour) > 2]
+
+
+def without_holes(mask: Mask, least: int = 60) -> Mask:
+    """The connected parts of a mask that polygons can describe: whole, and not too small."""
+    result = np.zeros_like(mask)
+    for number in np.unique(mask[(mask > 0) & (mask < 255)]).tolist():
+        count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
+        for piece in (labels == index for index in range(1, count)):
+            contours, _ = cv2.findContours(piece.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            whole = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED)
+            if piece.sum() >= least and np.array_equal(whole > 0, piece):
+                result[piece] = number
+    return result
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0
+
+
+# -- colours -------------------------------------------------------------------------------------------------------
+
+
+def write_coloured(folder: Path, masks: dict[str, Mask], colours: dict[int, tuple[int, int, int]], kind: str) -> None:
+    table = np.zeros((256, 3), np.uint8)
+    for number, colour in colours.items():
+        table[number] = colour
+    for name, mask in masks.items():
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(table[mask])
+        (image.convert("RGBA") if kind == "RGBA" else image.quantize(256) if kind == "P" else image).save(path)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA"])
+@pytest.mark.parametrize(
+    "form", ["{id}\t{name}\t{r} {g} {b}", "{id}: {name}: {r},{g},{b}", "{id}\t{name}\t#{r:02x}{g:02X}{b:02x}"]
+)
+def test_colours_of_a_table(
+    kind: str, form: str, folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = {f"a/{number:02}" if number % 2 else f"{number:02}": folder.ids(number) for number in range(6)}
+    write_coloured(tmp_path / "coloured", masks, TABLE, kind)
+    names = dict(enumerate(("no label", *CLASSES)))
+    lines = [form.format(id=i, name=names[i], r=r, g=g, b=b) for i, (r, g, b) in TABLE.items()]
+    (tmp_path / "table.txt").write_text("\n".join(["# a comment", *lines]) + "\n")
+    assert convert(tmp_path / "coloured", "--colours", tmp_path / "table.txt", "--output", tmp_path / "out") == 0
+    for name, mask in masks.items():
+        assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / f"{name}.png"), mask)
+    assert read_classes(tmp_path / "out" / "classes.txt") == names
+    assert "6 masks" in capsys.readouterr().out
+
+
+def test_cvats_labelmap(folder: Folder, tmp_path: Path) -> None:
+    masks = {f"{number:02}": folder.ids(number) for number in range(4)}
+    write_coloured(tmp_path / "SegmentationClass", masks, TABLE, "RGB")
+    names = ("background", *CLASSES)
+    lines = [
+        "# label:color_rgb:parts:actions",
+        *(f"{n}:{r},{g},{b}::" for n, (r, g, b) in zip(names, TABLE.values(), strict=True)),
+    ]
+    (tmp_path / "labelmap.txt").write_text("\n".join(lines) + "\n")
+    given = [tmp_path / "SegmentationClass", "--colours", tmp_path / "labelmap.txt", "--output", tmp_path / "out"]
+    assert convert(*given) == 0
+    assert read_classes(tmp_path / "out" / "classes.txt") == dict(enumerate(names))
+    assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / "03.png"), masks["03"])
+
+
+def test_vocs_palette_is_the_published_one() -> None:
+    colours, names = voc_colours()
+    known = {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2, (192, 128, 128): 15, (0, 64, 128): 20, (224, 224, 192): 255}
+    assert known.items() <= colours.items() and len(colours) == 22 and names[15] == "person"
+
+
+@shared
+def test_real_masks_of_voc_in_colour(tmp_path: Path) -> None:
+    files = sorted((SHARED / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*.png"))[::40]
+    for file in files:
+        (tmp_path / "coloured").mkdir(exist_ok=True)
+        Image.open(file).convert("RGB").save(tmp_path / "coloured" / file.name)
+    assert convert(tmp_path / "coloured", "--colours", "voc", "--output", tmp_path / "out") == 0
+    for file in files:
+        assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / file.name), read_index_mask(file))
+
+
+def test_another_colour_is_one_line_and_leaves_nothing(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coloured(tmp_path / "coloured", {"a": folder.ids(0)}, {**TABLE, 2: (1, 2, 3)}, "RGB")
+    (tmp_path / "table.txt").write_text("".join(f"{i}\tc{i}\t{r} {g} {b}\n" for i, (r, g, b) in TABLE.items()))
+    assert convert(tmp_path / "coloured", "--colours", tmp_path / "table.txt", "--output", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert (
+        "a.png: found the colour 1 2 3 in 140 pixels, expected one of the 5 in the table" in err
+        and err.count("\n") == 1
+    )
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_overwritten(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+    assert convert(folder.root / "masks", "--colours", "voc", "--output", folder.root) == 1
+    assert "with something in it, expected a folder not there yet; name another" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()} == before
+
+
+# -- COCO ----------------------------------------------------------------------------------------------------------
+
+
+def coco(masks: dict[str, Mask], form: str, shift: int = 0) -> dict[str, Any]:
+    """COCO's JSON of masks, an annotation per connected part; `shift` is added to each category's id."""
+    annotations: list[dict[str, Any]] = []
+    for image, mask in enumerate(masks.values(), 1):
+        for number in np.unique(mask[mask > 0]).tolist():
+            count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
+            for piece in (labels == index for index in range(1, count)):
+                segmentation: Any = [outline.ravel().tolist() for outline in outlines(piece)]
+                if form != "polygons":
+                    flat = piece.T.ravel()
+                    edges = np.flatnonzero(np.diff(np.r_[False, flat, False]))
+                    runs = np.diff(np.r_[0, edges, len(flat)]).tolist()
+                    segmentation = {"size": list(mask.shape), "counts": runs}
+                    if form == "compressed":
+                        from pycocotools import mask as tool
+
+                        segmentation = tool.encode(np.asfortranarray(piece.astype(np.uint8)))
+                        segmentation["counts"] = segmentation["counts"].decode()
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": image, "category_id": number + shift,
+                    "segmentation": segmentation, "area": int(np.count_nonzero(piece)),
+                    "iscrowd": int(form != "polygons"),
+                })  # fmt: skip
+    return {
+        "images": [
+            {"id": index, "file_name": f"{name}.jpg", "height": mask.shape[0], "width": mask.shape[1]}
+            for index, (name, mask) in enumerate(masks.items(), 1)
+        ],
+        "categories": [{"id": i + shift, "name": name} for i, name in enumerate(CLASSES, 1)],
+        "annotations": annotations,
+    }
+
+
+def scenes() -> dict[str, Mask]:
+    return {f"scene {number}": blobs(number) for number in range(4)}
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("form", ["runs", "compressed"])
+def test_cocos_run_lengths_are_equal(form: str, tmp_path: Path) -> None:
+    if form == "compressed":
+        pytest.importorskip("pycocotools")
+    masks = scenes()
+    assert convert(write(tmp_path / "coco.json", coco(masks, form)), "--output", tmp_path / "out") == 0
+    for name, mask in masks.items():
+        assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / f"{name}.png"), mask)
+    assert read_classes(tmp_path / "out" / "classes.txt") == dict(enumerate(CLASSES, 1))
+
+
+def test_cocos_polygons(tmp_path: Path) -> None:
+    masks = {name: without_holes(mask) for name, mask in scenes().items()}
+    assert convert(write(tmp_path / "coco.json", coco(masks, "polygons")), "--output", tmp_path / "out") == 0
+    for name, mask in masks.items():
+        found = read_index_mask(tmp_path / "out" / "masks" / f"{name}.png")
+        assert all(iou(found == number, mask == number) >= 0.99 for number in range(1, 5))
+
+
+@shared
+def test_real_masks_as_polygons_and_run_lengths(tmp_path: Path) -> None:
+    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::60]
+    originals = {file.stem: read_index_mask(file) for file in files}
+    names = read_classes(SHARED / "msrc" / "classes.txt")
+    for form, masks in (("runs", originals), ("polygons", {k: without_holes(mask) for k, mask in originals.items()})):
+        content = coco(masks, form)
+        content["categories"] = [{"id": i, "name": name} for i, name in names.items()]
+        assert convert(write(tmp_path / f"{form}.json", content), "--output", tmp_path / form) == 0
+        assert read_classes(tmp_path / form / "classes.txt") == names
+        for name, mask in masks.items():
+            found = read_index_mask(tmp_path / form / "masks" / f"{name}.png")
+            assert form == "polygons" or np.array_equal(found, mask)
+            assert all(iou(found == number, mask == number) >= 0.99 for number in np.unique(mask).tolist())
+
+
+def test_categories_from_0_or_beyond_254_are_renumbered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = scenes()
+    for name, shift in (("low", -1), ("high", 1000)):
+        assert convert(write(tmp_path / f"{name}.json", coco(masks, "runs", shift)), "--output", tmp_path / name) == 0
+        assert "are renumbered from 1" in capsys.readouterr().out
+        for scene, mask in masks.items():
+            assert np.array_equal(read_index_mask(tmp_path / name / "masks" / f"{scene}.png"), mask)
+
+
+def test_roboflows_category_0(tmp_path: Path) -> None:
+    content = coco(scenes(), "runs")
+    content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+    assert convert(write(tmp_path / "_annotations.coco.json", content), "--output", tmp_path / "out") == 0
+    assert read_classes(tmp_path / "out" / "classes.txt") == dict(enumerate(CLASSES, 1))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c.pop("images"), lambda c: c["annotations"][0].update(image_id=99),
+        lambda c: c["annotations"][0]["segmentation"].update(size=[1, 1]),
+        lambda c: c["annotations"][0]["segmentation"].update(counts=[5]),
+        lambda c: c["annotations"][0].update(category_id=77), lambda c: c["images"][0].update(file_name="../a.jpg"),
+        lambda c: c["images"][0].update(height=10**9), lambda c: c["images"].__setitem__(0, None),
+        lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3]]),
+        lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]),
+    ],
+)  # fmt: skip
+def test_bad_annotations_are_one_line_and_leave_nothing(
+    damage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = coco(scenes(), "runs")
+    damage(content)
+    assert convert(write(tmp_path / "coco.json", content), "--output", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["coco.json"]
+
+
+# -- LabelMe -------------------------------------------------------------------------------------------------------
+
+
+def labelme(mask: Mask, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "version": "5.4.1",
+        "shapes": shapes,
+        "imagePath": "x.jpg",
+        "imageHeight": mask.shape[0],
+        "imageWidth": mask.shape[1],
+    }
+
+
+def test_labelmes_polygons(tmp_path: Path) -> None:
+    masks = {name: without_holes(mask) for name, mask in scenes().items()}
+    for name, mask in masks.items():
+        pieces = []
+        for number in range(1, 5):
+            count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
+            pieces += [(CLASSES[number - 1], labels == index) for index in range(1, count)]
+        pieces.sort(key=lambda piece: -np.count_nonzero(piece[1]))
+        shapes = [
+            {"label": label, "points": outline.tolist(), "shape_type": "polygon"}
+            for label, piece in pieces for outline in outlines(piece)
+        ]  # fmt: skip
+        write(tmp_path / "in" / f"{name}.json", labelme(mask, shapes))
+    assert convert(tmp_path / "in", "--output", tmp_path / "out") == 0
+    classes = read_classes(tmp_path / "out" / "classes.txt")
+    assert classes == dict(enumerate(sorted(CLASSES), 1))
+    number_of = {name: number for number, name in classes.items()}
+    for name, mask in masks.items():
+        found = read_index_mask(tmp_path / "out" / "masks" / f"{name}.png")
+        assert all(iou(found == number_of[label], mask == i) >= 0.99 for i, label in enumerate(CLASSES, 1))
+
+
+def test_labelmes_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = np.zeros((4, 6), np.uint8)
+    part[1:3, 2:5] = 1
+    packed = io.BytesIO()
+    Image.fromarray(part * 255).save(packed, "PNG")
+    shapes = [
+        {"label": "sky", "points": [[0, 0], [30, 5]], "shape_type": "rectangle"},
+        {"label": "cow", "points": [[20, 20], [20, 26]], "shape_type": "circle"},
+        {
+            "label": "grass",
+            "points": [[3, 10], [9, 14]],
+            "shape_type": "mask",
+            "mask": base64.b64encode(packed.getvalue()).decode(),
+        },
+        {"label": "horse", "points": [[1, 1]], "shape_type": "point"},
+        {"label": "__ignore__", "points": [[28, 28], [30, 30]], "shape_type": "rectangle"},
+        {"label": "_background_", "points": [[0, 0], [2, 2]], "shape_type": "rectangle"},
+    ]
+    write(tmp_path / "in" / "a.json", labelme(np.zeros((30, 30), np.uint8), shapes))
+    (tmp_path / "ids.txt").write_text("7\tsky\n8\tcow\n9\tgrass\n10\thorse\n")
+    assert convert(tmp_path / "in", "--classes", tmp_path / "ids.txt", "--output", tmp_path / "out") == 0
+    found = read_index_mask(tmp_path / "out" / "masks" / "a.png")
+    expected = np.zeros((30, 30), np.uint8)
+    expected[:5] = 7
+    y, x = np.mgrid[:30, :30] + 0.5
+    expected[np.hypot(x - 20, y - 20) <= 6] = 8
+    expected[11:13, 5:8] = 9
+    expected[28:, 28:], expected[:2, :2] = 255, 0
+    assert np.array_equal(found, expected)
+    assert "1 points and lines are left out" in capsys.readouterr().out
+
+
+def test_what_is_converted_trains(folder: Folder, tmp_path: Path) -> None:
+    masks = {f"{number:02}": folder.ids(number) for number in range(COUNT)}
+    assert convert(write(tmp_path / "coco.json", coco(masks, "runs")), "--output", tmp_path / "out") == 0
+    (folder.root / "images").rename(tmp_path / "out" / "images")
+    converted = Folder(tmp_path / "out")
+    assert converted.faults() == []
+    converted.data().setup("fit")
