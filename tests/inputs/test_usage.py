@@ -1,0 +1,79 @@
+"""Options on the command line that are wrong, or written as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sign_zs3.cli import main
+from sign_zs3.commands.usage import explain, list_options, with_brackets
+from tests.inputs.conftest import Folder
+
+WRONG = {
+    "--model.alpa 3": "--model.alpa: is no option here; did you mean '--model.alpha'?",
+    "--model.alpha big": "--model.alpha: found 'big', expected a number",
+    "--model.output_stride 8x": "--model.output_stride: found '8x', expected a whole number",
+    "--model.phases train": "--model.phases: found 'train', expected a list: [train]",
+    "--model.self_training anealed": "--model.self_training: found 'anealed', expected one of annealed, top_fraction, "
+    "none; did you mean 'annealed'?",
+    "--model.flip maybe": "--model.flip: found 'maybe', expected true or false",
+    "--data.unseen dog": "--data.unseen: found 'dog', expected a list: [dog]",
+    "--data.batch_siz 3": "--data.batch_siz: is no option here; did you mean '--data.batch_size'?",
+    "--data.batch_size 3.5": "--data.batch_size: found '3.5', expected a whole number",
+    "--trainer.devics 2": "--trainer.devics: is no option here; did you mean '--trainer.devices'?",
+    "--trainer.max_epochs many": "--trainer.max_epochs: found 'many', expected a whole number",
+    "stray": "found 'stray', which belongs to no option; write each value behind its option, lists as [a, b]",
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_one_line_says_what_is_wrong(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "experiments/quickstart.yaml", *given.split()])
+    assert stopped.value.code == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
+    assert err == [f"error: {WRONG[given]}"]
+
+
+@pytest.mark.parametrize(
+    ("args", "start"),
+    [
+        (
+            ["fit", "--data", "VOCDataModul"],
+            "--data: found 'VOCDataModul', expected a data module: COCOStuffDataModule, ",
+        ),
+        (["fit", "--config", "experiments/no.yaml"], "--config: "),
+        (["fti"], "found 'fti', expected one of fit, validate, test, predict, data"),
+        (
+            ["data", "check", "--data", "FolderDataModule", "--data.unseen", "dog"],
+            "--data.unseen: found 'dog', expected a",
+        ),
+    ],
+)
+def test_verbs_files_and_classes(args: list[str], start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(args)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {start}")
+
+
+def test_lists_with_commas_need_no_brackets(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "check", "--data", "FolderDataModule", "--data.root", str(folder.root)]
+    assert main([*command, "--data.unseen", "cow,horse"]) == 0
+    first = capsys.readouterr().out
+    assert main([*command, "--data.unseen=cow,horse"]) == 0
+    assert main([*command, "--data.unseen", "[cow,horse]"]) == 0
+    assert "cow (unseen)" in first and "horse (unseen)" in first
+
+
+def test_brackets_only_where_they_are_meant() -> None:
+    assert {"--data.unseen", "--data.ignored_classes", "--model.phases", "--model.scales"} <= list_options()
+    assert "--model.vectors" not in list_options() and "--data.root" not in list_options()
+    for kept in (["--data.root", "a,b"], ["--data.unseen", "[a,b]"], ["--data.unseen", "a"], ["--data.unseen=['a,b']"]):
+        assert with_brackets(kept) == kept
+    assert with_brackets(["--model.scales=0.5,1", "--model.phases", "train,transfer"]) == [
+        "--model.scales=[0.5,1]", "--model.phases", "[train,transfer]",
+    ]  # fmt: skip
+
+
+def test_what_is_not_understood_stays_one_line() -> None:
+    assert explain("something\n  else   happened") == "something else happened"
