@@ -166,7 +166,7 @@ def trained(method: str) -> tuple[bytes, dict[str, bytes]]:
             model = SIGNModule(**{**short, "accumulate": 2})
         else:
             model = SPNetModule(backbone="small", head="fcn", train_iterations=1, self_training="none")
-        trainer = quiet_trainer(folder, limit_train_batches=1, max_epochs=1, max_steps=1)
+        trainer = quiet_trainer(folder, limit_train_batches=1, max_epochs=1)
         trainer.fit(model, tiny_data(train_size=4, val_size=2, test_size=2))
         trainer.save_checkpoint(folder / "last.ckpt")
         model.segmenter.save_pretrained(folder / "model")

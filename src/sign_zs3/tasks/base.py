@@ -278,6 +278,12 @@ class ZeroShotTask(pl.LightningModule, ABC):
         self._optimizer_names = list(named)
         return list(named.values())
 
+    def configure_callbacks(self) -> list[Any]:
+        """Add none: of all hooks this is the first to see the trainer's options."""
+        if self._is_fitting:
+            run.check_options(self.trainer)
+        return []
+
     def _tell_loaders(self) -> None:
         if isinstance(data := self.trainer.datamodule, ZeroShotDataModule):  # type: ignore[attr-defined]
             data.follow(run.loader_plan(self.segmenter, self.schedule, self.hparams))

@@ -90,6 +90,19 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
         )
 
 
+def check_options(trainer: pl.Trainer) -> None:
+    """Refuse options of a trainer that would change nothing here, or something else than they say."""
+    for name, found, harmless, why in (
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,), "use model.accumulate"),
+        ("gradient_clip_val", trainer.gradient_clip_val, (None, 0), "use model.clip_norm"),
+        ("max_steps", trainer.max_steps, (-1,), "set model.train_iterations and the lengths of the other phases"),
+        ("overfit_batches", getattr(trainer, "overfit_batches", 0), (0,), "give a data set of few images"),
+        ("barebones", trainer.barebones, (False,), "leave it out: without checkpoints there is nothing to report"),
+    ):
+        if found not in harmless:
+            raise UserError(f"trainer.{name}: found {found}, which does not serve several optimisers and phases: {why}")
+
+
 def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:
     """Refuse phases that have no unseen class to learn, and a `pseudo_top_p` above the number of classes."""
     if not protocol.unseen and {"transfer", "self_training"} & {phase.kind for phase in schedule.phases}:
