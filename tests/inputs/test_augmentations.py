@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import numpy as np
 import pytest
 
 from sign_zs3.data.transforms import training_preset
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+import albumentations as A
 
 
 def filling_steps() -> dict[str, tuple[type[Any], str]]:

@@ -83,7 +83,7 @@ def _options(parser: Any) -> list[str]:
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
     """Return one line: the option, what was found, what was expected, and what to do."""
-    if match := re.search(r"unrecognized arguments: (-[^\s=]+|.*)", message):
+    if match := re.search(r"[Uu]nrecognized arguments: (-[^\s=]+|.*)", message):
         found = match[1]
         if not found.startswith("-"):
             return (
