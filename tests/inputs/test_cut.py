@@ -53,7 +53,9 @@ def test_other_images_are_refused(folder: Folder, tmp_path: Path) -> None:
 
 def test_what_does_not_change_the_images_may_change(folder: Folder, tmp_path: Path) -> None:
     path = run(folder, tmp_path, 2, val_fraction=0.1)
+    before = torch.load(path, weights_only=True)["FolderDataModule"]
     run(folder, tmp_path, 2, path, val_fraction=0.1, num_workers=1, crop_size=8)
+    assert torch.load(path, weights_only=True)["FolderDataModule"] == before
 
 
 def test_a_test_reads_any_images(folder: Folder, tmp_path: Path) -> None:
