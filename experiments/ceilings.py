@@ -14,7 +14,7 @@ import sys
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.functional import map_size, resize_scores, shrink_labels
 from sign_zs3.functional.geometry import Axis, Cells
 from sign_zs3.metrics import GZSLMeanIoU

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.functional import confusion_matrix
 from sign_zs3.tasks import load_task
 

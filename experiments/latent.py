@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3 import SIGNModule
-from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.functional import class_mmd
 from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.protocol import IGNORE_INDEX

@@ -62,6 +62,19 @@ def quiet_trainer(root: Path, *callbacks: pl.Callback, **options: Any) -> pl.Tra
         return pl.Trainer(default_root_dir=root, callbacks=list(callbacks), **(defaults | options))
 
 
+class StopAt(pl.Callback):
+    """Stop a run after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.should_stop |= self.batches == 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        trainer.should_stop |= pl_module.schedule.batches == self.batches
+
+
 Fit = Callable[..., SIGNModule]
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sign_zs3 import ClassTable, ZeroShotTask
 from sign_zs3.cli import main
+from sign_zs3.commands.training import STOPPED
 from tests.conftest import TINY
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
@@ -224,12 +225,12 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(config: str,
 def test_max_time_stops_and_says_how_to_go_on(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
     arguments = ["--model.lr", "1e-6", "--model.train_iterations", "100000", "--trainer.max_time", "00:00:00:01"]
-    assert main(["fit", "--config", config, *arguments]) == 0
+    assert main(["fit", "--config", config, *arguments]) == STOPPED
     state = torch.load(last, weights_only=True)["sign_zs3"]["schedule"]
     assert 0 < state["batches"] < 100000
     assert not (tmp_path / "runs" / "version_0" / "results.json").exists()
     # the next slot has its own second
-    assert main(["fit", "--config", config, *arguments, "--ckpt_path", "last"]) == 0
+    assert main(["fit", "--config", config, *arguments, "--ckpt_path", "last"]) == STOPPED
     later = tmp_path / "runs" / "version_1" / "checkpoints" / "last.ckpt"
     assert torch.load(later, weights_only=True)["sign_zs3"]["schedule"]["batches"] > state["batches"]
 

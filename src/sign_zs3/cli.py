@@ -16,7 +16,11 @@ SPIN = "1000"
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command line, that of the process by default; return 0, or 1 after one line on bad input (2 for usage)."""
+    """Run a command line, that of the process by default; return its status.
+
+    0, or 1 after one line on bad input, 2 for usage, 75 for a training that is to be gone on with (--trainer.max_time),
+    130 and 143 after signals.
+    """
     # albumentations asks a server for updates when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # Lightning 2.6 calls jsonargparse 4.49 and later by old names; a user can do nothing about it.
@@ -73,8 +77,7 @@ def _run(args: list[str]) -> int:
         return predict.run(args[1:])
     from sign_zs3.commands.training import ZeroShotCLI
 
-    ZeroShotCLI(args)
-    return 0
+    return ZeroShotCLI(args).status
 
 
 def _one_line(error: Exception) -> str:

@@ -13,13 +13,13 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from sign_zs3 import SIGNModule, UserError
+from sign_zs3 import UserError
 from sign_zs3.callbacks import PictureLogger, ScheduleCheckpoint
 from sign_zs3.callbacks.pictures import _reduced
 from sign_zs3.cli import main
 from sign_zs3.drawing import panels
 from sign_zs3.functional import confusion_matrix
-from tests.conftest import TINY, Fit, quiet_trainer, tiny_data, tiny_model
+from tests.conftest import TINY, Fit, StopAt, quiet_trainer, tiny_data, tiny_model
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 # 3 train, 2 generator, 3 transfer, 3 self-training
@@ -58,15 +58,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 
 def same(one: Any, other: Any) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class StopAt(pl.Callback):
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, SIGNModule)
-        trainer.should_stop |= pl_module.schedule.batches == self.batches
 
 
 # -- training is as without ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.datamodules import COCOStuffDataModule, PascalContextDataModule, VOCDataModule
 from sign_zs3.data.splits import PUBLISHED, published_protocol
 from sign_zs3.errors import UserError

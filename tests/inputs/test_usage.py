@@ -21,6 +21,18 @@ WRONG = {
     "--data.batch_size 3.5": "--data.batch_size: found '3.5', expected a whole number",
     "--trainer.devics 2": "--trainer.devics: is no option here; did you mean '--trainer.devices'?",
     "--trainer.max_epochs many": "--trainer.max_epochs: found 'many', expected a whole number",
+    # of classes other than the data's, which the message must not blame
+    "--trainer.logger Foo": "--trainer.logger: found 'Foo', expected one of CSVLogger, CometLogger, ",
+    "--trainer.callbacks Modelcheckpoint": "; did you mean 'ModelCheckpoint'?",
+    "--trainer.callbacks EarlyStopping": "--trainer.callbacks: found EarlyStopping alone, which needs monitor: give "
+    "--trainer.callbacks.monitor",
+    "--trainer.callbacks [EarlyStopping]": "--trainer.callbacks: found EarlyStopping alone, which needs monitor: give "
+    "--trainer.callbacks.monitor",
+    "--trainer.callbacks.monitr x": "--trainer.callbacks.monitr: is no option here; --help lists those that are",
+    "--trainer.logger CSVLogger --trainer.logger.nme 3": "--trainer.logger.nme: is no option here; did you mean "
+    "'--trainer.logger.name'?",
+    "--trainer.callbacks ThroughputMonitor --trainer.callbacks.batch_size_fn len": "--trainer.callbacks.batch_size_fn: "
+    "found 'len', expected the path of what to import, as in package.module.Class",
     "stray": "found 'stray', which belongs to no option; write each value behind its option, lists as [a, b]",
 }
 
@@ -31,7 +43,10 @@ def test_one_line_says_what_is_wrong(given: str, capsys: pytest.CaptureFixture[s
         main(["fit", "--config", "experiments/quickstart.yaml", *given.split()])
     assert stopped.value.code == 2
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
-    assert err == [f"error: {WRONG[given]}"]
+    assert len(err) == 1 and err[0].startswith("error: --" if given.startswith("--") else "error: ")
+    assert WRONG[given] in err[0]
+    if not WRONG[given].endswith(", "):  # the names of Lightning's classes depend on its version
+        assert err[0].endswith(WRONG[given])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +54,7 @@ def test_one_line_says_what_is_wrong(given: str, capsys: pytest.CaptureFixture[s
     [
         (
             ["fit", "--data", "VOCDataModul"],
-            "--data: found 'VOCDataModul', expected a data module: COCOStuffDataModule, ",
+            "--data: found 'VOCDataModul', expected one of COCOStuffDataModule, ",
         ),
         (["fit", "--config", "experiments/no.yaml"], "--config: "),
         (["fti"], "found 'fti', expected one of fit, validate, test, predict, data"),

@@ -23,7 +23,7 @@ from scipy.io import savemat
 
 from sign_zs3 import SIGNModule, SPNetModule
 from sign_zs3.models.backbones.build import build_backbone
-from tests.conftest import TINY, quiet_trainer, tiny_data
+from tests.conftest import TINY, StopAt, quiet_trainer, tiny_data
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 FOLDER_FILES = ("config.json", "model.safetensors")
@@ -166,7 +166,7 @@ def trained(method: str) -> tuple[bytes, dict[str, bytes]]:
             model = SIGNModule(**{**short, "accumulate": 2})
         else:
             model = SPNetModule(backbone="small", head="fcn", train_iterations=1, self_training="none")
-        trainer = quiet_trainer(folder, limit_train_batches=1, max_epochs=1)
+        trainer = quiet_trainer(folder, StopAt(1))
         trainer.fit(model, tiny_data(train_size=4, val_size=2, test_size=2))
         trainer.save_checkpoint(folder / "last.ckpt")
         model.segmenter.save_pretrained(folder / "model")

@@ -75,7 +75,7 @@ def test_a_disk_that_fills_ends_the_run_with_one_line_and_the_last_checkpoint_wh
     # with room again it goes on
     (small_disk / "filler").unlink()
     program = start("fit", "--config", config, *root, "--ckpt_path", "last", "--trainer.max_time", "00:00:00:01")
-    finish(program)
+    finish(program, 75)
     later = read_checkpoint(small_disk / "runs" / "version_1" / "checkpoints" / "last.ckpt")
     assert later["sign_zs3"]["schedule"]["batches"] > done
 
@@ -156,11 +156,11 @@ def test_slurm_takes_the_machine_back_and_the_job_goes_on_when_it_is_started_aga
     assert ("did not take job 4711 back (refused): submit it again with --ckpt_path last" in err) != requeues
     # another job in the same folder starts anew, this one goes on, each by the same command
     first = start("fit", "--config", config, "--trainer.max_time", "00:00:00:00", **(job | {"SLURM_JOB_ID": "4712"}))
-    assert "started this job again" not in finish(first)
+    assert "started this job again" not in finish(first, 75)
     # and another command of the same job too
     again = job | {"SLURM_RESTART_COUNT": "1"}
     other = start("fit", "--config", config, "--seed_everything", "1", "--trainer.max_time", "00:00:00:00", **again)
-    assert "started this job again" not in finish(other)
+    assert "started this job again" not in finish(other, 75)
     err = finish(start("fit", "--config", config, **again))
     assert "SLURM has started this job again: resuming from" in err
     ends = [

@@ -45,4 +45,4 @@ def test_a_worker_that_dies_ends_the_run_and_the_next_one_starts_cleanly(tmp_pat
     err = finish(program, 1)
     assert last_line(err).startswith("error: num_workers: DataLoader worker") and "Traceback" not in err
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    finish(start("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_time", "00:00:00:01"))
+    finish(start("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_time", "00:00:00:01"), 75)

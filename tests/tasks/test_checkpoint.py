@@ -17,8 +17,8 @@ from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
 from sign_zs3.tasks import ZeroShotTask
 from sign_zs3.vocabulary import extend
-from tests.conftest import TINY, Fit, quiet_trainer, tiny_data, tiny_model
-from tests.tasks.test_sign import StopAt, same, state_of
+from tests.conftest import TINY, Fit, StopAt, quiet_trainer, tiny_data, tiny_model
+from tests.tasks.test_sign import same, state_of
 
 DATA = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 LATER = ("version", "looked_up", "centered_on", "trained_parts", "tallies")
@@ -292,7 +292,7 @@ def test_a_resumed_teacher_is_compiled_as_a_new_one_is(
     fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[Any] = []
-    monkeypatch.setattr("sign_zs3.tasks.run.check_trainer", lambda *_: None)
+    monkeypatch.setattr("sign_zs3.tasks.trainer.check_trainer", lambda *_: None)
     monkeypatch.setattr("sign_zs3.tasks.run.compile_networks", lambda *networks: compiled.extend(networks))
     straight = fit(compile=True)
     assert straight.teacher in compiled

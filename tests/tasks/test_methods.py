@@ -17,8 +17,8 @@ from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.data.datasets.shapes import ShapesDataset
 from sign_zs3.tasks import GenerativeTask
 from sign_zs3.tasks.steps import supervised_losses
-from tests.conftest import quiet_trainer, tiny_data
-from tests.tasks.test_sign import StopAt, Watch, a_batch, same, state_of
+from tests.conftest import StopAt, quiet_trainer, tiny_data
+from tests.tasks.test_sign import Watch, a_batch, same, state_of
 
 METHODS: list[type[ZeroShotTask]] = [SPNetModule, ZS3Module, CaGNetModule, SIGNModule]
 SHARED: dict[str, Any] = {

@@ -20,9 +20,9 @@ from sign_zs3.data.datasets.shapes import ShapesDataset
 from sign_zs3.functional import annealed_weights
 from sign_zs3.models import SpatialFeatures
 from sign_zs3.tasks import ZeroShotTask, steps
-from sign_zs3.tasks.run import check_strategy
 from sign_zs3.tasks.steps import Losses, PseudoLabels
-from tests.conftest import Fit, quiet_trainer, tiny_data, tiny_model
+from sign_zs3.tasks.trainer import check_strategy
+from tests.conftest import Fit, StopAt, quiet_trainer, tiny_data, tiny_model
 
 State = dict[str, Tensor]
 
@@ -56,14 +56,6 @@ class Watch(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         if finished := pl_module.schedule.just_finished():
             self._note(pl_module, finished.name)
-
-
-class StopAt(pl.Callback):
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        trainer.should_stop |= pl_module.schedule.batches == self.batches
 
 
 def test_frozen_parts_are_bit_equal_and_trained_ones_move(fit: Fit) -> None:
@@ -268,7 +260,7 @@ def test_later_phases_start_from_given_weights(fit: Fit, tmp_path: Path) -> None
     assert alone.schedule.done
     assert not same(state_of(alone.segmenter), state_of(straight.segmenter))
     fresh = tiny_model(phases=["self_training"], init_from=checkpoint.phase_files["transfer"])
-    quiet_trainer(tmp_path, StopAt(0), limit_train_batches=0).fit(fresh, tiny_data())
+    quiet_trainer(tmp_path, StopAt(0)).fit(fresh, tiny_data())
     assert same(state_of(fresh.segmenter), state_of(straight.segmenter))
 
 

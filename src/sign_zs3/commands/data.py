@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sign_zs3.commands import convert
-from sign_zs3.commands.training import ConfiguredCLI
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.check import SplitCount, as_report, check_data, shift_of
 from sign_zs3.data.datasets.base import Part, Sample
 from sign_zs3.errors import UserError, check_at_least

@@ -222,7 +222,7 @@ def _print_resolutions(resolutions: Mapping[str, Sequence[Resolution]], names: S
 def _show(args: list[str]) -> int:
     from jsonargparse import ArgumentParser
 
-    from sign_zs3.commands.training import ConfiguredCLI
+    from sign_zs3.commands.configured import ConfiguredCLI
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--nearest", type=int, default=5, help="How many seen classes to show per unseen class.")

@@ -40,7 +40,7 @@ def run(args: list[str]) -> int:
         find_images(options.images, "--images")
     data = None
     if rest:
-        from sign_zs3.commands.training import ConfiguredCLI
+        from sign_zs3.commands.configured import ConfiguredCLI
 
         data = ConfiguredCLI(rest, "Options of the data.").datamodule
     from sign_zs3.tasks import load_task

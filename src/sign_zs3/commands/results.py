@@ -113,7 +113,7 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
     """Label the same test images with a model per row."""
     import torch
 
-    from sign_zs3.commands.training import ConfiguredCLI
+    from sign_zs3.commands.configured import ConfiguredCLI
     from sign_zs3.data.examples import choose_examples
     from sign_zs3.drawing.panels import comparison_panel
     from sign_zs3.tasks.building import check_classes

@@ -12,13 +12,15 @@ the kind that its option asks for, and to import its module runs it: read the co
 import argparse
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -31,12 +33,12 @@ from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
-from sign_zs3.files import write_json
+from sign_zs3.files import line_of, write_json
 from sign_zs3.reports.run import as_results, print_table
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
-from sign_zs3.tasks.run import check_strategy
+from sign_zs3.tasks.trainer import check_callback, check_precision, check_processes, check_strategy
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 10,
 }
+STOPPED = 75
+"""Exit status of a run that is to be gone on with, as --trainer.max_time makes one: EX_TEMPFAIL of sysexits.h."""
 # What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
 
@@ -68,6 +72,7 @@ class ZeroShotCLI(LightningCLI):
         method: Key of `METHODS`.
         stored: The checkpoint that ``--ckpt_path`` names, once it is read.
         files: Hands it to the trainer, so that its file is opened once.
+        status: The program's exit status: 0, or `STOPPED` for a run that has not finished its schedule.
 
     Raises:
         UserError: An included file or the method cannot be used, or the method is not the checkpoint's.
@@ -75,7 +80,7 @@ class ZeroShotCLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
         self.arguments, settings = with_includes(usage.with_brackets(args))
-        self.files = CheckpointFiles()
+        self.files, self.status = CheckpointFiles(), 0
         self.stored: tuple[Path, dict[str, Any]] | None = None
         self.method = self._chosen_method(settings)
         super().__init__(
@@ -244,11 +249,14 @@ class ZeroShotCLI(LightningCLI):
             ) from error
 
     def before_instantiate_classes(self) -> None:
-        """Let W&B write below the folder of the runs, or say that it is not there."""
+        """Refuse callbacks that do not serve; let W&B write below the folder of the runs, or say that it is missing."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         trainer = config.get("trainer") or {}
-        loggers = trainer.get("logger")
-        for logger in loggers if isinstance(loggers, list) else [loggers]:
+        for path in (str(getattr(each, "class_path", "")) for each in _as_list(trainer.get("callbacks"))):
+            check_callback(path)  # those with options that cannot be written to config.yaml would fail in other words
+            if path.endswith("callbacks.Timer"):
+                raise UserError("trainer.callbacks: found Timer, which cannot be written to config.yaml: use max_time")
+        for logger in _as_list(trainer.get("logger")):
             if logger is None or not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
                 continue
             try:
@@ -271,17 +279,22 @@ class ZeroShotCLI(LightningCLI):
         """Add the progress bar and the prediction writer; log to a CSV file unless told otherwise."""
         config = self._get(self.config_init, "trainer")
         root = config.get("default_root_dir") or "runs"
-        if config.get("logger") is None and "logger" not in kwargs:
+        if not config.get("logger") and "logger" not in kwargs:  # without one, runs would share a folder
             kwargs["logger"] = CSVLogger(root, name="")
-        trainer = super().instantiate_trainer(**kwargs)
-        check_strategy(trainer.strategy)  # in the process that reports, before another one is started
+        _check_trainer_options(config)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {line_of(error)}") from error
+        # in the process that reports, before another one is started
+        check_strategy(trainer.strategy)
+        check_processes(trainer)
         trainer.strategy.checkpoint_io = self.files
         if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
             trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
-        bars = [c for c in trainer.callbacks if isinstance(c, ScheduleProgressBar)]  # type: ignore[attr-defined]
-        if trainer.progress_bar_callback is not None and not bars:
-            trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+        if (bar := trainer.progress_bar_callback) is not None and bar not in _as_list(config.get("callbacks")):
+            trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
             trainer.callbacks.insert(0, ScheduleProgressBar())  # type: ignore[attr-defined]
         # Time is counted per run: Lightning's own timer would stop a resumed run at once.
         for index, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
@@ -311,6 +324,8 @@ class ZeroShotCLI(LightningCLI):
                 "stopped in phase %s after %d of %d iterations; go on with --ckpt_path %s",
                 schedule.phase.name, schedule.iteration, schedule.total, last if last.exists() else "its last.ckpt",
             )  # fmt: skip
+            if trainer.is_global_zero:  # Lightning would end rank 0 for another status of the others
+                self.status = STOPPED
             return
         scores: dict[str, Any] = {}
         kinds = {phase.name: phase.kind for phase in schedule.phases}
@@ -325,6 +340,8 @@ class ZeroShotCLI(LightningCLI):
                 continue
             trainer.test(model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
             scores[name] = model.scores
+        if not scores:
+            raise UserError(f"{folder}: found no checkpoint of a phase to test: keep the files while a run goes on")
         self._report(folder, scores)
 
     def after_test(self) -> None:
@@ -333,7 +350,7 @@ class ZeroShotCLI(LightningCLI):
         self._report(Path(self.trainer.log_dir or self.trainer.default_root_dir), {phase.name: self.model.scores})
 
     def _report(self, folder: Path, scores: dict[str, Any]) -> None:
-        if not scores or not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
             return
         from sign_zs3.callbacks.pictures import save_panel
 
@@ -348,6 +365,27 @@ class ZeroShotCLI(LightningCLI):
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_trainer_options(config: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's Trainer would refuse in other words, or make something else of before it is asked."""
+    for name, refused, why in (
+        ("barebones", True, "without checkpoints there is nothing to report"),
+        ("enable_checkpointing", False, "the table is that of the phases' checkpoints"),
+        ("limit_test_batches", 0, "the table is that of the test images"),
+    ):
+        if config.get(name) == refused and config.get(name) is not None:
+            raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out")
+    check_precision(config.get("precision"))
+    accelerator, cuda, mps = config.get("accelerator"), torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(str(accelerator), True):
+        raise UserError(
+            f"trainer.accelerator: found {accelerator}, but torch finds none on this machine: use auto or cpu"
+        )
+
+
 def _last_checkpoint(root: Path) -> str:
     files = sorted(root.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not files:
@@ -357,38 +395,3 @@ def _last_checkpoint(root: Path) -> str:
         )
     log.info("resuming from %s", files[-1])
     return str(files[-1])
-
-
-class ConfiguredCLI(ZeroShotCLI):
-    """The options of `fit` for another verb: builds the data module and nothing else.
-
-    `add` adds the verb's own options to the parser. Afterwards `datamodule` is the data module, not set up, and
-    `config` has all options by name, those of the model under ``model``.
-    """
-
-    def __init__(
-        self, args: list[str], description: str, add: Callable[[LightningArgumentParser], None] = lambda parser: None
-    ) -> None:
-        self.add = add
-        super().__init__(args, run=False, description=description)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the verb's options to those of `fit`."""
-        super().add_arguments_to_parser(parser)
-        # a run's own config.yaml has these
-        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
-        self.add(parser)
-
-    def _set_seed(self) -> None:
-        """Nothing random happens here that the data module does not seed itself."""
-
-    def instantiate_classes(self) -> None:
-        """Build the data module alone."""
-        config = self.config.clone()
-        for key in ("model", "trainer", "checkpoint"):
-            config.pop(key, None)
-        self.config_init = self.parser.instantiate_classes(config)
-        self.datamodule = self._get(self.config_init, "data")
-
-    def after_instantiate_classes(self) -> None:
-        """Leave checkpoints alone."""

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from pytorch_lightning import callbacks, loggers
+
 from sign_zs3.data import datamodules
 from sign_zs3.errors import did_you_mean
 from sign_zs3.tasks import METHODS
@@ -24,6 +26,12 @@ _DATA = {
     for name, kind in inspect.getmembers(datamodules, inspect.isclass)
     if issubclass(kind, datamodules.ZeroShotDataModule) and not inspect.isabstract(kind)
 }
+_CLASSES: dict[str, dict[str, type[Any]]] = {
+    "--data": _DATA,
+    "--trainer.callbacks": dict(inspect.getmembers(callbacks, inspect.isclass)),
+    "--trainer.logger": dict(inspect.getmembers(loggers, inspect.isclass)),
+}
+"""Options that take classes, with those that they know by name."""
 
 
 def options_of(kind: type[Any]) -> dict[str, str]:
@@ -90,30 +98,35 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
                 f"found {found!r:.100}, which belongs to no option; write each value behind its option, lists as [a, b]"
             )
         return _unknown(found, options)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
+    top, option = f"--{keys[0]}" if keys else "--data", f"--{'.'.join(keys)}" if keys else "--data"
+    kinds = re.findall(r"class_path '(?:[\w.]+\.)?(\w+)'", message)
     if match := re.search(r"Option '([^']+)' is not accepted", message):
-        kind = re.findall(r"class_path '(?:[\w.]+\.)?(\w+)'", message)
-        known = [f"--data.{name}" for name in options_of(_DATA[kind[-1]])] if kind and kind[-1] in _DATA else ()
-        return _unknown(f"--data.{match[1]}", known)
+        own = options_of(_CLASSES[top][kinds[-1]]) if kinds and kinds[-1] in _CLASSES.get(top, {}) else {}
+        return _unknown(f"{top}.{match[1]}", [f"{top}.{name}" for name in own])
+    if match := re.search(r"arguments are required: (\w+)", message):
+        return f"{top}: found {kinds[-1] if kinds else 'a class'} alone, which needs {match[1]}: give {top}.{match[1]}"
     if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
         choices = re.findall(r"[\w-]+", match[2])
         return f"found {match[1]!r}, expected one of {', '.join(choices)}{did_you_mean(match[1], choices)}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
-        hint = did_you_mean(match[1], _DATA, 1, "; or give the path of a class of your own, as in package.module.Class")
-        return f"--data: found {match[1]!r}, expected a data module: {', '.join(_DATA)}{hint}"
+        known, path = _CLASSES.get(option, {}), "as in package.module.Class"
+        hint = did_you_mean(match[1], known, 1, f"; or give the path of one of your own, {path}" if known else "")
+        expected = f"one of {', '.join(known)}" if known else f"the path of what to import, {path}"
+        return f"{option}: found {match[1]!r}, expected {expected}{hint}"
     if match := re.search(r"File does not exist: '?([^']+)'?", message):
         return f"--config: {match[1]} is not there, expected a configuration as YAML; correct the path"
-    return _of_value(message)
+    return _of_value(message, option if keys else "")
 
 
 def _unknown(option: str, known: Iterable[str]) -> str:
     return f"{option}: is no option here{did_you_mean(option, known, 1, '; --help lists those that are')}"
 
 
-def _of_value(message: str) -> str:
-    keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
+def _of_value(message: str, option: str) -> str:
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value:.*)?$", message, re.MULTILINE)))
     values = re.findall(r"(?:Given|Got) value: (?!NestedArg)(.*)", message)
-    if not keys or not expected or not values:
+    if not option or not expected or not values:
         return " ".join(message.split())[:300]
     value = values[0].strip()
     if len(expected) > 1:
@@ -121,7 +134,7 @@ def _of_value(message: str) -> str:
         expected = [kind for kind in expected if "NoneType" not in kind] or expected
     kinds = [_kind(kind, value) for kind in expected]
     choices = [choice for kind in expected for choice in re.findall(r"'([^']*)'", kind) if "Literal" in kind]
-    return f"--{'.'.join(keys)}: found {value!r:.100}, expected {' or '.join(kinds)}{did_you_mean(value, choices)}"
+    return f"{option}: found {value!r:.100}, expected {' or '.join(kinds)}{did_you_mean(value, choices)}"
 
 
 def _kind(kind: str, value: str) -> str:

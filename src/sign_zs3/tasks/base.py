@@ -21,7 +21,7 @@ from sign_zs3.models.segmenter import Inputs, Segmenter
 from sign_zs3.models.spatial import SpatialFeatures
 from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import Protocol
-from sign_zs3.tasks import building, evaluation, run, steps
+from sign_zs3.tasks import building, evaluation, run, steps, trainer
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, check_checkpoint, has_teacher, read_checkpoint, refusal
 from sign_zs3.tasks.options import TaskOptions, defaults_of
 from sign_zs3.tasks.schedule import Progress, Schedule, counted_randomness
@@ -163,7 +163,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._take(protocol)
         building.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
-            run.check_trainer(self.trainer, self.hparams["compile"])
+            trainer.check_trainer(self.trainer, self.hparams["compile"])
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
 
     def configure_model(self) -> None:
@@ -281,7 +281,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def configure_callbacks(self) -> list[Any]:
         """Add none: of all hooks this is the first to see the trainer's options."""
         if self._is_fitting:
-            run.check_options(self.trainer)
+            trainer.check_options(self.trainer)
         return []
 
     def _tell_loaders(self) -> None:

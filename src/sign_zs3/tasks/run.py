@@ -1,17 +1,13 @@
-"""What a task asks of the trainer and of the data module before a run, and what it tells the loaders."""
+"""What a task asks of the data module and of its schedule before a run, and what it tells the loaders."""
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
-from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
@@ -49,58 +45,6 @@ def check_data(data: object, hparams: Mapping[str, Any]) -> None:
             f"feature_cache: found a {type(data).__name__}, expected a ZeroShotDataModule, which can crop maps: "
             "set feature_cache to null"
         )
-
-
-def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies that cut weights in parts, or train in other processes than the one that reports."""
-    name = type(strategy).__name__
-    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-        why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
-    elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
-        name = f"{name} with the start method {launcher._start_method}"
-        why = "which trains in other processes than this one, that would report without the trained weights"
-    else:
-        return
-    raise UserError(f"strategy: found {name}, {why}: use ddp, which starts a program per device, or one device")
-
-
-def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
-    """Refuse a trainer whose precision or options do not serve, and a missing compiler; tell DDP what to expect."""
-    faults = {
-        **dict.fromkeys(("16-mixed", "16-true"), "one loss scale cannot serve several optimisers"),
-        "bf16-true": "small steps would be lost in weights of 8 bits",
-    }
-    if (fault := faults.get(str(trainer.precision))) is not None:
-        raise UserError(f"precision: found {trainer.precision}, expected 32-true or bf16-mixed: {fault}")
-    strategy = trainer.strategy
-    check_strategy(strategy)
-    if isinstance(strategy, pl.strategies.DDPStrategy):
-        if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
-            raise UserError(
-                "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics are "
-                "averaged over the processes either way"
-            )
-        # Each phase leaves other parameters without gradients, which DDP must be told.
-        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
-    if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise UserError(
-            "compile: found no C++ compiler, which torch.compile needs on the CPU, expected g++, clang++ or $CXX: "
-            "install one, or leave compile out"
-        )
-
-
-def check_options(trainer: pl.Trainer) -> None:
-    """Refuse options of a trainer that would change nothing here, or something else than they say."""
-    for name, found, harmless, why in (
-        ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,), "use model.accumulate"),
-        ("gradient_clip_val", trainer.gradient_clip_val, (None, 0), "use model.clip_norm"),
-        ("max_steps", trainer.max_steps, (-1,), "set model.train_iterations and the lengths of the other phases"),
-        ("overfit_batches", getattr(trainer, "overfit_batches", 0), (0,), "give a data set of few images"),
-        ("barebones", trainer.barebones, (False,), "leave it out: without checkpoints there is nothing to report"),
-    ):
-        if found not in harmless:
-            raise UserError(f"trainer.{name}: found {found}, which does not serve several optimisers and phases: {why}")
 
 
 def check_schedule(schedule: Schedule, protocol: Protocol, pseudo_top_p: int) -> None:

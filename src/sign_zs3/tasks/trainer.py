@@ -1,0 +1,130 @@
+"""What a task asks of Lightning's Trainer: each option works, or is refused before training; see docs/trainer.md."""
+
+import os
+import shutil
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+from sign_zs3.errors import UserError
+
+_PRECISIONS = {
+    **dict.fromkeys(("16-mixed", "16-true", "16"), "one loss scale cannot serve several optimisers"),
+    "bf16-true": "small steps would be lost in weights of 8 bits",
+}
+_LENGTHS = "the schedule decides what is read: set model.train_iterations and the lengths of the other phases"
+_OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
+    "fast_dev_run": ((False,), "set the phases' lengths, as model.train_iterations, to 1"),
+    "accumulate_grad_batches": ((1,), "use model.accumulate"),
+    "gradient_clip_val": ((None, 0, 0.0), "use model.clip_norm"),
+    "gradient_clip_algorithm": ((None,), "use model.clip_norm"),
+    "max_epochs": ((-1, None, 1000), _LENGTHS),  # Lightning's default is one of the last two
+    "max_steps": ((-1,), _LENGTHS),
+    "min_steps": ((None,), _LENGTHS),
+    "min_epochs": ((None, 0, 1), _LENGTHS),  # after min_steps, which sets it
+    "overfit_batches": ((0, 0.0), "give a data set of few images"),  # before what it sets
+    "limit_train_batches": ((1.0,), _LENGTHS),
+    "check_val_every_n_epoch": ((None, 1), "use trainer.val_check_interval, in batches, with null here"),
+    "reload_dataloaders_every_n_epochs": ((0,), "there is one epoch: leave it out"),
+    "barebones": ((False,), "without checkpoints there is nothing to report: leave it out"),
+}
+"""Options with the values that change nothing, and what to use instead of others."""
+_WEIGHTS = "weights are changed by the phases alone, and saved as they are: leave it out"
+_CALLBACKS = {
+    "EarlyStopping": "it would end the run before its later phases: set model.train_iterations",
+    "GradientAccumulationScheduler": "use model.accumulate",
+    "BatchSizeFinder": "it knows nothing of several phases: set data.batch_size",
+    "LearningRateFinder": "it knows nothing of several optimisers: set model.lr",
+    "SpikeDetection": "losses that are not finite are skipped anyway, see model.max_nonfinite: leave it out",
+    **dict.fromkeys(("WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging"), _WEIGHTS),
+    **dict.fromkeys(("ModelPruning", "BaseFinetuning", "BackboneFinetuning"), _WEIGHTS),
+}
+"""Lightning's callbacks, by name, that do not serve; those derived from them neither."""
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse strategies that cut weights in parts, or train in other processes than the one that reports."""
+    name = type(strategy).__name__
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
+    elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
+        name = f"{name} with the start method {launcher._start_method}"
+        why = "which trains in other processes than this one, that would report without the trained weights"
+    else:
+        return
+    raise UserError(f"strategy: found {name}, {why}: use ddp, which starts a program per device, or one device")
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Refuse another number of processes than that of devices, where torchrun or SLURM starts them."""
+    launchers: tuple[tuple[str, Any, str, str], ...] = (
+        ("torchrun", TorchElasticEnvironment, "WORLD_SIZE", "--nproc-per-node"),
+        ("SLURM", SLURMEnvironment, "SLURM_NTASKS", "--ntasks-per-node"),
+    )
+    for launcher, kind, variable, option in launchers:
+        if kind.detect() and variable in os.environ:
+            started, wanted = int(os.environ[variable]), trainer.num_devices * trainer.num_nodes
+            if started != wanted:
+                raise UserError(
+                    f"trainer.devices: found {trainer.num_devices} with num_nodes {trainer.num_nodes}, which need "
+                    f"{wanted} processes, but {launcher} starts {started} ({variable}): give it {option} "
+                    f"{trainer.num_devices}, or change trainer.devices"
+                )
+            return
+
+
+def check_precision(precision: object) -> None:
+    """Refuse what does not serve; asked before Lightning takes 16 bits on the CPU for bfloat16."""
+    if (fault := _PRECISIONS.get(str(precision))) is not None:
+        raise UserError(f"precision: found {precision}, expected 32-true or bf16-mixed: {fault}")
+
+
+def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
+    """Refuse a trainer whose precision or processes do not serve, and a missing compiler; tell DDP what to expect."""
+    check_precision(trainer.precision)
+    strategy = trainer.strategy
+    check_strategy(strategy)
+    check_processes(trainer)
+    if isinstance(strategy, pl.strategies.DDPStrategy):
+        if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
+            raise UserError(
+                "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics are "
+                "averaged over the processes either way"
+            )
+        # Each phase leaves other parameters without gradients, which DDP must be told.
+        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            "compile: found no C++ compiler, which torch.compile needs on the CPU, expected g++, clang++ or $CXX: "
+            "install one, or leave compile out"
+        )
+
+
+def check_callback(path: str, found: str | None = None) -> None:
+    """Refuse a callback of Lightning's that does not serve, by its path; `found` is the name of one derived from it."""
+    name = path.rpartition(".")[2]
+    if path.startswith(f"{pl.__name__}.") and name in _CALLBACKS:
+        raise UserError(
+            f"trainer.callbacks: found {found or name}, which does not serve several optimisers and phases: "
+            f"{_CALLBACKS[name]}"
+        )
+
+
+def check_options(trainer: pl.Trainer) -> None:
+    """Refuse options and callbacks that would change nothing in training, or something else than they say."""
+    for name, (harmless, instead) in _OPTIONS.items():
+        found = getattr(trainer, name, harmless[0])
+        # by type as well: a limit of 1 is one batch, of 1.0 all of them
+        if (type(found), found) not in [(type(value), value) for value in harmless]:
+            found = getattr(found, "value", found)  # of an enumeration
+            raise UserError(
+                f"trainer.{name}: found {found}, which does not serve several optimisers and phases: {instead}"
+            )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for kind in type(callback).__mro__:
+            check_callback(f"{kind.__module__}.{kind.__name__}", type(callback).__name__)
