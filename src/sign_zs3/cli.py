@@ -93,6 +93,9 @@ def _one_line(error: Exception) -> str:
         return f"error: {wrapped.group(1)}"
     if re.search(r"gloo.*(closed|reset) by peer|NCCL.*remote process exited", text):
         return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
+    if "Expected more than 1 value per channel" in text:
+        cell = "one cell in a batch of one image, which has no variance for batch normalisation"
+        return f"error: crop_size: found {cell}, expected more: raise it, or batch_size"
     # raised by torch wherever the program is when a worker ends
     if worker := re.search(r"DataLoader worker \(pid.*? (?:killed by signal: \w+|exited unexpectedly)", text):
         return f"error: num_workers: {worker.group(0)}: lower --data.num_workers if memory ran out"

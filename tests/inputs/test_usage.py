@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sign_zs3.cli import main
@@ -69,6 +71,36 @@ def test_verbs_files_and_classes(args: list[str], start: str, capsys: pytest.Cap
         main(args)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {start}")
+
+
+FILES = {
+    "model: {encodin: conv}": "--model.encodin: is no option here; did you mean '--model.encoding'?",
+    "trainer: {max_epoch: 3}": "--trainer.max_epoch: is no option here; did you mean '--trainer.max_epochs'?",
+    "modell: {lr: 3}": "--modell.lr: is no option here; did you mean '--model.lr'?",
+    "data: {class_path: ShapesDataModule, init_args: {trainsize: 3}}": "--data.trainsize: is no option here; did you "
+    "mean '--data.train_size'?",
+    "model: {lr: fast}": "--model.lr: found 'fast', expected a number",
+    # Lightning's parser would take these for a reason to forget what the files before say
+    "model: 3": "FILE: model: found 3, expected lines such as 'option: value', indented; or leave it out",
+    "model:": "FILE: model: found no line below it, expected lines such as 'option: value', indented; or leave it out",
+    "trainer: [gpu]": "FILE: trainer: found ['gpu'], expected lines such as 'option: value', indented; or leave it out",
+    "checkpoint: 4": "FILE: checkpoint: found 4, expected lines such as 'option: value', indented; or leave it out",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_one_line_says_what_is_wrong_in_a_file(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(content)
+    try:
+        status = main(["fit", "--config", "experiments/quickstart.yaml", "--config", str(path)])
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    assert status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {FILES[content].replace('FILE', str(path))}"
 
 
 def test_lists_with_commas_need_no_brackets(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

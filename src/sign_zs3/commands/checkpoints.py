@@ -27,8 +27,10 @@ def parser(verb: str, description: str, classes: str) -> argparse.ArgumentParser
 
 
 def listed(text: str) -> list[str]:
-    """Split names at commas."""
-    return [name.strip() for name in text.split(",")]
+    """Split names at commas, with brackets or quotes as lists of other options have them, or without."""
+    bare = text.strip()
+    bare = bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare
+    return [name.strip().strip("\"'") for name in bare.split(",")]
 
 
 def check_output(path: str, overwrite: bool) -> Path:

@@ -23,6 +23,9 @@ VERBS = {
 """The verbs that have a module of their own, with their line in the help."""
 
 
+SECTIONS = {"model", "trainer", "checkpoint"}
+
+
 def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Put a ``--config`` before each one of the command line for every file that it includes.
 
@@ -57,6 +60,12 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
     if os.path.exists(path):  # noqa: PTH110
         content = read_yaml(path, "a configuration as YAML")
     content = content if isinstance(content, dict) else {}
+    for section in SECTIONS & content.keys():
+        if not isinstance(content[section], dict):  # one without lines would undo what files before it say
+            found = f"{content[section]!r:.100}" if content[section] is not None else "no line below it"
+            raise UserError(
+                f"{path}: {section}: found {found}, expected lines such as 'option: value', indented; or leave it out"
+            )
     named = content.get("include") or []
     if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")

@@ -98,6 +98,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
                 f"found {found!r:.100}, which belongs to no option; write each value behind its option, lists as [a, b]"
             )
         return _unknown(found, options)
+    if match := re.search(r"does not accept option '([^']+)'", message):  # of a configuration
+        return _unknown(f"--{match[1]}", options)
     keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     top, option = f"--{keys[0]}" if keys else "--data", f"--{'.'.join(keys)}" if keys else "--data"
     kinds = re.findall(r"class_path '(?:[\w.]+\.)?(\w+)'", message)

@@ -1,6 +1,7 @@
 """Classes of a trained model renamed and removed, by way of its checkpoint in memory; no weight is trained."""
 
 import copy
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -113,4 +114,7 @@ def _check_known(protocol: Protocol, names: Sequence[str] | Mapping[str, str]) -
     for name in names:
         if name not in protocol.classes:
             hint = did_you_mean(name, protocol.classes, otherwise="; correct the name")
-            raise UserError(f"classes: found {name!r}, expected one of {', '.join(protocol.classes)}{hint}")
+            expected = f"one of the model's {len(protocol.classes)} classes, {', '.join(protocol.classes)}"
+            raise UserError(
+                f"classes: found {name!r}, expected {textwrap.shorten(expected, 400, placeholder=' ...')}{hint}"
+            )
