@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 
+from sign_zs3._version import __version__
 from sign_zs3.commands import predict
 from sign_zs3.commands.configuration import VERBS, at_home
 from sign_zs3.errors import UserError
@@ -71,6 +72,9 @@ def _let_threads_sleep() -> None:
 
 
 def _run(args: list[str]) -> int:
+    if args == ["--version"]:
+        print(f"sign-zs3 {__version__}")
+        return 0
     if args[:1] and args[0] in VERBS:
         return int(importlib.import_module(f"sign_zs3.commands.{args[0]}").run(args[1:]))
     if args[:1] == ["predict"] and predict.takes(args[1:]):

@@ -45,11 +45,18 @@ def lines(text: str) -> list[str]:
 # -- the verb ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [[], ["chck"], ["--report"]])
-def test_without_a_verb_the_usage_is_shown(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", *args]) == 2
+def test_without_a_verb_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("usage: sign-zs3 data check")
+
+
+@pytest.mark.parametrize(("verb", "hint"), [("chck", "; did you mean 'check'?"), ("--report", "")])
+def test_another_verb_is_one_line(verb: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", verb])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: found {verb!r}, expected one of check, show, convert{hint}\n"
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

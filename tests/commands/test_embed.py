@@ -251,14 +251,25 @@ class TestRefusals:
         assert "is a folder" in refused(capsys, *arguments, "table.npz", "--report", str(tmp_path))
 
     @pytest.mark.parametrize(
-        "arguments",
-        [[], ["--classes", "dog,"], ["--classes", "dog,", "--source", "a", "--output", "b", "--missing", "x"]],
+        ("arguments", "message"),
+        [
+            ([], "--classes, --source, --output: found none, expected a value"),
+            (["--classes", "dog,"], "--source, --output: found none, expected a value"),
+            (["--classes", "dog,", "--sorce", "a"], "--sorce: is no option here; did you mean '--source'?"),
+            (
+                ["--classes", "dog,", "--source", "a", "--output", "b", "--missing", "x"],
+                "--missing: found 'x', expected one of error, drop",
+            ),
+        ],
     )
-    def test_usage_errors_exit_with_2(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_usage_errors_exit_with_2(
+        self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as stopped:
             main(["embed", *arguments])
         assert stopped.value.code == 2
-        assert "usage: sign-zs3 embed" in capsys.readouterr().err
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {message}")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sign_zs3._version import __version__
 from sign_zs3.cli import main
 from sign_zs3.commands.usage import explain, list_options, with_brackets
 from tests.inputs.conftest import Folder
@@ -101,6 +102,38 @@ def test_one_line_says_what_is_wrong_in_a_file(
     assert status
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {FILES[content].replace('FILE', str(path))}"
+
+
+VERBS = {
+    "extend": "--ckpt_path, --classes, --output: found none, expected a value; see sign-zs3 extend --help",
+    "export --ckpt_path x --output y --format onx": "--format: found 'onx', expected one of onnx, torch, pretrained; "
+    "did you mean 'onnx'?",
+    "results": "RUNS: found none, expected a value; see sign-zs3 results --help",
+    "results a --panels x": "--panels: found 'x', expected a whole number; see sign-zs3 results --help",
+    "demo --prt 80": "--prt: is no option here; did you mean '--port'?",
+    "predict --data.images . --ckpt_path": "--ckpt_path: found none, expected a value; see sign-zs3 predict --help",
+    "predict imgs --ckpt_path x": "--data.images: found none, expected a value; see sign-zs3 predict --help",
+    "data convert": "ANNOTATIONS, --output: found none, expected a value; see sign-zs3 data convert --help",
+    "data check": "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options",
+    "fit": "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options",
+    "fit --config": "--config: found none, expected a value",
+    "fit --data FolderDataModule": "--data: found FolderDataModule alone, which needs root: give --data.root",
+    # what groups of options begin with makes them no more alike
+    "fit --data ShapesDataModule --data.root x": "--data.root: is no option here; --help lists those that are",
+}
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_one_line_for_every_verb(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {VERBS[command]}"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sign-zs3 {__version__}\n"
 
 
 def test_lists_with_commas_need_no_brackets(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def parser(verb: str, description: str, classes: str) -> argparse.ArgumentParser:
+def parser(verb: str, description: str, classes: str) -> VerbParser:
     """Make the parser of a verb with the options that all of them have."""
-    made = argparse.ArgumentParser(f"sign-zs3 {verb}", description=description, allow_abbrev=False)
+    made = VerbParser(verb, description=description)
     made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
     made.add_argument("--classes", required=True, help=classes)
     made.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.data.convert import Converted, convert
 from sign_zs3.data.datasets.files import read_classes
 from sign_zs3.errors import UserError
@@ -52,8 +52,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("sign-zs3 data convert", description=DESCRIPTION, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("data convert", description=DESCRIPTION)
     parser.add_argument("source", metavar="ANNOTATIONS", help=SOURCE_HELP)
     parser.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT_HELP)
     parser.add_argument("--colours", metavar="voc|FILE", help=COLOURS_HELP)

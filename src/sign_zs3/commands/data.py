@@ -8,6 +8,7 @@ import numpy as np
 
 from sign_zs3.commands import convert
 from sign_zs3.commands.configured import ConfiguredCLI
+from sign_zs3.commands.parsing import check_verb
 from sign_zs3.data.check import SplitCount, as_report, check_data, shift_of
 from sign_zs3.data.datasets.base import Part, Sample
 from sign_zs3.errors import UserError, check_at_least
@@ -35,10 +36,11 @@ SHOWN = 256
 def run(args: list[str]) -> int:
     """Run `data check`, `data show` or `data convert`."""
     verbs = {"check": _check, "show": _show, "convert": convert.run}
-    if not args or args[0] not in verbs:
-        asked = args[:1] in (["--help"], ["-h"])
+    asked = args[:1] in (["--help"], ["-h"])
+    if asked or not args:
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    check_verb(args, verbs)
     return verbs[args[0]](args[1:])
 
 

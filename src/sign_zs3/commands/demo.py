@@ -1,8 +1,8 @@
 """The verb demo: a page to try a checkpoint in the browser."""
 
-import argparse
 import os
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import add_windows, window_options
 from sign_zs3.errors import UserError
 
@@ -39,10 +39,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        "sign-zs3 demo", description="Try a checkpoint in the browser; needs sign-zs3[demo].", allow_abbrev=False
-    )
+def _parser() -> VerbParser:
+    made = VerbParser("demo", description="Try a checkpoint in the browser; needs sign-zs3[demo].")
     made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")

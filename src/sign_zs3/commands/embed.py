@@ -1,6 +1,5 @@
 """The verb embed: a table of class vectors from word vectors, and `embed show`, which classes lie near each other."""
 
-import argparse
 import logging
 import re
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.data.splits import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
     ClassTable,
@@ -82,8 +82,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("sign-zs3 embed", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("embed", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--classes", required=True, metavar="WHAT", help=CLASSES_HELP)
     parser.add_argument("--source", required=True, action="append", metavar="[NAME=]SOURCE", help=SOURCE_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)

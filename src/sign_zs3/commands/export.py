@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import load
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, line_of, read_json
@@ -74,8 +74,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("sign-zs3 export", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("export", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help="File or folder to write.")
     parser.add_argument("--format", choices=tuple(SUFFIXES), help=FORMAT_HELP)

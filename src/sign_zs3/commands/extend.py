@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sign_zs3.commands.checkpoints import check_output, listed, parser, save
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import at_least
 from sign_zs3.errors import UserError
 from sign_zs3.images import find_images
@@ -61,7 +61,7 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> VerbParser:
     made = parser("extend", DESCRIPTION, "names of the new classes, by commas")
     made.epilog = EPILOG
     add = made.add_argument

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.errors import UserError
 from sign_zs3.limits import MAX_PIXELS, MAX_SCALE
 
@@ -125,8 +126,8 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("sign-zs3 predict", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("predict", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
     add("--data.images", dest="images", required=True, nargs="+", type=PATH, metavar="PATH", help=IMAGES_HELP)
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_windows(parser: argparse.ArgumentParser) -> None:
+def add_windows(parser: VerbParser) -> None:
     """Add the options for large images."""
     add = parser.add_argument
     add("--window", type=at_least(0), metavar="PIXELS", help=WINDOW_HELP)

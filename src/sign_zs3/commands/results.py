@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.errors import UserError
 from sign_zs3.files import replacing
 from sign_zs3.reports.formats import as_csv, as_latex, as_markdown, print_rows, runs_as_csv
@@ -76,8 +76,8 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("sign-zs3 results", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("results", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help=RUNS_HELP)
     parser.add_argument("--output", default="results", metavar="FOLDER", help=OUTPUT_HELP)
     parser.add_argument("--phase", metavar="PHASE", help=PHASE_HELP)

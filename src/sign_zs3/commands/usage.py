@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from pytorch_lightning import callbacks, loggers
 
+from sign_zs3.commands import parsing
+from sign_zs3.commands.parsing import unknown
 from sign_zs3.data import datamodules
 from sign_zs3.errors import did_you_mean
 from sign_zs3.tasks import METHODS
@@ -91,26 +93,19 @@ def _options(parser: Any) -> list[str]:
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
     """Return one line: the option, what was found, what was expected, and what to do."""
-    if match := re.search(r"[Uu]nrecognized arguments: (-[^\s=]+|.*)", message):
-        found = match[1]
-        if not found.startswith("-"):
-            return (
-                f"found {found!r:.100}, which belongs to no option; write each value behind its option, lists as [a, b]"
-            )
-        return _unknown(found, options)
     if match := re.search(r"does not accept option '([^']+)'", message):  # of a configuration
-        return _unknown(f"--{match[1]}", options)
+        return unknown(f"--{match[1]}", options)
     keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     top, option = f"--{keys[0]}" if keys else "--data", f"--{'.'.join(keys)}" if keys else "--data"
     kinds = re.findall(r"class_path '(?:[\w.]+\.)?(\w+)'", message)
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         own = options_of(_CLASSES[top][kinds[-1]]) if kinds and kinds[-1] in _CLASSES.get(top, {}) else {}
-        return _unknown(f"{top}.{match[1]}", [f"{top}.{name}" for name in own])
-    if match := re.search(r"arguments are required: (\w+)", message):
-        return f"{top}: found {kinds[-1] if kinds else 'a class'} alone, which needs {match[1]}: give {top}.{match[1]}"
-    if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-        choices = re.findall(r"[\w-]+", match[2])
-        return f"found {match[1]!r}, expected one of {', '.join(choices)}{did_you_mean(match[1], choices)}"
+        return unknown(f"{top}.{match[1]}", [f"{top}.{name}" for name in own])
+    if match := re.search(r"arguments are required: ([\w.]+)", message):
+        if not kinds and match[1].endswith("data"):
+            return "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options"
+        if kinds:
+            return f"{top}: found {kinds[-1]} alone, which needs {match[1]}: give {top}.{match[1]}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         known, path = _CLASSES.get(option, {}), "as in package.module.Class"
         hint = did_you_mean(match[1], known, 1, f"; or give the path of one of your own, {path}" if known else "")
@@ -118,17 +113,13 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         return f"{option}: found {match[1]!r}, expected {expected}{hint}"
     if match := re.search(r"File does not exist: '?([^']+)'?", message):
         return f"--config: {match[1]} is not there, expected a configuration as YAML; correct the path"
-    return _of_value(message, option if keys else "")
-
-
-def _unknown(option: str, known: Iterable[str]) -> str:
-    return f"{option}: is no option here{did_you_mean(option, known, 1, '; --help lists those that are')}"
+    return _of_value(message, option) if keys else parsing.explain(message, options) or " ".join(message.split())[:300]
 
 
 def _of_value(message: str, option: str) -> str:
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value:.*)?$", message, re.MULTILINE)))
     values = re.findall(r"(?:Given|Got) value: (?!NestedArg)(.*)", message)
-    if not option or not expected or not values:
+    if not expected or not values:
         return " ".join(message.split())[:300]
     value = values[0].strip()
     if len(expected) > 1:
