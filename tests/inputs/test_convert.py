@@ -283,18 +283,40 @@ def labelme(mask: Mask, shapes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def polygons(mask: Mask, names: dict[int, str]) -> list[dict[str, Any]]:
+    """LabelMe's polygons of a mask without holes, the largest first."""
+    pieces = []
+    for number in np.unique(mask[(mask > 0) & (mask < 255)]).tolist():
+        count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
+        pieces += [(names[number], labels == index) for index in range(1, count)]
+    pieces.sort(key=lambda piece: -np.count_nonzero(piece[1]))
+    return [
+        {"label": label, "points": outline.tolist(), "shape_type": "polygon"}
+        for label, piece in pieces for outline in outlines(piece)
+    ]  # fmt: skip
+
+
+@shared
+def test_real_masks_as_labelmes_polygons(tmp_path: Path) -> None:
+    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::40]
+    names = read_classes(SHARED / "msrc" / "classes.txt")
+    masks = {file.stem: without_holes(read_index_mask(file)) for file in files}
+    for name, mask in masks.items():
+        write(tmp_path / "in" / f"{name}.json", labelme(mask, polygons(mask, names)))
+    ids = ["--classes", SHARED / "msrc" / "classes.txt"]
+    assert convert(tmp_path / "in", *ids, "--output", tmp_path / "out") == 0
+    assert read_classes(tmp_path / "out" / "classes.txt") == names
+    for name, mask in masks.items():
+        found = read_index_mask(tmp_path / "out" / "masks" / f"{name}.png")
+        present = np.unique(mask[mask < 255]).tolist()
+        assert len(present) > 1
+        assert all(iou(found == number, mask == number) >= 0.99 for number in present)
+
+
 def test_labelmes_polygons(tmp_path: Path) -> None:
     masks = {name: without_holes(mask) for name, mask in scenes().items()}
     for name, mask in masks.items():
-        pieces = []
-        for number in range(1, 5):
-            count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
-            pieces += [(CLASSES[number - 1], labels == index) for index in range(1, count)]
-        pieces.sort(key=lambda piece: -np.count_nonzero(piece[1]))
-        shapes = [
-            {"label": label, "points": outline.tolist(), "shape_type": "polygon"}
-            for label, piece in pieces for outline in outlines(piece)
-        ]  # fmt: skip
+        shapes = polygons(mask, dict(enumerate(CLASSES, 1)))
         write(tmp_path / "in" / f"{name}.json", labelme(mask, shapes))
     assert convert(tmp_path / "in", "--output", tmp_path / "out") == 0
     classes = read_classes(tmp_path / "out" / "classes.txt")

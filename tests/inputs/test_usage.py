@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
+import sign_zs3
 from sign_zs3._version import __version__
+from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
-from sign_zs3.commands.usage import explain, list_options, with_brackets
+from sign_zs3.commands.usage import explain, list_options, options_of, with_brackets
+from sign_zs3.data import datamodules
+from sign_zs3.tasks import METHODS
 from tests.inputs.conftest import Folder
 
 WRONG = {
@@ -134,6 +142,26 @@ def test_one_line_for_every_verb(command: str, capsys: pytest.CaptureFixture[str
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"sign-zs3 {__version__}\n"
+
+
+def test_messages_name_options_that_exist() -> None:
+    """Wherever the source says ``--data.NAME``, ``model.NAME`` and the like, there is such an option."""
+    modules = [getattr(datamodules, name) for name in datamodules.__all__]
+    known = {
+        "data": {option for module in modules for option in options_of(module)} | {"images"},
+        "model": {option for method in METHODS.values() for option in method.defaults()},
+        "trainer": set(inspect.signature(pl.Trainer.__init__).parameters),
+        "checkpoint": set(options_of(ScheduleCheckpoint)),
+    }
+    # an attribute, a file and the parts of a path in a configuration
+    others = {"data.datamodules", "data.init_args", "trainer.global_step", "model.safetensors"}
+    source, found = Path(sign_zs3.__file__).parent, set[str]()
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"(?<![\w./])(?:data|model|trainer|checkpoint)\.[a-z_]+", node.value))
+    assert len(found) > 20
+    assert {name for name in found - others if name.split(".")[1] not in known[name.split(".")[0]]} == set()
 
 
 def test_lists_with_commas_need_no_brackets(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ import torch
 from sign_zs3 import ClassTable, Segmenter, UserError
 from sign_zs3.commands.configuration import with_includes
 from sign_zs3.commands.embed import _listed_names
+from sign_zs3.data.convert import convert, read_colours
 from sign_zs3.data.datasets.files import read_classes, read_index_mask, read_list, read_mat
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.transforms import training_preset
@@ -153,6 +154,17 @@ def use_metrics(path: Path) -> None:
         read_losses(run)
 
 
+def use_coco(path: Path) -> None:
+    made = convert(path)
+    for name, mask in made.masks:
+        assert not Path(name).is_absolute() and ".." not in Path(name).parts, name
+        assert mask.dtype == np.uint8 and set(np.unique(mask).tolist()) <= {0, 255, *made.classes}
+
+
+def use_labelme(path: Path) -> None:
+    use_coco(path.parent)
+
+
 def use_maps(path: Path) -> None:
     cache = FeatureCache(path.parent, ".", lambda _: [], [8, 16])
     held = cache.holds(path.stem)
@@ -197,6 +209,9 @@ def formats(canary: Path) -> dict[str, Format]:
         "config": Format(partial(seeds.configs, canary), use_config, "config.yaml"),
         "augmentations": Format(partial(seeds.augmentations, canary), use_augmentations, "steps.yaml", share=0.5),
         "results": Format(seeds.results, use_results, "results.json", [in_json] * 3),
+        "coco": Format(seeds.coco, use_coco, "annotations.json", [in_json] * 3),
+        "labelme": Format(seeds.labelme, use_labelme, "scene.json", [in_json] * 3),
+        "colours": Format(seeds.colours, read_colours, "colours.txt"),
         "metrics": Format(seeds.metrics, use_metrics, "metrics.csv", share=0.5),
         "feature cache": Format(seeds.maps, use_maps, "maps.safetensors", [in_safetensors]),
     }

@@ -261,6 +261,34 @@ def results() -> list[bytes]:
     return [json.dumps(content).encode()]
 
 
+def coco() -> list[bytes]:
+    """Annotations of two images: polygons, run lengths as numbers and as text."""
+    runs = {"size": [6, 8], "counts": [10, 5, 33]}
+    shapes: list[Any] = [[[1.0, 1.0, 6.0, 1.0, 6.0, 4.0, 1.0, 4.0]], runs, {"size": [6, 8], "counts": "Z15Q1"}]
+    content = {
+        "images": [{"id": i, "file_name": f"part/{i}.jpg", "height": 6, "width": 8} for i in (1, 2)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(("cow", "sky"), 1)],
+        "annotations": [
+            {"id": i, "image_id": 1 + i % 2, "category_id": 1 + i % 2, "segmentation": shape, "iscrowd": int(i > 0)}
+            for i, shape in enumerate(shapes)
+        ],
+    }
+    return [json.dumps(content).encode(), json.dumps(content | {"annotations": []}, indent=1).encode()]
+
+
+def labelme() -> list[bytes]:
+    """A scene of each of LabelMe's shapes."""
+    corners = [[1, 1], [5, 4]]
+    kinds = {"polygon": [*corners, [1, 4]], "rectangle": corners, "circle": corners, "line": corners, "point": [[2, 2]]}
+    shapes = [{"label": "cow", "points": points, "shape_type": kind} for kind, points in kinds.items()]
+    content = {"version": "5.4.1", "shapes": shapes, "imagePath": "a.jpg", "imageHeight": 6, "imageWidth": 8}
+    return [json.dumps(content).encode()]
+
+
+def colours() -> list[bytes]:
+    return [b"1\tcow\t10 20 30\n2\tsky\t#ff0080\n", b"# label:color_rgb:parts:actions\ncow:128,0,0::\nsky:0,128,0::\n"]
+
+
 def metrics() -> list[bytes]:
     return [b"epoch,step,train/loss_seg,train/loss_kl\n0,0,1.5,2.5\n0,9,1.25,2.5\n0,19,,\n"]
 
