@@ -146,7 +146,7 @@ def test_window_sees_its_place_in_the_whole() -> None:
         ({"feature_dim": 26}, "multiple of 4"),
         ({"width": 30, "heads": 8}, "multiple of heads"),
         ({"window": 1}, "whole number of 2 to"),
-        ({"window": 8, "encoding": "conv"}, "no self-attention"),
+        ({"window": 8, "encoding": "conv"}, "no attention"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -68,9 +68,9 @@ class SegmenterConfig:
             object.__setattr__(self, name, options)
         for name, fits, expected in (
             *((name, not_plain(getattr(self, name)) is None, "options by name") for name in networks),
-            ("image_mean", len(self.image_mean) == 3 and _are_numbers(self.image_mean), "three numbers"),
-            ("image_std", len(self.image_std) == 3 and _are_numbers(self.image_std, 0), "three numbers above 0"),
-            ("seen_penalty", _are_numbers([self.seen_penalty]), "a number"),
+            ("image_mean", len(self.image_mean) == 3 and are_numbers(self.image_mean), "three numbers"),
+            ("image_std", len(self.image_std) == 3 and are_numbers(self.image_std, 0), "three numbers above 0"),
+            ("seen_penalty", are_numbers([self.seen_penalty]), "a number"),
             ("flip", isinstance(self.flip, bool), "true or false"),
             ("scales", are_scales(self.scales), SCALES),
         ):
@@ -97,10 +97,11 @@ class SegmenterConfig:
 
 def are_scales(values: Any) -> bool:
     """Say whether values are scales at which images can be read, see `SCALES`."""
-    return isinstance(values, (list, tuple)) and 1 <= len(values) <= MAX_SCALES and _are_numbers(values, 0, MAX_SCALE)
+    return isinstance(values, (list, tuple)) and 1 <= len(values) <= MAX_SCALES and are_numbers(values, 0, MAX_SCALE)
 
 
-def _are_numbers(values: Sequence[Any], above: float = -math.inf, most: float = math.inf) -> bool:
+def are_numbers(values: Sequence[Any], above: float = -math.inf, most: float = math.inf) -> bool:
+    """Return whether values are plain, finite numbers above one limit and not above the other."""
     plain = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     return plain and all(above < value <= most and value < math.inf for value in values)
 

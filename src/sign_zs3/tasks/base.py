@@ -23,7 +23,7 @@ from sign_zs3.models.weights import evaluating
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks import building, evaluation, run, steps, trainer
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY, check_checkpoint, has_teacher, read_checkpoint, refusal
-from sign_zs3.tasks.options import TaskOptions, defaults_of
+from sign_zs3.tasks.options import TaskOptions, check_numbers, defaults_of
 from sign_zs3.tasks.schedule import Progress, Schedule, counted_randomness
 from sign_zs3.tasks.steps import Batch, PseudoLabels
 from sign_zs3.tasks.training import Training
@@ -69,6 +69,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         # Reads the arguments of every constructor on the way here, so those of the methods too.
         self.save_hyperparameters(ignore=["protocol", "_instantiator"])
         self.save_hyperparameters(vars(options) | dict(self.hparams))
+        check_numbers(self.hparams, self.defaults())
         self.automatic_optimization = False
         self.register_buffer("class_vectors", None)
         self._protocol: Protocol | None = None

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.errors import check_at_least, check_choice, check_positive, check_range
+from sign_zs3.errors import UserError, check_at_least, check_choice, check_positive, check_range
 from sign_zs3.functional.geometry import map_size
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
@@ -74,6 +74,10 @@ class GenerativeTask(ZeroShotTask):
         check_choice("mmd_scope", mmd_scope, "image", "batch")
         check_positive(bandwidths=bandwidths)
         check_at_least(0, beta=beta)
+        if generator_hidden:
+            check_positive(generator_hidden=generator_hidden)
+        if generator_dropout is not None and not 0 <= generator_dropout < 1:
+            raise UserError(f"generator_dropout: found {generator_dropout}, expected 0 or more and less than 1")
         check_range("unseen_odds", unseen_odds, above=0)
         self.discriminator: Discriminator | None = None
 

@@ -3,11 +3,13 @@
 import copy
 import inspect
 import math
+import numbers
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sign_zs3.errors import UserError, check_at_least, check_choice, check_positive, check_range
-from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_scales
+from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_numbers, are_scales
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class TaskOptions:
         check_choice("pseudo_classes", self.pseudo_classes, "unseen", "all")
         check_choice("resolution", self.resolution, "label", "feature")
         check_positive(dilations=self.dilations, input_scales=self.input_scales)
+        for name, above in (("image_mean", -math.inf), ("image_std", 0.0)):
+            if len(values := getattr(self, name)) != 3 or not are_numbers(values, above):
+                least = "" if name == "image_mean" else " above 0"
+                raise UserError(f"{name}: found {values!r:.100}, expected three numbers{least}, of red, green and blue")
         check_range("temperature", self.temperature, above=0)
         check_range("top_fraction", self.top_fraction, above=0, most=1)
         check_at_least(0, clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
@@ -123,6 +129,22 @@ class TaskOptions:
                 f"feature_cache: found input_scales {self.input_scales}, expected [1.0], that of the maps that are "
                 "kept: set input_scales to [1.0], or feature_cache to null"
             )
+
+
+def check_numbers(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse numbers that are not finite, or not whole where the default is, or too small for what they count."""
+    for name, default in defaults.items():
+        if type(default) not in (int, float):
+            continue
+        value: Any = options[name]
+        whole = type(default) is int
+        kind = numbers.Integral if whole else numbers.Real
+        if not isinstance(value, kind) or value is True or value is False or not math.isfinite(value):
+            raise UserError(f"{name}: found {value!r:.100}, expected a {'whole' if whole else 'finite'} number")
+        if name.startswith("lr") or name.endswith("_iterations"):
+            check_at_least(0, **{name: options[name]})
+        if name in ("output_stride", "feature_dim", "discriminator_hidden", "spatial_heads"):
+            check_at_least(1, **{name: options[name]})
 
 
 def defaults_of(task: type, base: type) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.errors import check_choice
+from sign_zs3.errors import UserError, check_choice
 from sign_zs3.functional import positional
 from sign_zs3.limits import MAX_SIDE
 from sign_zs3.models.spatial.encodings import AttentionEncoding, ConvolutionEncoding, GatedEncoding, GatedScales
@@ -104,7 +104,7 @@ class SpatialInformationModule(SpatialModule):
             by half a window in every second block: time linear in pixels. None: among all pixels, as in the paper.
 
     Raises:
-        ValueError: Unknown `encoding` or `position`, a width that the heads do not divide, ``interpolated``
+        UserError: Unknown `encoding` or `position`, a width that the heads do not divide, ``interpolated``
             with no `train_size` or one beyond `MAX_SIDE`, or a `window` for an encoding without self-attention.
     """
 
@@ -122,22 +122,24 @@ class SpatialInformationModule(SpatialModule):
         attends = encoding in ("multihead", "self_attention")
         sides = tuple(train_size or ())
         if position not in ("relative", "absolute", "interpolated", "none"):
-            raise ValueError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
+            raise UserError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
         if position == "interpolated" and train_size is None:
-            raise ValueError("position: interpolated needs train_size, the feature map's size in training")
+            raise UserError("position: interpolated needs train_size, the feature map's size in training")
         two_sides = len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
         if train_size is not None and not two_sides:
-            raise ValueError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
+            raise UserError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
         if type(heads) is not int or heads < 1:
-            raise ValueError(f"heads: found {heads!r:.100}, expected a whole number of at least 1")
+            raise UserError(f"spatial_heads (heads): found {heads!r:.100}, expected a whole number of at least 1")
         if window is not None and not (type(window) is int and 2 <= window <= MAX_SIDE):
-            raise ValueError(f"window: found {window!r:.100}, expected a whole number of 2 to {MAX_SIDE}, or None")
+            raise UserError(
+                f"spatial_window (window): found {window!r:.100}, expected a whole number of 2 to {MAX_SIDE}, or None"
+            )
         if window is not None and not attends:
-            raise ValueError(
-                f"window: found {window} with encoding {encoding!r}, which has no self-attention: use None"
+            raise UserError(
+                f"spatial_window (window): found {window} with encoding {encoding!r}, which has no attention: use None"
             )
         if position != "none" and feature_dim % 4:
-            raise ValueError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
+            raise UserError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
         self.position = position
         self.train_size = (sides[0], sides[1]) if sides else None
         self.feature_dim = feature_dim
@@ -146,7 +148,7 @@ class SpatialInformationModule(SpatialModule):
             heads = heads if encoding == "multihead" else 1
             inner = _scaled_width(512, feature_dim, heads) if width is None else width
             if inner % heads:
-                raise ValueError(f"width: found {inner}, expected a multiple of heads = {heads}")
+                raise UserError(f"spatial_width (width): found {inner}, expected a multiple of heads = {heads}")
             projections = 3 if encoding == "multihead" else 2
             self.encoding = AttentionEncoding(feature_dim, inner, heads, projections, window)
         elif encoding == "conv":
@@ -154,7 +156,7 @@ class SpatialInformationModule(SpatialModule):
         elif encoding == "attention":
             self.encoding = GatedEncoding(feature_dim, width or _scaled_width(300, feature_dim))
         else:
-            raise ValueError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
+            raise UserError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
         # Table 2's count of "attention" has no room for biases on mu and logvar.
         self.mu = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
         self.logvar = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
