@@ -17,7 +17,7 @@ PACKAGE = "sign_zs3"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 MOST_LINES = 400
 # a feature that needs room says what it made smaller; 1,230 of them read or convert what people bring
-MOST_LINES_OF_ALL = 17_360
+MOST_LINES_OF_ALL = 17_450
 MOST_OPTIONS = 58
 
 FLOORS = (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sign_zs3.cli import main
-from sign_zs3.data.convert import voc_colours
+from sign_zs3.data.convert import _segment, voc_colours
 from sign_zs3.data.datasets.files import read_classes, read_index_mask
 from tests.inputs.conftest import CLASSES, COUNT, Folder
 
@@ -243,8 +243,159 @@ def test_categories_from_0_or_beyond_254_are_renumbered(tmp_path: Path, capsys: 
 def test_roboflows_category_0(tmp_path: Path) -> None:
     content = coco(scenes(), "runs")
     content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
-    assert convert(write(tmp_path / "_annotations.coco.json", content), "--output", tmp_path / "out") == 0
-    assert read_classes(tmp_path / "out" / "classes.txt") == dict(enumerate(CLASSES, 1))
+    for file, above, classes in (("one", "things", CLASSES), ("two", "none", ("things", *CLASSES))):
+        for category in content["categories"][1:]:
+            category["supercategory"] = above
+        assert convert(write(tmp_path / f"{file}.json", content), "--output", tmp_path / file) == 0
+        assert read_classes(tmp_path / file / "classes.txt") == dict(enumerate(classes, 1))
+
+
+def test_files_of_one_data_set_number_the_same(tmp_path: Path) -> None:
+    """Whatever is annotated in each of them."""
+    train = coco(scenes(), "runs", -1)
+    val = json.loads(json.dumps(train))
+    val["annotations"] = [a for a in val["annotations"] if a["category_id"] > 0]
+    for name, content in (("train", train), ("val", val)):
+        assert convert(write(tmp_path / f"{name}.json", content), "--output", tmp_path / name) == 0
+    assert read_classes(tmp_path / "train" / "classes.txt") == read_classes(tmp_path / "val" / "classes.txt")
+
+
+def small(*segmentations: Any, **changes: Any) -> dict[str, Any]:
+    """One image of 10 x 10 with an annotation for each segmentation, of category 1 and so on."""
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 10}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"image_id": 1, "category_id": number, "segmentation": segmentation}
+            for number, segmentation in enumerate(segmentations, 1)
+        ],
+        **changes,
+    }  # fmt: skip
+
+
+def square(start: int, end: int) -> list[list[int]]:
+    return [[start, start, end, start, end, end, start, end]]
+
+
+@pytest.mark.parametrize("text", ["11", "", "PPP", "~~~", "0"])
+def test_run_lengths_as_text_hold_the_whole_image(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of others, pycocotools reads memory that nothing has been written to."""
+    path = write(tmp_path / "a.json", small({"size": [10, 10], "counts": text}))
+    assert convert(path, "--output", tmp_path / "out") == 1
+    assert "cannot be used" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_run_lengths_as_text_are_those_of_pycocotools() -> None:
+    tool = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.98):
+        for side in (1, 7, 300):
+            mask = np.asfortranarray(rng.random((side, side + 1)) < share, dtype=np.uint8)
+            text = tool.encode(mask)["counts"].decode()
+            assert np.array_equal(_segment({"size": list(mask.shape), "counts": text}, mask.shape), mask > 0)
+
+
+def test_smaller_objects_lie_on_larger_ones_whatever_their_area_says(tmp_path: Path) -> None:
+    content = small(square(2, 4), square(0, 8))
+    for area in (None, 1e9, float("nan"), "big"):
+        content["annotations"][0]["area"] = area
+        out = tmp_path / str(area)
+        assert convert(write(tmp_path / f"{area}.json", content), "--output", out) == 0
+        found = read_index_mask(out / "masks" / "a.png")
+        assert [np.count_nonzero(found == number) for number in (1, 2)] == [4, 60]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": [{"id": 1, "file_name": f"{name}.jpg", "height": 10, "width": 10} for name in "ab"]},
+        *(
+            {"categories": [{"id": one, "name": "cat"}, {"id": other, "name": name}]}
+            for one, other, name in (
+                (1, 1, "dog"), (1.2, 1.9, "dog"), (1, 2, "cat"), (1, 2, ""), (1, 2, None), (1, 2, "dog\n7\tcow"),
+                (1, 2, "do\x85g"), (1, 2, "x" * 300), (1, None, "dog"), (1, True, "dog"),
+            )
+        ),
+        {"categories": []},
+        {"images": [{"id": 1, "file_name": None, "height": 10, "width": 10}]},
+        {"images": [{"id": 1, "file_name": "a.jpg", "height": 10.5, "width": 10}]},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_told_apart_is_refused(
+    changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json", small(square(0, 4), **changes))
+    assert convert(path, "--output", tmp_path / "new" / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "--debug" not in line
+    assert not list((tmp_path / "new").glob("*"))
+
+
+def test_annotations_without_pixels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = small([], [[1, 1, 2, 2]])
+    content["annotations"].append({"image_id": 1, "category_id": 1, "keypoints": [1, 1, 2]})
+    assert convert(write(tmp_path / "a.json", content), "--output", tmp_path / "out") == 0
+    assert "3 annotations are left out: boxes, key points and the like hold no pixels" in capsys.readouterr().out
+
+
+def test_what_lies_beside_the_output_stays(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", small(square(0, 4)))
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "kept").write_text("kept")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert convert(path, "--output", tmp_path / "out") == 0
+    assert convert(path, "--output", tmp_path / "link") == 0  # an empty folder, where it is
+    assert (tmp_path / ".out.part" / "kept").read_text() == "kept"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "masks" / "a.png").is_file()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".out.part", "a.json", "elsewhere", "link", "out"]
+
+
+def test_a_number_behind_a_dot_is_part_of_a_name(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": f"frame_0.{i}", "height": 10, "width": 10} for i in (1, 2)]
+    assert convert(write(tmp_path / "a.json", small(square(0, 4), images=images)), "--output", tmp_path / "out") == 0
+    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["frame_0.1.png", "frame_0.2.png"]
+
+
+@pytest.mark.parametrize("lines", ["1\tcat\t128 0 0\ndog\t0 128 0\n", "1\tcat\t128 0 0\n1\tdog\t0 128 0\n"])
+def test_a_table_whose_ids_collide(lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coloured(tmp_path / "in", {"a": np.zeros((4, 4), np.uint8)}, {0: (128, 0, 0)}, "RGB")
+    (tmp_path / "table.txt").write_text(lines)
+    assert convert(tmp_path / "in", "--colours", tmp_path / "table.txt", "--output", tmp_path / "out") == 1
+    assert "correct line 2" in capsys.readouterr().err
+
+
+def test_colours_of_more_than_8_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "table.txt").write_text("0\tone\t0 0 0\n1\ttwo\t255 255 255\n")
+    assert convert(tmp_path / "in", "--colours", tmp_path / "table.txt", "--output", tmp_path / "out") == 1
+    assert "more than 8 bits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("corner", [(-2, -1), (6, 7), (-6, -6), (20, 3), (0, 0)])
+def test_a_mask_of_labelmes_that_sticks_out(corner: tuple[int, int], tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((5, 5), 255, np.uint8)).save(file, "PNG")
+    shape = {
+        "label": "cat", "shape_type": "mask", "points": [[*corner], [corner[0] + 4, corner[1] + 4]],
+        "mask": base64.b64encode(file.getvalue()).decode(),
+    }  # fmt: skip
+    write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [shape]))
+    assert convert(tmp_path / "in", "--output", tmp_path / "out") == 0
+    want = np.pad(np.zeros((10, 10), np.uint8), 30)
+    want[30 + corner[1] :, 30 + corner[0] :][:5, :5] = 1
+    assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / "a.png"), want[30:40, 30:40])
+
+
+def test_ids_are_given_for_labelmes_labels_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "classes.txt").write_text("1\tcat\n")
+    path = write(tmp_path / "a.json", small(square(0, 4)))
+    assert convert(path, "--classes", tmp_path / "classes.txt", "--output", tmp_path / "out") == 1
+    assert "--classes: found without LabelMe's files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -356,7 +507,7 @@ def test_labelmes_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     expected[11:13, 5:8] = 9
     expected[28:, 28:], expected[:2, :2] = 255, 0
     assert np.array_equal(found, expected)
-    assert "1 points and lines are left out" in capsys.readouterr().out
+    assert "1 shapes are left out: points, lines" in capsys.readouterr().out
 
 
 def test_what_is_converted_trains(folder: Folder, tmp_path: Path) -> None:

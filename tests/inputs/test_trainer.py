@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Timer
 
 from sign_zs3 import load_task
@@ -222,6 +223,7 @@ def test_a_test_minds_none_of_them(tmp_path: Path) -> None:
         ({"strategy": "ddp_spawn"}, "strategy: found DDPStrategy with the start method spawn"),
         ({"limit_test_batches": 0}, "trainer.limit_test_batches: found 0, but the table is that of the test images"),
         ({"check_val_every_n_epoch": 2}, "trainer.check_val_every_n_epoch: found 2, which does not serve"),
+        ({"val_check_interval": 0}, "trainer.val_check_interval: found 0, expected more"),
         ({"val_check_interval": 0.5}, "trainer: `val_check_interval` should be an integer"),
         ({"limit_train_batches": 0.5}, "trainer.limit_train_batches: found 0.5, which does not serve"),
         ({"sync_batchnorm": True, "strategy": "ddp"}, "sync_batchnorm: found true on the CPU"),
@@ -325,6 +327,31 @@ def test_a_callback_that_works_ends_in_a_table(name: str, fit: Any, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_checkpoint_of_the_users_own_has_a_folder_and_a_name_of_its_own(fit: Any, tmp_path: Path) -> None:
+    own = {"every_n_train_steps": 1, "dirpath": str(tmp_path / "a" / "b"), "filename": "own"}
+    assert fit(callbacks=[{"class_path": "ModelCheckpoint", "init_args": own}])[0] == 0
+    assert (tmp_path / "a" / "b" / "own.ckpt").is_file()
+    for name in ("train", "self_training_2", "last"):
+        status, (line,) = fit(callbacks=[{"class_path": "ModelCheckpoint", "init_args": {"filename": name}}])
+        assert status == 1
+        assert line.startswith(f"error: trainer.callbacks: found the filename '{name}', which is one of the library's")
+
+
+class Counting(TorchCheckpointIO):
+    saved = 0
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super().save_checkpoint(*args, **kwargs)
+        type(self).saved += 1
+
+
+def test_a_plugin_of_the_users_own_writes_the_checkpoints(fit: Any) -> None:
+    before = Counting.saved
+    assert fit(plugins={"class_path": "tests.inputs.test_trainer.Counting"}) == (0, [])
+    assert Counting.saved - before >= 5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_checkpoint_of_the_users_own_is_of_the_best_validation_and_loads(fit: Any, tmp_path: Path) -> None:
     own = {"monitor": "val/seen_miou", "mode": "max", "filename": "best", "save_last": True}
     status, _ = fit(
@@ -349,7 +376,7 @@ def test_the_users_own_bar_stands_in_for_the_librarys(fit: Any, monkeypatch: pyt
     )
     monkeypatch.setattr("sign_zs3.commands.training.ZeroShotCLI.after_fit", lambda self: None)
     fit(callbacks={"class_path": "TQDMProgressBar"})
-    fit()
+    fit(callbacks=[{"class_path": "LearningRateMonitor"}])  # Lightning adds its bar to the list
     assert "TQDMProgressBar" in seen[0] and "ScheduleProgressBar" not in seen[0]
     assert "TQDMProgressBar" not in seen[1] and "ScheduleProgressBar" in seen[1]
 

@@ -219,7 +219,10 @@ def _config_of(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
         ),
         (_config_of(lambda c: c.update(seen_penalty="x")), r"config: seen_penalty: found 'x', expected a number"),
         (_config_of(lambda c: c.update(scales=[0])), r"config: scales: found \(0,\), expected numbers above 0"),
-        (_config_of(lambda c: c["spatial"].update(heads=0)), r"config.json: spatial_heads \(heads\): found 0, expected a whole number"),
+        (
+            _config_of(lambda c: c["spatial"].update(heads=0)),
+            r"spatial_heads \(heads\): found 0, expected a whole",
+        ),
         (_config_of(lambda c: c["spatial"].update(width=-4)), r"found options that this version cannot build"),
         (_config_of(lambda c: c["encoder"].update(feature_dim=10**12)), r"config\.json"),
         (lambda folder: (folder / "config.json").write_text("[" * 10**5), r"config\.json: cannot be read"),

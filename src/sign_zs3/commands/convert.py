@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -32,20 +32,15 @@ OUTPUT_HELP = "A folder that is not there yet or is empty; masks/ and classes.tx
 def run(args: list[str]) -> int:
     """Convert annotations; a UserError, and no output, where something cannot be read or is there already."""
     options = _parser().parse_args(args)
-    output = Path(options.output)
+    output = Path(options.output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output: found {output} with something in it, expected a folder not there yet; name another")
     classes = None if options.classes is None else read_classes(Path(options.classes))
     made = convert(Path(options.source), options.colours, classes)
-    beside = output.with_name(f".{output.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        images, pixels = _write(made, beside)
-        if output.exists():
-            output.rmdir()
-        beside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    make_folder(output.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name[:40]}.", dir=output.parent) as beside:
+        images, pixels = _write(made, Path(beside) / "made")
+        (Path(beside) / "made").rename(output)  # an empty folder gives way
     _print(made, images, pixels)
     print(f"masks:    {output / 'masks'}\nclasses:  {output / 'classes.txt'}")
     print(f"to train: put the images into {output / 'images'}, and --data FolderDataModule --data.root {output}")
@@ -68,6 +63,14 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
     from sign_zs3.drawing.figures import class_colours
 
     ids = sorted(made.classes)
+    make_folder(folder)
+    (folder / "classes.txt").write_text("".join(f"{i}\t{made.classes[i]}\n" for i in ids), encoding="utf-8")
+    try:
+        same = read_classes(folder / "classes.txt") == made.classes
+    except UserError as error:
+        raise UserError(f"classes: {str(error).partition(': ')[2]}, or the names of classes there") from error
+    if not same:
+        raise UserError("classes: found a name with a line break or a space at an end, expected none; rename it")
     palette = np.tile(class_colours(0)[:1], (256, 1))
     palette[ids] = class_colours(len(ids))[: len(ids)]
     images: Counter[int] = Counter()
@@ -83,7 +86,6 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
         counts = np.bincount(mask.ravel(), minlength=256)
         images.update([-1, *np.flatnonzero(counts).tolist()])
         pixels.update({number: int(counts[number]) for number in np.flatnonzero(counts).tolist()})
-    (folder / "classes.txt").write_text("".join(f"{i}\t{made.classes[i]}\n" for i in ids), encoding="utf-8")
     return images, pixels
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
@@ -282,6 +283,7 @@ class ZeroShotCLI(LightningCLI):
         if not config.get("logger") and "logger" not in kwargs:  # without one, runs would share a folder
             kwargs["logger"] = CSVLogger(root, name="")
         _check_trainer_options(config)
+        own = [*_as_list(config.get("callbacks"))]  # Lightning adds its own to the list
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -289,11 +291,12 @@ class ZeroShotCLI(LightningCLI):
         # in the process that reports, before another one is started
         check_strategy(trainer.strategy)
         check_processes(trainer)
-        trainer.strategy.checkpoint_io = self.files
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin of the user's own stays
+            trainer.strategy.checkpoint_io = self.files
         if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
             # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
             trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
-        if (bar := trainer.progress_bar_callback) is not None and bar not in _as_list(config.get("callbacks")):
+        if (bar := trainer.progress_bar_callback) is not None and bar not in own:
             trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
             trainer.callbacks.insert(0, ScheduleProgressBar())  # type: ignore[attr-defined]
         # Time is counted per run: Lightning's own timer would stop a resumed run at once.

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sign_zs3.data.outlines import area_of, overlap, polygon, run_lengths
 from sign_zs3.data.splits import VOC_CLASSES
 from sign_zs3.errors import UserError
 from sign_zs3.files import composed, read_content, read_lines, refusing, visible_files
@@ -60,6 +60,10 @@ def convert(source: Path, colours: str | None = None, classes: Mapping[int, str]
     Raises:
         UserError: It is none of these, or (while the masks are read) a file cannot be read.
     """
+    if not source.exists():
+        raise UserError(f"{source} is not there, expected annotations; correct the path")
+    if classes is not None and (colours is not None or source.is_file()):
+        raise UserError("--classes: found without LabelMe's files, whose labels alone have no ids; leave it out")
     if colours is not None:
         return _from_colours(source, *(voc_colours() if colours == "voc" else read_colours(Path(colours))))
     if source.is_file():
@@ -102,13 +106,19 @@ def read_colours(path: Path) -> tuple[dict[Colour, int], dict[int, str]]:
     colours: dict[Colour, int] = {}
     names: dict[int, str] = {}
     lines = [(number, line) for number, line in read_lines(path, "colour", expected) if not line.startswith("# ")]
+    has_ids: bool | None = None
     for index, (number, line) in enumerate(lines):
         match = next((match for form in _LINES if (match := form.fullmatch(line))), None)
         if match is None:
             raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
         parts = match.groupdict()
+        has_ids = parts.get("id") is not None if has_ids is None else has_ids
         red, green, blue = bytes.fromhex(parts["hex"]) if parts["hex"] else (int(parts[c]) for c in "rgb")
-        own_id = int(parts["id"]) if parts.get("id") else index
+        own_id = int(parts["id"][:9]) if parts.get("id") else index
+        if (parts.get("id") is not None) != has_ids:
+            raise UserError(f"{path}: found lines with ids and without, expected one kind; correct line {number}")
+        if names.get(own_id, parts["name"]) != parts["name"]:
+            raise UserError(f"{path}: found two names of the id {own_id}, expected one; correct line {number}")
         if max(red, green, blue, own_id) > IGNORE_INDEX:
             raise UserError(
                 f"{path}: found {line!r:.100} in line {number}, expected numbers up to 255; correct the line"
@@ -150,6 +160,8 @@ def _rgb(file: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
     with decoding(file, "a colour-coded mask"), Image.open(file, formats=FORMATS) as image:
+        if image.mode[0] in "IF" or getattr(image, "n_frames", 1) > 1:
+            raise ValueError("more than 8 bits or several pages")
         return np.asarray(image.convert("RGB"))
 
 
@@ -159,35 +171,42 @@ def _rgb(file: Path) -> NDArray[np.uint8]:
 def _from_coco(path: Path) -> Converted:
     content = _json(path, "COCO's annotations")
     with _whole(path, "COCO's annotations"):
-        categories = {int(c["id"]): composed(str(c["name"])) for c in content["categories"]}
-        of_image: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
+        categories = _by_id(content["categories"])
+        of_image: dict[int, list[dict[str, Any]]] = {number: [] for number in _by_id(content["images"])}
         for annotation in content["annotations"]:
-            of_image[int(annotation["image_id"])].append(annotation)
-        images = sorted(content["images"], key=lambda image: str(image["file_name"]))
-        used = {int(a["category_id"]) for of in of_image.values() for a in of}
-    # Roboflow has a category 0 above the others, which nothing is annotated with
-    ids = sorted(categories.keys() - ({0} - used))
+            of_image[_whole_number(annotation["image_id"])].append(annotation)
+        images = sorted(content["images"], key=lambda image: _text(image["file_name"]))
+        names = {number: composed(_text(category["name"])) for number, category in categories.items()}
+    # Roboflow has a category 0 above the others; by its name alone, so that all files of a data set number the same
+    above = {0} & names.keys() if names.get(0) in {c.get("supercategory") for c in categories.values()} else set[int]()
+    ids = sorted(names.keys() - above)
     renumbered = not all(0 < number < IGNORE_INDEX for number in ids)
     new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
     if len(new) >= IGNORE_INDEX:
         raise UserError(f"{path}: found {len(new)} categories, expected at most 254; leave some out")
-    made = Converted({new[number]: categories[number] for number in ids}, iter(()))
+    made = Converted({new[number]: names[number] for number in ids}, iter(()))
+    if above:
+        made.notes.append(f"category 0, {names[0]!r}, is left out: it is the supercategory of others")
     if renumbered:
         made.notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
 
     def masks() -> Iterator[tuple[str, Mask]]:
-        empty = 0
+        empty = left_out = 0
         for image in images:
             with _whole(path, "COCO's annotations"):
-                size = int(image["height"]), int(image["width"])
+                size = _whole_number(image["height"]), _whole_number(image["width"])
                 mask = _canvas(path, *size)
                 found = of_image[int(image["id"])]
                 # smaller ones lie on larger ones
-                for annotation in sorted(found, key=lambda a: -float(a.get("area", 0))):
-                    mask[_segment(path, annotation["segmentation"], size)] = new[int(annotation["category_id"])]
+                for annotation in sorted(found, key=lambda a: -area_of(a.get("segmentation") or [])):
+                    where = _segment(annotation.get("segmentation") or [], size)
+                    left_out += not where.any()
+                    mask[where] = new[_whole_number(annotation["category_id"])]
                 empty += not found
                 name = _name(str(image["file_name"]))
             yield name, mask
+        if left_out:
+            made.notes.append(f"{left_out} annotations are left out: boxes, key points and the like hold no pixels")
         if empty:
             made.notes.append(f"{empty} images have no annotation: their masks are all 0, no label")
 
@@ -195,50 +214,43 @@ def _from_coco(path: Path) -> Converted:
     return made
 
 
-def _segment(path: Path, segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _by_id(entries: Any) -> dict[int, Any]:
+    """Return entries by their ids, each of which may occur once."""
+    found = {_whole_number(entry["id"]): entry for entry in entries}
+    if len(found) < len(entries):
+        raise ValueError("an id twice among images or categories")
+    return found
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        return int(value)
+    if type(value) not in (int, float) or value != int(value):
+        raise ValueError(f"{value!r:.40} in place of a whole number")
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{value!r:.40} in place of a name")
+    return value.strip()
+
+
+def _segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return where an annotation's polygons or run lengths are, bool (H, W)."""
     inside = np.zeros(size, np.bool_)
     if isinstance(segmentation, list):
-        for polygon in segmentation:
-            inside |= _polygon(np.array(polygon, np.float64).reshape(-1, 2), size)
+        for corners in segmentation:
+            inside |= polygon(np.array(corners, np.float64).reshape(-1, 2), size)
         return inside
     if tuple(segmentation["size"]) != size:
         raise ValueError(f"run lengths of {segmentation['size']} in an image of {list(size)}")
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        try:
-            from pycocotools import mask as coco
-        except ImportError as error:
-            raise UserError(
-                f"{path}: found compressed run lengths, which pycocotools reads, expected it to be installed: "
-                "pip install 'sign-zs3[coco]'"
-            ) from error
-        with warnings.catch_warnings():
-            # of its own code, about NumPy 2
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return np.asarray(coco.decode({"size": list(size), "counts": counts.encode()})).astype(np.bool_)
+    counts = run_lengths(segmentation["counts"])
     if min(counts, default=0) < 0 or sum(counts) != inside.size:
         raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {inside.size}")
     # column by column, and absent first
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(size[::-1]).T
-
-
-def _polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the pixels whose centres lie in a polygon (n, 2) of x and y, where pixel 0 reaches from 0 to 1."""
-    from matplotlib.path import Path as Outline
-
-    inside = np.zeros(size, np.bool_)
-    if len(points) < 3:
-        return inside
-    if not np.isfinite(points).all():
-        raise ValueError("a polygon with NaN or infinity")
-    low = np.floor(points.min(axis=0)).clip(0, size[::-1]).astype(int)
-    high = np.ceil(points.max(axis=0)).clip(0, size[::-1]).astype(int)
-    x, y = np.meshgrid(*(np.arange(a, b) + 0.5 for a, b in zip(low, high, strict=True)))
-    held = Outline(points).contains_points(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(x.shape)
-    inside[low[1] : high[1], low[0] : high[0]] = held
-    return inside
 
 
 # -- LabelMe -------------------------------------------------------------------------------------------------------
@@ -250,8 +262,10 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
     # twice, since the names of all files come first, and their images may fill the memory
     for file in files:
         with _whole(file, expected):
-            names |= {composed(str(shape["label"])) for shape in _json(file, expected)["shapes"]}
+            names |= {composed(_text(shape["label"])) for shape in _json(file, expected)["shapes"]}
     names -= set(_NO_LABEL)
+    if classes is not None and (own := sorted(set(_NO_LABEL) & set(classes.values()))):
+        raise UserError(f"--classes: found {own[0]!r}, which is no class: its pixels have no label; take it out")
     classes = dict(enumerate(sorted(names), 1)) if classes is None else dict(classes)
     number = {name: own_id for own_id, name in classes.items()}
     if unknown := sorted(names - number.keys()):
@@ -270,12 +284,12 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
                 mask = _canvas(file, *size)
                 for shape in content["shapes"]:
                     where = _shape(shape, size)
-                    left_out += where is None
+                    left_out += where is None or not where.any()
                     if where is not None:
-                        mask[where] = number[composed(str(shape["label"]))]
+                        mask[where] = number[composed(_text(shape["label"]))]
             yield _name(file.relative_to(folder).as_posix()), mask
         if left_out:
-            made.notes.append(f"{left_out} points and lines are left out: they hold no pixels")
+            made.notes.append(f"{left_out} shapes are left out: points, lines and the like hold no pixels")
 
     made.masks = masks()
     return made
@@ -285,11 +299,13 @@ def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]
     """Return where a shape of LabelMe's is, bool (H, W); None for points and lines."""
     kind = shape.get("shape_type") or "polygon"
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a shape with NaN or infinity")
     if kind == "polygon":
-        return _polygon(points, size)
+        return polygon(points, size)
     if kind == "rectangle":
         (left, top), (right, bottom) = points
-        return _polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
+        return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
     if kind == "circle":
         y, x = np.ogrid[: size[0], : size[1]]
         (centre_x, centre_y), (edge_x, edge_y) = points
@@ -301,9 +317,12 @@ def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]
 
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
             part = np.asarray(image) > 0
-        left, top = points[0].round().astype(int)
+        left, top = points[0].round().astype(int).tolist()
         whole = np.zeros(size, np.bool_)
-        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        (rows, of_rows), (columns, of_columns) = (
+            overlap(*ends) for ends in zip((top, left), part.shape[:2], size, strict=True)
+        )
+        whole[rows, columns] = part[of_rows, of_columns]
         return whole
     if kind in ("point", "points", "line", "linestrip"):
         return None
@@ -337,4 +356,5 @@ def _name(place: str) -> str:
     path = PurePosixPath(composed(place.replace("\\", "/")))
     if path.is_absolute() or ".." in path.parts or "\0" in place:
         raise UserError(f"{place!r:.100}: found as the name of an image, expected one below its folder; correct it")
-    return path.with_suffix("").as_posix()
+    # what follows a dot is no suffix where it is a number, as in frame_0.5
+    return (path.with_suffix("") if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else path).as_posix()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_archive, from_home, line_of, not_plain, other_format
+from sign_zs3.files import check_archive, from_home, line_of, make_folder, not_plain, other_format
 from sign_zs3.limits import MAX_PICKLE
 from sign_zs3.models.weights import check_finite
 from sign_zs3.protocol import Protocol
@@ -104,7 +104,8 @@ class CheckpointFiles(TorchCheckpointIO):
         self._read = path, checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write one file, down to the disk."""
+        """Write one file, down to the disk, and make its folder."""
+        make_folder(Path(path).parent)
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a task asks of Lightning's Trainer: each option works, or is refused before training; see docs/trainer.md."""
 
 import os
+import re
 import shutil
 from typing import Any
 
@@ -18,7 +19,7 @@ _PRECISIONS = {
 }
 _LENGTHS = "the schedule decides what is read: set model.train_iterations and the lengths of the other phases"
 _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
-    "fast_dev_run": ((False,), "set the phases' lengths, as model.train_iterations, to 1"),
+    "fast_dev_run": ((False, 0), "set the phases' lengths, as model.train_iterations, to 1"),
     "accumulate_grad_batches": ((1,), "use model.accumulate"),
     "gradient_clip_val": ((None, 0, 0.0), "use model.clip_norm"),
     "gradient_clip_algorithm": ((None,), "use model.clip_norm"),
@@ -33,6 +34,7 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "barebones": ((False,), "without checkpoints there is nothing to report: leave it out"),
 }
 """Options with the values that change nothing, and what to use instead of others."""
+_OWN_FILES = r"(train|generator|transfer|self_training|last)(_\d+)?"
 _WEIGHTS = "weights are changed by the phases alone, and saved as they are: leave it out"
 _CALLBACKS = {
     "EarlyStopping": "it would end the run before its later phases: set model.train_iterations",
@@ -125,6 +127,11 @@ def check_options(trainer: pl.Trainer) -> None:
             raise UserError(
                 f"trainer.{name}: found {found}, which does not serve several optimisers and phases: {instead}"
             )
+    if trainer.val_check_interval == 0:
+        raise UserError("trainer.val_check_interval: found 0, expected more; limit_val_batches 0 leaves validation out")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if re.fullmatch(_OWN_FILES, str(getattr(callback, "filename", ""))):
+            found = f"trainer.callbacks: found the filename {callback.filename!r}"
+            raise UserError(f"{found}, which is one of the library's own checkpoints: give another")
         for kind in type(callback).__mro__:
             check_callback(f"{kind.__module__}.{kind.__name__}", type(callback).__name__)
