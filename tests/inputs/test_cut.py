@@ -63,6 +63,7 @@ def test_a_test_reads_any_images(folder: Folder, tmp_path: Path) -> None:
     model = SIGNModule.load_from_checkpoint(path)
     trainer = pl.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     trainer.test(model, folder.data(val_fraction=0.3), ckpt_path=str(path))
+    assert model.scores["per_class"]
 
 
 def test_what_is_stored_is_plain_and_small(folder: Folder, tmp_path: Path) -> None:
