@@ -4,8 +4,12 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sign_zs3._version import __version__
 from sign_zs3.commands import predict
@@ -37,6 +41,7 @@ def main(args: list[str] | None = None) -> int:
     logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
     # Hints on Lightning's own code and on speed, which a user of this program can do nothing about.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*no pre-optimization state was saved")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
@@ -75,13 +80,30 @@ def _run(args: list[str]) -> int:
     if args == ["--version"]:
         print(f"sign-zs3 {__version__}")
         return 0
-    if args[:1] and args[0] in VERBS:
-        return int(importlib.import_module(f"sign_zs3.commands.{args[0]}").run(args[1:]))
-    if args[:1] == ["predict"] and predict.takes(args[1:]):
-        return predict.run(args[1:])
+    if args[:1] and (args[0] in VERBS or (args[0] == "predict" and predict.takes(args[1:]))):
+        with _ended_by_sigterm():  # of trainings, checkpoints look out for it
+            return int(importlib.import_module(f"sign_zs3.commands.{args[0]}").run(args[1:]))
     from sign_zs3.commands.training import ZeroShotCLI
 
     return ZeroShotCLI(args).status
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program as an exception does, so that files are closed, and what is half done is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        print("stopped by SIGTERM", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error: Exception) -> str:
@@ -91,10 +113,13 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(cause or error).split())
     if cause is not None:
         return f"error: {text}"
-    # jsonargparse keeps only the text of what a data module's constructor raised.
-    none = "- Expected a <class 'NoneType'> "  # first in older versions, last in newer ones
-    if wrapped := re.search(rf"Errors: (?:{none})?- (.*?)(?: Given value| - Expected|$)", text):
-        return f"error: {wrapped.group(1)}"
+    # jsonargparse keeps only the text of what a constructor raised; what it would have taken too, such as null, stands
+    # first in older versions, last in newer ones
+    skipped, end = r"(?:- Expected a <class '\w+'> )*", "(?: Given value| - Expected| - Not a valid|$)"
+    if wrapped := re.search(f"Errors: {skipped}- (.*?){end}", text):
+        kind = re.search(r"class_path='(?:[\w.]+\.)?(\w+)'", text)
+        whose = f"{kind[1]}: " if kind and ": found " not in wrapped[1] and kind[1] not in wrapped[1] else ""
+        return f"error: {whose}{wrapped[1]}"
     if re.search(r"gloo.*(closed|reset) by peer|NCCL.*remote process exited", text):
         return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
     if "Expected more than 1 value per channel" in text:

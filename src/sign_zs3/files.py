@@ -209,10 +209,31 @@ def read_yaml(path: Path, expected: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
+        if (again := _key_twice(node)) is not None:
+            raise ValueError(f"found the key {again.value!r:.50} a second time in line {again.start_mark.line + 1}")
         # before values are made, since a merge key copies what it names
         if _expanded(node, {}) > MAX_VALUES:
             raise ValueError(f"found aliases that stand for more than {MAX_VALUES:,} values")
         return loader.construct_document(node)
+
+
+def _key_twice(root: Any) -> Any:
+    """Return the node of a key that a mapping has a second time, of which YAML would drop the first; None if none."""
+    rest, met = [root], set[int]()
+    while rest:
+        node = rest.pop()
+        if id(node) in met or not isinstance(node.value, list):
+            continue
+        met.add(id(node))
+        keys: set[tuple[str, str]] = set()
+        for item in node.value:
+            key, value = item if isinstance(item, tuple) else (None, item)
+            if key is not None and isinstance(key.value, str):
+                if (key.tag, key.value) in keys:
+                    return key
+                keys.add((key.tag, key.value))
+            rest.append(value)
+    return None
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
@@ -295,7 +316,8 @@ def refusing(found: str, then: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{found} ({line_of(error)}){then}") from error
+        reason = f"no {error}" if isinstance(error, KeyError) else line_of(error)
+        raise UserError(f"{found} ({reason}){then}") from error
 
 
 def line_of(error: Exception) -> str:

@@ -13,6 +13,8 @@ MAX_LEVELS = 20
 MAX_VALUES, MAX_JSON_VALUES = 10_000, 100_000
 # characters of a class name: near spellings of a name are looked for, which costs the square of its length
 MAX_NAME = 200
+# characters of the path of a mask to be written below its folder
+MAX_PATH = 1_000
 # of an image, unless told otherwise
 MAX_PIXELS = 100_000_000
 # bytes in a checkpoint that are no tensor: torch takes ten seconds for as many, and a ResNet-152 needs a tenth

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +219,7 @@ def test_cocos_polygons(tmp_path: Path) -> None:
 
 @shared
 def test_real_masks_as_polygons_and_run_lengths(tmp_path: Path) -> None:
-    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::60]
+    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::120]
     originals = {file.stem: read_index_mask(file) for file in files}
     names = read_classes(SHARED / "msrc" / "classes.txt")
     for form, masks in (("runs", originals), ("polygons", {k: without_holes(mask) for k, mask in originals.items()})):
@@ -421,6 +423,104 @@ def test_bad_annotations_are_one_line_and_leave_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["coco.json"]
 
 
+def image(**changes: Any) -> dict[str, Any]:
+    return {"images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 10, **changes}]}
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"annotations": [{"id": 4, "image_id": 1, "category_id": 1, "segmentation": square(0, 4), **changes}]}
+
+
+USED, NAMED = "{path}: cannot be used", "found as the name of an image"
+WHICH: list[tuple[dict[str, Any], str]] = [
+    ({"images": []}, f"{USED} (no images), expected COCO's annotations; export it again"),
+    ({"images": {}}, f"{USED} (images that are no list of entries)"),
+    ({"images": [5]}, f"{USED} (images that are no list of entries)"),
+    ({"annotations": {}}, f"{USED} (annotations that are no list of entries)"),
+    ({"categories": []}, f"{USED} (no categories)"),
+    (image(height=0), "{path}: image 'a.jpg': cannot be used (an image of 10 x 0 pixels, not of 1 to 100,000,000)"),
+    (image(height=10**9, width=10**9), "{path}: image 'a.jpg': cannot be used (an image of 1000000000 x 1000000000"),
+    (annotation(image_id=9), "{path}: annotation 4: cannot be used (image 9, which is not in the list)"),
+    (annotation(category_id=9), "{path}: annotation 4: cannot be used (category 9, which is not in the list)"),
+    (annotation(segmentation=[[1, 2, 3]]), "{path}: annotation 4: cannot be used (a polygon that is no list of x, y"),
+    (annotation(segmentation=[1, 2, 3, 4]), "{path}: annotation 4: cannot be used (a polygon that is no list of x, y"),
+    (annotation(segmentation={"size": [10, 10]}), "{path}: annotation 4: cannot be used (no 'counts')"),
+    (annotation(segmentation=[[0, 0, float("nan"), 0, 5, 5]]), "{path}: annotation 4: cannot be used (a polygon with"),
+    (image(file_name="a" * 300 + ".jpg"), f"'{'a' * 99}: {NAMED}, expected at most 1000 letters, 200 bytes between"),
+    (image(file_name="é" * 150), f"'{'é' * 99}: {NAMED}, expected at most 1000 letters, 200 bytes between slashes"),
+    (image(file_name="/".join(["d" * 100] * 60)), f"'{'d' * 99}: {NAMED}, expected at most 1000 letters"),
+    (image(file_name="a\ud800.jpg"), f"'a\\ud800.jpg': {NAMED}, expected at most"),
+    (image(file_name=".jpg"), f"'.jpg': {NAMED}, but hidden files are passed over; rename it"),
+    (image(file_name="../a.jpg"), f"'../a.jpg': {NAMED}, but hidden files are passed over"),
+    (image(file_name="/a.jpg"), f"'/a.jpg': {NAMED}, expected a path below its folder; correct it"),
+    (image(file_name="."), f"'.': {NAMED}, expected a path below its folder; correct it"),
+    (image(file_name=5), f"5: {NAMED}, expected a path below its folder; correct it"),
+    ({"categories": [{"id": 1, "name": "co\ud800w"}]}, f"{USED} ('co\\ud800w' in place of a name)"),
+    (
+        {"images": [image()["images"][0], {**image()["images"][0], "id": 2, "file_name": "a.png/b.jpg"}]},
+        "a.png/b: found as the name of two images, or of an image and a folder; rename one",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WHICH)
+def test_the_entry_is_named(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "coco.json", small(**{"annotations": [], **changes}))
+    assert convert(path, "--output", tmp_path / "new" / "folders" / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message.format(path=path)}")
+    assert [each.name for each in tmp_path.iterdir()] == ["coco.json"]  # and no folder of the output's
+
+
+def test_another_kind_than_the_options_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "in" / "coco.json", small(square(0, 4)))
+    assert convert(tmp_path / "in", "--output", tmp_path / "out") == 1
+    assert "found COCO's annotations, expected LabelMe's; give the file, not its folder" in capsys.readouterr().err
+    assert convert(path, "--colours", "voc", "--output", tmp_path / "out") == 1
+    assert f"{path}: found a file beside --colours, expected a folder of colour-coded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("# id\tname\tcolour\n", "TABLE: found no class, expected the name of one at least"),
+        ("255\tborder\t128 0 0\n", "TABLE: found no class, expected the name of one at least"),
+        (f"1\t{'x' * 300}\t128 0 0\n", "expected numbers up to 255 and at most 200 letters; correct the line"),
+        (f"{'1' * 5000}\tcat\t128 0 0\n", "expected numbers up to 255 and at most 200 letters; correct the line"),
+        ("", "TABLE: found no colour, expected a class a line"),
+    ],
+)
+def test_tables_of_colours_that_hold_none(
+    lines: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coloured(tmp_path / "in", {"a": np.zeros((4, 4), np.uint8)}, {0: (128, 0, 0)}, "RGB")
+    (tmp_path / "table.txt").write_text(lines)
+    assert convert(tmp_path / "in", "--colours", tmp_path / "table.txt", "--output", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message.replace("TABLE", str(tmp_path / "table.txt")) in line and "--debug" not in line
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_sigterm_leaves_nothing(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "coco.json", small(square(0, 4)))
+    (tmp_path / "out").mkdir() if there else None
+    seen: list[str] = []
+
+    def end(mask: object) -> Any:
+        seen.extend(each.name for each in tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Image, "fromarray", end)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        convert(path, "--output", tmp_path / "out")
+    assert stopped.value.code == 143 and len(seen) == 2 + there
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["coco.json", *["out"] * there]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 # -- LabelMe -------------------------------------------------------------------------------------------------------
 
 
@@ -449,7 +549,7 @@ def polygons(mask: Mask, names: dict[int, str]) -> list[dict[str, Any]]:
 
 @shared
 def test_real_masks_as_labelmes_polygons(tmp_path: Path) -> None:
-    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::40]
+    files = sorted((SHARED / "msrc" / "masks").glob("*.png"))[::100]
     names = read_classes(SHARED / "msrc" / "classes.txt")
     masks = {file.stem: without_holes(read_index_mask(file)) for file in files}
     for name, mask in masks.items():

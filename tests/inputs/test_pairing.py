@@ -129,6 +129,23 @@ def test_endings_in_lists(folder: Folder) -> None:
     assert len(whole(folder, image_suffix="_rgb.png", mask_suffix="_ids.png")) == COUNT
 
 
+@pytest.mark.parametrize("second", ["images/05.png", "./05", "05.png", "05 06"])
+def test_an_image_twice_in_a_list_however_it_is_spelt(second: str, folder: Folder) -> None:
+    write_lists(folder, "{}")
+    path = folder.root / "splits" / "train.txt"
+    path.write_text(f"{path.read_text()}{second}\n")
+    with pytest.raises(UserError, match=r"found the (image|id) '05' twice") as caught:
+        folder.data().make_dataset("train", hide_unseen=False, augment=False)
+    assert folder.faults() == [str(caught.value)]
+
+
+def test_lines_that_leave_the_folder_blame_no_ending(folder: Folder) -> None:
+    write_lists(folder, "../{}")
+    faults = folder.faults()
+    assert len(faults) == COUNT
+    assert all("expected a name below the folder of images; correct line" in fault for fault in faults)
+
+
 # -- letters with accents ------------------------------------------------------------------------------------------
 
 

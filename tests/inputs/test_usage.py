@@ -16,6 +16,7 @@ from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
 from sign_zs3.commands.usage import explain, list_options, options_of, with_brackets
 from sign_zs3.data import datamodules
+from sign_zs3.files import read_yaml
 from sign_zs3.tasks import METHODS
 from tests.inputs.conftest import Folder
 
@@ -35,10 +36,34 @@ WRONG = {
     # of classes other than the data's, which the message must not blame
     "--trainer.logger Foo": "--trainer.logger: found 'Foo', expected one of CSVLogger, CometLogger, ",
     "--trainer.callbacks Modelcheckpoint": "; did you mean 'ModelCheckpoint'?",
-    "--trainer.callbacks EarlyStopping": "--trainer.callbacks: found EarlyStopping alone, which needs monitor: give "
-    "--trainer.callbacks.monitor",
-    "--trainer.callbacks [EarlyStopping]": "--trainer.callbacks: found EarlyStopping alone, which needs monitor: give "
-    "--trainer.callbacks.monitor",
+    "--trainer.callbacks OnExceptionCheckpoint": "--trainer.callbacks: found OnExceptionCheckpoint alone, which needs "
+    "dirpath: give --trainer.callbacks.dirpath",
+    "--trainer.callbacks [OnExceptionCheckpoint]": "--trainer.callbacks: found OnExceptionCheckpoint alone, which "
+    "needs dirpath: give --trainer.callbacks.dirpath",
+    "--trainer.callbacks [5]": "--trainer.callbacks: found '5', expected one of DeviceStatsMonitor, ",
+    "--trainer.callbacks torch.nn.Linear": "; or give the path of one of your own, as in package.module.Class",
+    "--trainer.logger torch.nn.Linear": "--trainer.logger: found 'torch.nn.Linear', expected one of CSVLogger, ",
+    "--trainer.plugins torch.nn.Linear": "--trainer.plugins: found 'torch.nn.Linear', expected the path of what to "
+    "import, as in package.module.Class",
+    "--data torch.nn.Linear": "--data: found 'torch.nn.Linear', expected one of COCOStuffDataModule, ",
+    "--data sign_zs3.nothing": "--data: found 'sign_zs3.nothing', expected one of COCOStuffDataModule, ",
+    "--data.init_args 5": "--data.init_args: found no options, expected lines such as 'option: value'",
+    # those of groups
+    "--trainer 5": "--trainer: found '5', expected a YAML file of its options; or give these one by one, as "
+    "--trainer.NAME",
+    "--model x": "--model: found 'x', expected a YAML file of its options; or give these one by one, as --model.NAME",
+    "--model.protocol x": "--model.protocol: is set by --data; leave it out",
+    # values that Lightning knows and that do not serve here are not offered
+    "--trainer.precision fp16": "--trainer.precision: found 'fp16', expected 32-true, 64-true or bf16-mixed",
+    "--trainer.precision 8": "--trainer.precision: found '8', expected 32-true, 64-true or bf16-mixed",
+    "--trainer.limit_val_batches a": "--trainer.limit_val_batches: found 'a', expected a number",
+    "--trainer.deterministic x": "--trainer.deterministic: found 'x', expected true or false or warn",
+    "--seed_everything x": "--seed_everything: found 'x', expected a whole number from 0 to 4294967295",
+    # no value
+    "--model.lr null": "--model.lr: found null, expected a number",
+    "--model.dilations null": "--model.dilations: found null, expected a list, as in [a, b]",
+    "--model.self_training null": "--model.self_training: found null, expected one of annealed, top_fraction, none",
+    "--checkpoint.every null": "--checkpoint.every: found null, expected a whole number",
     "--trainer.callbacks.monitr x": "--trainer.callbacks.monitr: is no option here; --help lists those that are",
     "--trainer.logger CSVLogger --trainer.logger.nme 3": "--trainer.logger.nme: is no option here; did you mean "
     "'--trainer.logger.name'?",
@@ -82,6 +107,7 @@ def test_verbs_files_and_classes(args: list[str], start: str, capsys: pytest.Cap
     assert line.startswith(f"error: {start}")
 
 
+NO_VALUE = "found no value (null), expected one; give it, or leave the line out for the default"
 FILES = {
     "model: {encodin: conv}": "--model.encodin: is no option here; did you mean '--model.encoding'?",
     "trainer: {max_epoch: 3}": "--trainer.max_epoch: is no option here; did you mean '--trainer.max_epochs'?",
@@ -92,6 +118,37 @@ FILES = {
     # Lightning's parser would take these for a reason to forget what the files before say
     "model: 3": "FILE: model: found 3, expected lines such as 'option: value', indented; or leave it out",
     "model:": "FILE: model: found no line below it, expected lines such as 'option: value', indented; or leave it out",
+    "": "FILE: found nothing, expected lines such as 'option: value'; correct it",
+    "[a, b]": "FILE: found ['a', 'b'], expected lines such as 'option: value'; correct it",
+    "model": "FILE: found 'model', expected lines such as 'option: value'; correct it",
+    "fit: {model: {lr: 0.1}}": "FILE: fit: found options below the verb, which is given on the command line: take the "
+    "line out, and the indentation of those below it",
+    # YAML would drop the first
+    "model: {lr: 0.1}\ntrainer: {devices: 1}\nmodel: {alpha: 2}": "FILE: cannot be read (found the key 'model' a "
+    "second time in line 3), expected a configuration as YAML; mend it",
+    "model: {lr: 0.1, alpha: 1, lr: 0.2}": "FILE: cannot be read (found the key 'lr' a second time in line 1), "
+    "expected a configuration as YAML; mend it",
+    # of one seed
+    "model: {seed: 3}": "FILE: model: found a seed of its own, expected one for all: use seed_everything",
+    "data: {class_path: ShapesDataModule, init_args: {seed: 3}}": "FILE: data: found a seed of its own, expected one "
+    "for all: use seed_everything",
+    "seed_everything: null": "seed_everything: found null, expected a whole number from 0 to 4294967295",
+    "seed_everything: true": "seed_everything: found True, expected a whole number from 0 to 4294967295",
+    "seed_everything: -1": "seed_everything: found -1, expected a whole number from 0 to 4294967295",
+    "seed_everything: 4294967296": "seed_everything: found 4294967296, expected a whole number from 0 to 4294967295",
+    # of values that are left out
+    "model: {backbone: }": f"model.backbone: {NO_VALUE}",
+    "model: {temperature: null}": f"model.temperature: {NO_VALUE}",
+    "model: {encoding: null}": f"model.encoding: {NO_VALUE}",
+    "data: {class_path: ShapesDataModule, init_args: {batch_size: }}": f"data.batch_size: {NO_VALUE}",
+    "checkpoint: {every: null}": f"checkpoint.every: {NO_VALUE}",
+    "data: [a]": "--data: found \"['a']\", expected one of COCOStuffDataModule, FolderDataModule, "
+    "PascalContextDataModule, ShapesDataModule, VOCDataModule; or give the path of one of your own, as in "
+    "package.module.Class",
+    "data: {class_path: ShapesDataModule, init_args: [1]}": "--data.init_args: found no options, expected lines such "
+    "as 'option: value'",
+    "ckpt_path: ''": "--ckpt_path: found '', expected the path of a .ckpt file, or last",
+    "ckpt_path: 5": "--ckpt_path: found '5', expected text",
     "trainer: [gpu]": "FILE: trainer: found ['gpu'], expected lines such as 'option: value', indented; or leave it out",
     "checkpoint: 4": "FILE: checkpoint: found 4, expected lines such as 'option: value', indented; or leave it out",
 }
@@ -108,11 +165,39 @@ def test_one_line_says_what_is_wrong_in_a_file(
     except SystemExit as stopped:
         status = int(stopped.code or 0)
     assert status
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Seed set to" not in line]
     assert line == f"error: {FILES[content].replace('FILE', str(path))}"
 
 
+def test_options_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text("data: {root: x}")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(tmp_path / "own.yaml")])
+    assert capsys.readouterr().err == (
+        "error: --data: found options without a class, expected class_path: FolderDataModule, or another class, with "
+        "the options below init_args\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--model.seed", "--data.seed", "--data.init_args.seed"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_there_is_one_seed(option: str, joined: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"{option}=3"] if joined else [option, "3"]
+    assert main(["fit", "--config", "experiments/quickstart.yaml", *given]) == 1
+    expected = f"error: {option}: found a seed of its own, expected one for all: use --seed_everything\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_merge_is_no_key_twice(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: {<<: *a, x: 3}\n1: one\n'1': text\n")
+    found = read_yaml(tmp_path / "own.yaml", "YAML")
+    assert found == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 3}, 1: "one", "1": "text"}
+
+
 VERBS = {
+    "": "found no verb, expected one of fit, validate, test, predict, data, demo, embed, export, extend, remove, "
+    "rename, results",
+    "fit --config no.yaml": f"--config: {Path.cwd() / 'no.yaml'} is not there, expected a YAML file; correct the path",
     "extend": "--ckpt_path, --classes, --output: found none, expected a value; see sign-zs3 extend --help",
     "export --ckpt_path x --output y --format onx": "--format: found 'onx', expected one of onnx, torch, pretrained; "
     "did you mean 'onnx'?",

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sign_zs3.callbacks.stopping import StopSignals, end_with_parent, note_for_job
+from sign_zs3.errors import check_at_least
 from sign_zs3.files import replacing
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.checkpoint import CheckpointFiles
@@ -35,10 +36,14 @@ class ScheduleCheckpoint(Checkpoint):
     Attributes:
         phase_files: Phase name -> file.
         signals: Those that stop the run.
+
+    Raises:
+        UserError: `every` is negative.
     """
 
     def __init__(self, every: int = 500) -> None:
         super().__init__()
+        check_at_least(0, **{"checkpoint.every": every})
         self.every = every
         self.phase_files: dict[str, str] = {}
         self._folder = Path()

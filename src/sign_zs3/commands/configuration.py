@@ -24,6 +24,8 @@ VERBS = {
 
 
 SECTIONS = {"model", "trainer", "checkpoint"}
+TRAINING = ("fit", "validate", "test", "predict")
+"""The verbs that configurations are for."""
 
 
 def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -38,7 +40,9 @@ def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     while rest:
         arg = rest.pop(0)
         joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
-        if arg.partition("=")[0] == "--include":
+        if (option := arg.partition("=")[0]) in ("--model.seed", "--data.seed", "--data.init_args.seed"):
+            raise UserError(f"{option}: found a seed of its own, expected one for all: use --seed_everything")
+        if option == "--include":
             raise UserError("--include: found on the command line, expected in a file: give --config more than once")
         if joined or (arg in ("--config", "-c") and rest):
             given = joined.group(1) if joined else rest.pop(0)
@@ -59,13 +63,11 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
     # what is no file may be YAML itself, or is the parser's to refuse
     if os.path.exists(path):  # noqa: PTH110
         content = read_yaml(path, "a configuration as YAML")
-    content = content if isinstance(content, dict) else {}
-    for section in SECTIONS & content.keys():
-        if not isinstance(content[section], dict):  # one without lines would undo what files before it say
-            found = f"{content[section]!r:.100}" if content[section] is not None else "no line below it"
-            raise UserError(
-                f"{path}: {section}: found {found}, expected lines such as 'option: value', indented; or leave it out"
-            )
+        if not isinstance(content, dict):
+            found = "nothing" if content is None else f"{content!r:.50}"
+            raise UserError(f"{path}: found {found}, expected lines such as 'option: value'; correct it")
+        _check_content(path, content)
+    content = content or {}
     named = content.get("include") or []
     if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
@@ -81,6 +83,26 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
         if included not in files:
             _follow(included, includers, files)
     files[path] = content
+
+
+def _check_content(path: Path, content: dict[str, Any]) -> None:
+    """Refuse lines of a configuration that would be passed over, or undo those of files before it, without a word."""
+    for section in SECTIONS & content.keys():
+        if not isinstance(content[section], dict):
+            found = f"{content[section]!r:.100}" if content[section] is not None else "no line below it"
+            raise UserError(
+                f"{path}: {section}: found {found}, expected lines such as 'option: value', indented; or leave it out"
+            )
+    if nested := [verb for verb in TRAINING if isinstance(content.get(verb), dict)]:
+        raise UserError(
+            f"{path}: {nested[0]}: found options below the verb, which is given on the command line: take the line "
+            "out, and the indentation of those below it"
+        )
+    data = content.get("data")
+    within = data if isinstance(data, dict) else {}
+    for name, options in (("model", content.get("model")), ("data", within), ("data", within.get("init_args"))):
+        if isinstance(options, dict) and "seed" in options:
+            raise UserError(f"{path}: {name}: found a seed of its own, expected one for all: use seed_everything")
 
 
 def at_home(value: Any) -> Any:

@@ -31,6 +31,9 @@ class ConfiguredCLI(ZeroShotCLI):
     def _set_seed(self) -> None:
         """Nothing random happens here that the data module does not seed itself."""
 
+    def before_instantiate_classes(self) -> None:
+        """Leave the trainer's options alone: they may be meant for another machine."""
+
     def instantiate_classes(self) -> None:
         """Build the data module alone."""
         config = self.config.clone()

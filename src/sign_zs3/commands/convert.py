@@ -12,7 +12,7 @@ from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.data.convert import Converted, convert
 from sign_zs3.data.datasets.files import read_classes
 from sign_zs3.errors import UserError
-from sign_zs3.files import make_folder
+from sign_zs3.files import check_writable, make_folder
 from sign_zs3.protocol import IGNORE_INDEX
 
 DESCRIPTION = """\
@@ -36,10 +36,12 @@ def run(args: list[str]) -> int:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output: found {output} with something in it, expected a folder not there yet; name another")
     classes = None if options.classes is None else read_classes(Path(options.classes))
+    check_writable(output / "classes.txt")
     made = convert(Path(options.source), options.colours, classes)
-    make_folder(output.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name[:40]}.", dir=output.parent) as beside:
+    near = next(parent for parent in output.parents if parent.exists())  # so that an error leaves no folder
+    with tempfile.TemporaryDirectory(prefix=f".{output.name[:40]}.", dir=near) as beside:
         images, pixels = _write(made, Path(beside) / "made")
+        make_folder(output.parent)
         (Path(beside) / "made").rename(output)  # an empty folder gives way
     _print(made, images, pixels)
     print(f"masks:    {output / 'masks'}\nclasses:  {output / 'classes.txt'}")
@@ -77,8 +79,8 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
     pixels: Counter[int] = Counter()
     for name, mask in made.masks:
         path = folder / "masks" / f"{name}.png"
-        if path.exists():
-            raise UserError(f"{name}: found twice as the name of an image, expected it once; rename one")
+        if path.exists() or any(parent.is_file() for parent in path.parents):
+            raise UserError(f"{name}: found as the name of two images, or of an image and a folder; rename one")
         make_folder(path.parent)
         image = Image.fromarray(mask)
         image.putpalette((palette * 255).round().astype(np.uint8).tobytes())

@@ -6,12 +6,10 @@ import argparse
 import errno
 import math
 import os
-import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,28 +88,27 @@ def run(args: list[str]) -> int:
 
     labelled: list[dict[str, Any]] = []
     complete = False
-    with _ended_by_sigterm():
-        try:
-            with tqdm(images.items(), "predict", unit="image", file=sys.stderr, dynamic_ncols=True) as bar:
-                for name, path in bar:
-                    try:
-                        image, _ = read_image(path, max_pixels=options.max_pixels)
-                        found = segmenter.segment(image, **evaluation)
-                        labelled.append(write_prediction(output, name, str(path), image, found, config.protocol))
-                    except UserError as error:
-                        fail(path, error)
-                        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
-                            raise
-                    except (MemoryError, RuntimeError) as error:
-                        if not _is_memory(error):
-                            raise
-                        fail(path, f"{path}: not enough memory, expected room for image and window; lower --window")
-            complete = True
-        finally:
-            for failure in failed:
-                print(f"failed: {failure['error']}", file=sys.stderr)
-            facts = {"checkpoint": options.ckpt_path, "method": method, "options": evaluation}
-            write_report(output, config.protocol, labelled, failed, complete, **facts)
+    try:
+        with tqdm(images.items(), "predict", unit="image", file=sys.stderr, dynamic_ncols=True) as bar:
+            for name, path in bar:
+                try:
+                    image, _ = read_image(path, max_pixels=options.max_pixels)
+                    found = segmenter.segment(image, **evaluation)
+                    labelled.append(write_prediction(output, name, str(path), image, found, config.protocol))
+                except UserError as error:
+                    fail(path, error)
+                    if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
+                        raise
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_memory(error):
+                        raise
+                    fail(path, f"{path}: not enough memory, expected room for image and window; lower --window")
+        complete = True
+    finally:
+        for failure in failed:
+            print(f"failed: {failure['error']}", file=sys.stderr)
+        facts = {"checkpoint": options.ckpt_path, "method": method, "options": evaluation}
+        write_report(output, config.protocol, labelled, failed, complete, **facts)
     print(closing_line(output, len(labelled)))
     if failed:
         total = len(labelled) + len(failed)
@@ -260,21 +257,3 @@ def _device(name: str) -> torch.device:
             "cuda with a GPU and torch built for it; leave it out"
         ) from error
     return device
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the program as an exception does, so that files are closed and the report is written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        print("stopped by SIGTERM", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,24 +13,21 @@ import argparse
 import errno
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
-from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
-from sign_zs3.callbacks import PredictionWriter, ScheduleCheckpoint, ScheduleProgressBar
+from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import usage
 from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
+from sign_zs3.commands.trainer import as_list, complete, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -39,7 +36,6 @@ from sign_zs3.reports.run import as_results, print_table
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
-from sign_zs3.tasks.trainer import check_callback, check_precision, check_processes, check_strategy
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +51,6 @@ STOPPED = 75
 """Exit status of a run that is to be gone on with, as --trainer.max_time makes one: EX_TEMPFAIL of sysexits.h."""
 # What a checkpoint leaves open: these change how it is read, not what it is.
 INFERENCE_OPTIONS = ("seen_penalty", "resolution", "flip", "scales")
-
-
-class _TimerOfThisRun(Timer):
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Forget the time of the runs before."""
 
 
 class ZeroShotCLI(LightningCLI):
@@ -100,8 +91,8 @@ class ZeroShotCLI(LightningCLI):
         """Return the method of the command line, else of the files, else of the checkpoint, else SIGN."""
         method = last_option(self.arguments, "--method") or settings.get("method")
         if method is None:
-            path = last_option(self.arguments, "--ckpt_path") or settings.get("ckpt_path")
-            if path is None or not Path(path).is_file():  # one that is not there is refused where it is used
+            path = str(last_option(self.arguments, "--ckpt_path") or settings.get("ckpt_path") or "")
+            if not Path(path).is_file():  # one that is not there is refused where it is used
                 return "SIGN"
             return stored_method(self._read(Path(path)))
         if not isinstance(method, str) or method not in METHODS:
@@ -133,6 +124,7 @@ class ZeroShotCLI(LightningCLI):
             )
         config["method"] = self.method
         del config["include"]
+        usage.refuse_nulls(config, METHODS[self.method])
         self._take_retired(config["model"], trains=subcommand == "fit")
 
     def _take_retired(self, options: Namespace, trains: bool) -> None:
@@ -170,8 +162,8 @@ class ZeroShotCLI(LightningCLI):
         parser.link_arguments(
             "data", "model.protocol", compute_fn=lambda data: data.protocol.as_dict(), apply_on="instantiate"
         )
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
@@ -192,6 +184,8 @@ class ZeroShotCLI(LightningCLI):
             log.info("SLURM has started this job again: resuming from %s", noted)
             config["ckpt_path"] = noted
         path = config.get("ckpt_path")
+        if path == "":
+            raise UserError("--ckpt_path: found '', expected the path of a .ckpt file, or last")
         if not path:
             if subcommand in ("validate", "test", "predict") and not config["model"]["init_from"]:
                 raise UserError(f"--ckpt_path: found none, expected the .ckpt file of a trained model to {subcommand}")
@@ -237,38 +231,26 @@ class ZeroShotCLI(LightningCLI):
             config["seed_everything"] = config["data"]["init_args"]["seed"] = seed
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Name the folder of the runs where its disk is full, which Python does not."""
+        """Name the folder of the runs where it cannot be made, or its disk is full, which Python does not."""
+        root = self.config[subcommand]["trainer"].get("default_root_dir") or "runs"
         try:
             super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {line_of(error)}") from error
         except OSError as error:
-            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            if error.filename is None:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+                    raise
+            elif not _holds(Path(error.filename), Path(root)):
                 raise
-            root = self.config[subcommand]["trainer"].get("default_root_dir") or "runs"
             raise UserError(
                 f"{root}: cannot be written ({error.strerror}); make room, or name another folder with "
                 "--trainer.default_root_dir"
             ) from error
 
     def before_instantiate_classes(self) -> None:
-        """Refuse callbacks that do not serve; let W&B write below the folder of the runs, or say that it is missing."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        trainer = config.get("trainer") or {}
-        for path in (str(getattr(each, "class_path", "")) for each in _as_list(trainer.get("callbacks"))):
-            check_callback(path)  # those with options that cannot be written to config.yaml would fail in other words
-            if path.endswith("callbacks.Timer"):
-                raise UserError("trainer.callbacks: found Timer, which cannot be written to config.yaml: use max_time")
-        for logger in _as_list(trainer.get("logger")):
-            if logger is None or not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
-                continue
-            try:
-                import wandb  # noqa: F401
-            except ImportError as error:
-                raise UserError(
-                    "--trainer.logger: found WandbLogger, but wandb is not installed: pip install 'sign-zs3[wandb]', "
-                    "or leave the logger out"
-                ) from error
-            if logger.init_args.get("save_dir") in (None, "."):
-                logger.init_args["save_dir"] = str(trainer.get("default_root_dir") or "runs")
+        """Refuse what Lightning would refuse in other words, or make something else of."""
+        prepare(self._get(self.config, "trainer", {}))
 
     def after_instantiate_classes(self) -> None:
         """Build the model from its checkpoint: neither the vectors' file nor pretrained weights are needed then."""
@@ -282,28 +264,12 @@ class ZeroShotCLI(LightningCLI):
         root = config.get("default_root_dir") or "runs"
         if not config.get("logger") and "logger" not in kwargs:  # without one, runs would share a folder
             kwargs["logger"] = CSVLogger(root, name="")
-        _check_trainer_options(config)
-        own = [*_as_list(config.get("callbacks"))]  # Lightning adds its own to the list
+        own = [*as_list(config.get("callbacks"))]  # Lightning adds its own to the list
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(f"trainer: {line_of(error)}") from error
-        # in the process that reports, before another one is started
-        check_strategy(trainer.strategy)
-        check_processes(trainer)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin of the user's own stays
-            trainer.strategy.checkpoint_io = self.files
-        if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
-            # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
-            trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
-        if (bar := trainer.progress_bar_callback) is not None and bar not in own:
-            trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
-            trainer.callbacks.insert(0, ScheduleProgressBar())  # type: ignore[attr-defined]
-        # Time is counted per run: Lightning's own timer would stop a resumed run at once.
-        for index, callback in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
-            if type(callback) is Timer and callback._duration is not None:
-                trainer.callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))  # type: ignore[attr-defined]
-        trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        complete(trainer, root, own, self.files)
         return trainer
 
     @property
@@ -321,6 +287,9 @@ class ZeroShotCLI(LightningCLI):
         model, trainer = self.model, self.trainer
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         schedule = model.schedule
+        for callback in own_checkpoints(trainer.callbacks):  # type: ignore[attr-defined]
+            if not (callback.best_model_path or callback.last_model_path):
+                log.warning("trainer.callbacks: ModelCheckpoint has saved nothing: what it waits for never came")
         if not schedule.done:
             last = folder / "checkpoints" / "last.ckpt"
             log.info(
@@ -368,25 +337,18 @@ class ZeroShotCLI(LightningCLI):
         print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _seed(value: object) -> int:
+    """Return the seed of all; a UserError where it is none. Lightning takes true for another one each time."""
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        shown = "null" if value is None else value
+        raise UserError(f"seed_everything: found {shown}, expected a whole number from 0 to 4294967295")
+    return value
 
 
-def _check_trainer_options(config: Mapping[str, Any]) -> None:
-    """Refuse what Lightning's Trainer would refuse in other words, or make something else of before it is asked."""
-    for name, refused, why in (
-        ("barebones", True, "without checkpoints there is nothing to report"),
-        ("enable_checkpointing", False, "the table is that of the phases' checkpoints"),
-        ("limit_test_batches", 0, "the table is that of the test images"),
-    ):
-        if config.get(name) == refused and config.get(name) is not None:
-            raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out")
-    check_precision(config.get("precision"))
-    accelerator, cuda, mps = config.get("accelerator"), torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(str(accelerator), True):
-        raise UserError(
-            f"trainer.accelerator: found {accelerator}, but torch finds none on this machine: use auto or cpu"
-        )
+def _holds(path: Path, root: Path) -> bool:
+    """Return whether a path is the folder of the runs, one that it lies in, or a run's own."""
+    path, root = path.absolute(), root.absolute()
+    return root.is_relative_to(path) or path.parent == root
 
 
 def _last_checkpoint(root: Path) -> str:

@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 from pytorch_lightning import callbacks, loggers
 
 from sign_zs3.commands import parsing
+from sign_zs3.commands.configuration import TRAINING, VERBS
 from sign_zs3.commands.parsing import unknown
 from sign_zs3.data import datamodules
-from sign_zs3.errors import did_you_mean
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.options import TaskOptions
+from sign_zs3.tasks.trainer import REFUSED, check_callback
 
 _KINDS = {
     "<class 'float'>": "a number", "<class 'int'>": "a whole number", "<class 'bool'>": "true or false",
@@ -28,12 +30,40 @@ _DATA = {
     for name, kind in inspect.getmembers(datamodules, inspect.isclass)
     if issubclass(kind, datamodules.ZeroShotDataModule) and not inspect.isabstract(kind)
 }
+# those that do not serve, and those that others are made from
+_NOT_OFFERED = {*REFUSED, "Timer", "Callback", "Checkpoint", "ProgressBar", "BasePredictionWriter"}
 _CLASSES: dict[str, dict[str, type[Any]]] = {
     "--data": _DATA,
-    "--trainer.callbacks": dict(inspect.getmembers(callbacks, inspect.isclass)),
+    "--trainer.callbacks": {
+        name: of for name, of in inspect.getmembers(callbacks, inspect.isclass) if name not in _NOT_OFFERED
+    },
     "--trainer.logger": dict(inspect.getmembers(loggers, inspect.isclass)),
 }
 """Options that take classes, with those that they know by name."""
+_NO_CLASS = (
+    r"Expected a dot import path string: (\S+)|Problem with given class_path '([\w.]+)':\s+(?:module '|No module)"
+    r"|Import path does not correspond to a subclass|Not a valid subclass of \w+(?:\. Got value: (.*))?"
+)
+"""What jsonargparse says of what is no class, or none that serves, with the groups that may hold the value."""
+_TOLD = {
+    r"File does not exist: '?([^']+)'?": "--config: {} is not there, expected a YAML file; correct the path",
+    r"Unexpected config: (.{0,50})": "--config: found {!r}, expected a file, or lines such as 'option: value'",
+    r"Unable to load config '(.{0,50})'": "{option}: found {!r}, expected a YAML file of its options; or give these "
+    "one by one, as {option}.NAME",
+    r"expected \"subcommand\"": f"found no verb, expected one of {', '.join((*TRAINING, *VERBS))}",
+    r"Linked \"([\w.]+)\" must be given via \"([\w.]+)\"": "--{}: is set by --{}: give that one",
+    r"\((\w+)\) --> ([\w.]+): invalid": "--{1}: is set by --{0}; leave it out",
+    r"Call to compute_fn .* failed: (.*)": "{}",
+    r"Expected an instantiatable class": "{option}: found options without a class, expected class_path: "
+    "FolderDataModule, or another class, with the options below init_args",
+    r"object has no attribute 'keys'": "{option}.init_args: found no options, expected lines such as 'option: value'",
+}
+"""What jsonargparse says -> what is printed, with the groups of the pattern and the option."""
+_EXPECTED = {
+    "--trainer.precision": "32-true, 64-true or bf16-mixed",
+    "--seed_everything": "a whole number from 0 to 4294967295",
+}
+"""What is expected of options of which Lightning knows more values than serve here."""
 
 
 def options_of(kind: type[Any]) -> dict[str, str]:
@@ -48,12 +78,31 @@ def options_of(kind: type[Any]) -> dict[str, str]:
     return found
 
 
+def options_of_method(kind: type[Any]) -> dict[str, str]:
+    """Return the options of a task with their types as text."""
+    return {field.name: str(field.type) for field in dataclasses.fields(TaskOptions)} | options_of(kind)
+
+
 def list_options() -> set[str]:
     """Return the options, as they stand on a command line, that take lists."""
     options = {f"--data.{name}": kind for of in _DATA.values() for name, kind in options_of(of).items()}
-    common = {field.name: str(field.type) for field in dataclasses.fields(TaskOptions)}
-    options |= {f"--model.{name}": kind for of in METHODS.values() for name, kind in (options_of(of) | common).items()}
+    options |= {f"--model.{n}": kind for of in METHODS.values() for n, kind in options_of_method(of).items()}
     return {option for option, kind in options.items() if re.search(r"\b(list|Sequence|tuple)\[", kind)}
+
+
+def refuse_nulls(config: Any, method: type[Any]) -> None:
+    """Refuse null in a configuration where an option takes none, as a line ``lr:`` without a value has it."""
+    data = config.get("data") or {}
+    kind = _DATA.get(str(data.get("class_path")).rpartition(".")[2], object)
+    for section, given, options in (
+        ("model", config["model"], options_of_method(method)),
+        ("data", data.get("init_args") or {}, options_of(kind)),
+        ("checkpoint", config["checkpoint"], {"every": "int"}),
+    ):
+        for name, annotation in options.items():
+            if name in given and given[name] is None and "None" not in annotation:
+                found = f"{section}.{name}: found no value (null)"
+                raise UserError(f"{found}, expected one; give it, or leave the line out for the default")
 
 
 def with_brackets(args: Iterable[str]) -> list[str]:
@@ -97,27 +146,34 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         return unknown(f"--{match[1]}", options)
     keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     top, option = f"--{keys[0]}" if keys else "--data", f"--{'.'.join(keys)}" if keys else "--data"
-    kinds = re.findall(r"class_path '(?:[\w.]+\.)?(\w+)'", message)
+    kinds = re.findall(r"class_path '([\w.]+)'", message)
+    kind = kinds[-1].rpartition(".")[2] if kinds else ""
     if match := re.search(r"Option '([^']+)' is not accepted", message):
-        own = options_of(_CLASSES[top][kinds[-1]]) if kinds and kinds[-1] in _CLASSES.get(top, {}) else {}
+        own = options_of(_CLASSES[top][kind]) if kind in _CLASSES.get(top, {}) else {}
         return unknown(f"{top}.{match[1]}", [f"{top}.{name}" for name in own])
     if match := re.search(r"arguments are required: ([\w.]+)", message):
         if not kinds and match[1].endswith("data"):
             return "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options"
         if kinds:
-            return f"{top}: found {kinds[-1]} alone, which needs {match[1]}: give {top}.{match[1]}"
-    if match := re.search(r"Expected a dot import path string: (\S+)", message):
+            try:
+                check_callback(kinds[-1])
+            except UserError as error:
+                return str(error)
+            return f"{top}: found {kind} alone, which needs {match[1]}: give {top}.{match[1]}"
+    for pattern, text in _TOLD.items():
+        if match := re.search(pattern, message):
+            return text.format(*match.groups(), option=option)
+    if match := re.search(_NO_CLASS, message):
+        value = next(filter(None, [*match.groups(), *re.findall(r"Given value: (.*)", message)]))
         known, path = _CLASSES.get(option, {}), "as in package.module.Class"
-        hint = did_you_mean(match[1], known, 1, f"; or give the path of one of your own, {path}" if known else "")
+        hint = did_you_mean(value, known, 1, f"; or give the path of one of your own, {path}" if known else "")
         expected = f"one of {', '.join(known)}" if known else f"the path of what to import, {path}"
-        return f"{option}: found {match[1]!r}, expected {expected}{hint}"
-    if match := re.search(r"File does not exist: '?([^']+)'?", message):
-        return f"--config: {match[1]} is not there, expected a configuration as YAML; correct the path"
+        return f"{option}: found {value!r:.100}, expected {expected}{hint}"
     return _of_value(message, option) if keys else parsing.explain(message, options) or " ".join(message.split())[:300]
 
 
 def _of_value(message: str, option: str) -> str:
-    expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value:.*)?$", message, re.MULTILINE)))
+    expected = list(dict.fromkeys(re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value:.*)?$", message, re.MULTILINE)))
     values = re.findall(r"(?:Given|Got) value: (?!NestedArg)(.*)", message)
     if not expected or not values:
         return " ".join(message.split())[:300]
@@ -125,14 +181,21 @@ def _of_value(message: str, option: str) -> str:
     if len(expected) > 1:
         # that of the whole data module, which may be null for jsonargparse
         expected = [kind for kind in expected if "NoneType" not in kind] or expected
-    kinds = [_kind(kind, value) for kind in expected]
+    if "<class 'float'>" in expected:
+        expected = [kind for kind in expected if kind != "<class 'int'>"]
     choices = [choice for kind in expected for choice in re.findall(r"'([^']*)'", kind) if "Literal" in kind]
-    return f"{option}: found {value!r:.100}, expected {' or '.join(kinds)}{did_you_mean(value, choices)}"
+    wanted = " or ".join(_kind(kind, value) for kind in expected)
+    if option in _EXPECTED:
+        wanted, choices = _EXPECTED[option], []
+    found = "null" if value == "None" else f"{value!r:.100}"
+    return f"{option}: found {found}, expected {wanted}{did_you_mean(value, choices) if value != 'None' else ''}"
 
 
 def _kind(kind: str, value: str) -> str:
     if "Literal" in kind:
-        return f"one of {', '.join(quoted or number for quoted, number in re.findall(_LITERALS, kind))}"
+        choices = [quoted or number for quoted, number in re.findall(_LITERALS, kind)]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if kind in ("<class 'list'>", "<class 'tuple'>") or kind.startswith(("list", "tuple")):
-        return f"a list: [{value}]" if re.fullmatch(r"[^\[\]{}]+", value) else "a list, as in [a, b]"
+        one = value != "None" and re.fullmatch(r"[^\[\]{}]+", value)
+        return f"a list: [{value}]" if one else "a list, as in [a, b]"
     return _KINDS.get(kind, kind)

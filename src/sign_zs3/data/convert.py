@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.outlines import area_of, overlap, polygon, run_lengths
+from sign_zs3.data.outlines import area_of, overlap, pairs, polygon, run_lengths
 from sign_zs3.data.splits import VOC_CLASSES
 from sign_zs3.errors import UserError
-from sign_zs3.files import composed, read_content, read_lines, refusing, visible_files
-from sign_zs3.images import FORMATS, SUFFIXES, check_pixels, decoding
-from sign_zs3.limits import MAX_ANNOTATIONS, MAX_PIXELS
+from sign_zs3.files import composed, is_name, read_content, read_lines, refusing, visible_files
+from sign_zs3.images import FORMATS, SUFFIXES, decoding
+from sign_zs3.limits import MAX_ANNOTATIONS, MAX_NAME, MAX_PATH, MAX_PIXELS
 from sign_zs3.protocol import IGNORE_INDEX
 
 Mask: TypeAlias = NDArray[np.uint8]
@@ -64,16 +64,22 @@ def convert(source: Path, colours: str | None = None, classes: Mapping[int, str]
         raise UserError(f"{source} is not there, expected annotations; correct the path")
     if classes is not None and (colours is not None or source.is_file()):
         raise UserError("--classes: found without LabelMe's files, whose labels alone have no ids; leave it out")
+    if colours is not None and source.is_file():
+        raise UserError(f"{source}: found a file beside --colours, expected a folder of colour-coded masks; give that")
     if colours is not None:
-        return _from_colours(source, *(voc_colours() if colours == "voc" else read_colours(Path(colours))))
-    if source.is_file():
-        return _from_coco(source)
-    if files := _files(source, [".json"]):
-        return _from_labelme(source, files, classes)
-    raise UserError(
-        f"{source}: found no annotations, expected a COCO JSON file, a folder of LabelMe JSON files, or, with "
-        "--colours, a folder of colour-coded masks"
-    )
+        made = _from_colours(source, *(voc_colours() if colours == "voc" else read_colours(Path(colours))))
+    elif source.is_file():
+        made = _from_coco(source)
+    elif files := _files(source, [".json"]):
+        made = _from_labelme(source, files, classes)
+    else:
+        raise UserError(
+            f"{source}: found no annotations, expected a COCO JSON file, a folder of LabelMe JSON files, or, with "
+            "--colours, a folder of colour-coded masks"
+        )
+    if not made.classes:
+        raise UserError(f"{colours or source}: found no class, expected the name of one at least; annotate something")
+    return made
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -119,10 +125,9 @@ def read_colours(path: Path) -> tuple[dict[Colour, int], dict[int, str]]:
             raise UserError(f"{path}: found lines with ids and without, expected one kind; correct line {number}")
         if names.get(own_id, parts["name"]) != parts["name"]:
             raise UserError(f"{path}: found two names of the id {own_id}, expected one; correct line {number}")
-        if max(red, green, blue, own_id) > IGNORE_INDEX:
-            raise UserError(
-                f"{path}: found {line!r:.100} in line {number}, expected numbers up to 255; correct the line"
-            )
+        if max(red, green, blue, own_id) > IGNORE_INDEX or not is_name(parts["name"]):
+            limits = f"numbers up to 255 and at most {MAX_NAME} letters"
+            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {limits}; correct the line")
         if (red, green, blue) in colours:
             raise UserError(f"{path}: found the colour {red} {green} {blue} twice, in line {number}; remove one")
         colours[red, green, blue] = own_id
@@ -169,16 +174,26 @@ def _rgb(file: Path) -> NDArray[np.uint8]:
 
 
 def _from_coco(path: Path) -> Converted:
-    content = _json(path, "COCO's annotations")
-    with _whole(path, "COCO's annotations"):
-        categories = _by_id(content["categories"])
-        of_image: dict[int, list[dict[str, Any]]] = {number: [] for number in _by_id(content["images"])}
-        for annotation in content["annotations"]:
-            of_image[_whole_number(annotation["image_id"])].append(annotation)
-        images = sorted(content["images"], key=lambda image: _text(image["file_name"]))
-        names = {number: composed(_text(category["name"])) for number, category in categories.items()}
+    expected = "COCO's annotations"
+    content = _json(path, expected)
+    with _whole(path, expected):
+        categories, images, annotations = (_entries(content, key) for key in ("categories", "images", "annotations"))
+        if not categories or not images:
+            raise ValueError(f"no {'images' if categories else 'categories'}")
+        categories_by_id = _by_id(categories)
+        of_image: dict[int, list[dict[str, Any]]] = {number: [] for number in _by_id(images)}
+        images = sorted(images, key=lambda image: str(image["file_name"]))
+    for annotation in annotations:
+        with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
+            if (number := _whole_number(annotation["category_id"])) not in categories_by_id:
+                raise ValueError(f"category {number}, which is not in the list")
+            if (number := _whole_number(annotation["image_id"])) not in of_image:
+                raise ValueError(f"image {number}, which is not in the list")
+            of_image[number].append(annotation)
+    with _whole(path, expected):
+        names = {number: composed(_text(category["name"])) for number, category in categories_by_id.items()}
     # Roboflow has a category 0 above the others; by its name alone, so that all files of a data set number the same
-    above = {0} & names.keys() if names.get(0) in {c.get("supercategory") for c in categories.values()} else set[int]()
+    above = {0} & names.keys() if names.get(0) in {c.get("supercategory") for c in categories} else set[int]()
     ids = sorted(names.keys() - above)
     renumbered = not all(0 < number < IGNORE_INDEX for number in ids)
     new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
@@ -193,17 +208,23 @@ def _from_coco(path: Path) -> Converted:
     def masks() -> Iterator[tuple[str, Mask]]:
         empty = left_out = 0
         for image in images:
-            with _whole(path, "COCO's annotations"):
-                size = _whole_number(image["height"]), _whole_number(image["width"])
-                mask = _canvas(path, *size)
-                found = of_image[int(image["id"])]
-                # smaller ones lie on larger ones
-                for annotation in sorted(found, key=lambda a: -area_of(a.get("segmentation") or [])):
+            with _whole(f"{path}: image {image['file_name']!r:.100}", expected):
+                size = _size(image["height"], image["width"])
+                found = of_image[_whole_number(image["id"])]
+                name = _name(image["file_name"])
+            parts: list[tuple[float, Any, int]] = []
+            for annotation in found:
+                with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
+                    segmentation = annotation.get("segmentation") or []
+                    parts.append((area_of(segmentation), annotation, new[_whole_number(annotation["category_id"])]))
+            mask = np.zeros(size, np.uint8)
+            # smaller ones lie on larger ones
+            for _, annotation, number in sorted(parts, key=lambda part: -part[0]):
+                with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
                     where = _segment(annotation.get("segmentation") or [], size)
-                    left_out += not where.any()
-                    mask[where] = new[_whole_number(annotation["category_id"])]
-                empty += not found
-                name = _name(str(image["file_name"]))
+                left_out += not where.any()
+                mask[where] = number
+            empty += not found
             yield name, mask
         if left_out:
             made.notes.append(f"{left_out} annotations are left out: boxes, key points and the like hold no pixels")
@@ -212,6 +233,14 @@ def _from_coco(path: Path) -> Converted:
 
     made.masks = masks()
     return made
+
+
+def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return a list of mappings."""
+    found = content[key]
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise ValueError(f"{key} that are no list of entries")
+    return found
 
 
 def _by_id(entries: Any) -> dict[int, Any]:
@@ -231,9 +260,9 @@ def _whole_number(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not is_name(value) or not value.strip():
         raise ValueError(f"{value!r:.40} in place of a name")
-    return value.strip()
+    return str(value).strip()
 
 
 def _segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -241,7 +270,7 @@ def _segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     inside = np.zeros(size, np.bool_)
     if isinstance(segmentation, list):
         for corners in segmentation:
-            inside |= polygon(np.array(corners, np.float64).reshape(-1, 2), size)
+            inside |= polygon(pairs(corners), size)
         return inside
     if tuple(segmentation["size"]) != size:
         raise ValueError(f"run lengths of {segmentation['size']} in an image of {list(size)}")
@@ -261,8 +290,11 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
     names: set[str] = set()
     # twice, since the names of all files come first, and their images may fill the memory
     for file in files:
+        content = _json(file, expected)
+        if "annotations" in content and "shapes" not in content:
+            raise UserError(f"{file}: found COCO's annotations, expected LabelMe's; give the file, not its folder")
         with _whole(file, expected):
-            names |= {composed(_text(shape["label"])) for shape in _json(file, expected)["shapes"]}
+            names |= {composed(_text(shape["label"])) for shape in content["shapes"]}
     names -= set(_NO_LABEL)
     if classes is not None and (own := sorted(set(_NO_LABEL) & set(classes.values()))):
         raise UserError(f"--classes: found {own[0]!r}, which is no class: its pixels have no label; take it out")
@@ -280,8 +312,8 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
         for file in files:
             content = _json(file, expected)
             with _whole(file, expected):
-                size = int(content["imageHeight"]), int(content["imageWidth"])
-                mask = _canvas(file, *size)
+                size = _size(content["imageHeight"], content["imageWidth"])
+                mask = np.zeros(size, np.uint8)
                 for shape in content["shapes"]:
                     where = _shape(shape, size)
                     left_out += where is None or not where.any()
@@ -341,20 +373,28 @@ def _json(path: Path, expected: str) -> dict[str, Any]:
         return found
 
 
-def _whole(path: Path, expected: str) -> Any:
+def _whole(what: object, expected: str) -> Any:
     """Make a line of what an entry that is missing, or of another kind, raises in the block."""
-    return refusing(f"{path}: cannot be used", f", expected {expected}; export it again")
+    return refusing(f"{what}: cannot be used", f", expected {expected}; export it again")
 
 
-def _canvas(path: Path, height: int, width: int) -> Mask:
-    check_pixels(path, height, width, MAX_PIXELS)
-    return np.zeros((height, width), np.uint8)
+def _size(*sides: Any) -> tuple[int, int]:
+    """Return height and width of a mask to be made."""
+    height, width = map(_whole_number, sides)
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {width} x {height} pixels, not of 1 to {MAX_PIXELS:,}")
+    return height, width
 
 
-def _name(place: str) -> str:
+def _name(place: Any) -> str:
     """Return the name of a mask for a file's path, which must not leave the folder."""
-    path = PurePosixPath(composed(place.replace("\\", "/")))
-    if path.is_absolute() or ".." in path.parts or "\0" in place:
-        raise UserError(f"{place!r:.100}: found as the name of an image, expected one below its folder; correct it")
+    path = PurePosixPath(composed(str(place).replace("\\", "/")))
+    if not isinstance(place, str) or not path.parts or path.is_absolute() or "\0" in place:
+        raise UserError(f"{place!r:.100}: found as the name of an image, expected a path below its folder; correct it")
+    if any(part.startswith(".") for part in path.parts):
+        raise UserError(f"{place!r:.100}: found as the name of an image, but hidden files are passed over; rename it")
+    if not all(is_name(part) and len(part.encode()) <= MAX_NAME for part in path.parts) or len(place) > MAX_PATH:
+        limits = f"{MAX_PATH} letters, {MAX_NAME} bytes between slashes, all of UTF-8"
+        raise UserError(f"{place!r:.100}: found as the name of an image, expected at most {limits}; rename it")
     # what follows a dot is no suffix where it is a number, as in frame_0.5
     return (path.with_suffix("") if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else path).as_posix()

@@ -12,8 +12,16 @@ def area_of(segmentation: Any) -> float:
     """Return how many pixels polygons or run lengths hold, about."""
     if not isinstance(segmentation, list):
         return sum(run_lengths(segmentation["counts"])[1::2])
-    outlines = [np.array(corners, np.float64).reshape(-1, 2) for corners in segmentation]
+    outlines = map(pairs, segmentation)
     return float(sum(abs((p[:, 0] * np.roll(p[:, 1], 1) - p[:, 1] * np.roll(p[:, 0], 1)).sum()) / 2 for p in outlines))
+
+
+def pairs(corners: Any) -> NDArray[np.float64]:
+    """Return x, y, x, y, ... as (n, 2)."""
+    found = np.array(corners, np.float64)
+    if found.ndim != 1 or len(found) % 2:
+        raise ValueError("a polygon that is no list of x, y, x, y, ...")
+    return found.reshape(-1, 2)
 
 
 def run_lengths(counts: Any) -> list[int]:

@@ -8,10 +8,17 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from sign_zs3.errors import UserError
+from sign_zs3.data.datamodules.base import ZeroShotDataModule
+from sign_zs3.errors import UserError, check_at_least
 
 _PRECISIONS = {
     **dict.fromkeys(("16-mixed", "16-true", "16"), "one loss scale cannot serve several optimisers"),
@@ -36,7 +43,7 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
 """Options with the values that change nothing, and what to use instead of others."""
 _OWN_FILES = r"(train|generator|transfer|self_training|last)(_\d+)?"
 _WEIGHTS = "weights are changed by the phases alone, and saved as they are: leave it out"
-_CALLBACKS = {
+REFUSED = {
     "EarlyStopping": "it would end the run before its later phases: set model.train_iterations",
     "GradientAccumulationScheduler": "use model.accumulate",
     "BatchSizeFinder": "it knows nothing of several phases: set data.batch_size",
@@ -48,11 +55,19 @@ _CALLBACKS = {
 """Lightning's callbacks, by name, that do not serve; those derived from them neither."""
 
 
-def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies that cut weights in parts, or train in other processes than the one that reports."""
-    name = type(strategy).__name__
-    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+def check_strategy(strategy: object) -> None:
+    """Refuse strategies that cut weights in parts, need all gradients, or train in other processes than that reports.
+
+    One may be given by its name too, before it is made, which may need what is not there.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    sharding = isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))
+    if sharding or (name is strategy and name.startswith(("fsdp", "deepspeed"))):
         why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
+    elif isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("find_unused_parameters") is False:
+        name, why = f"{name} without find_unused_parameters", "while each phase leaves other parameters alone"
+    elif not isinstance(strategy, Strategy):
+        return
     elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
         name = f"{name} with the start method {launcher._start_method}"
         why = "which trains in other processes than this one, that would report without the trained weights"
@@ -86,12 +101,22 @@ def check_precision(precision: object) -> None:
 
 
 def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
-    """Refuse a trainer whose precision or processes do not serve, and a missing compiler; tell DDP what to expect."""
+    """Refuse precision, processes or limits that do not serve, and a missing compiler; tell DDP what to expect.
+
+    Asked when the data are set up.
+    """
     check_precision(trainer.precision)
     strategy = trainer.strategy
     check_strategy(strategy)
     check_processes(trainer)
-    if isinstance(strategy, pl.strategies.DDPStrategy):
+    if isinstance(data := trainer.datamodule, ZeroShotDataModule):  # type: ignore[attr-defined]
+        loaders = {"limit_val_batches": data.val_dataloader(), "limit_test_batches": data.test_dataloader()}
+        for name, loader in loaders.items():
+            limit, batches = getattr(trainer, name), len(loader)
+            if isinstance(limit, float) and 0 < limit * batches < 1:
+                found = f"found {limit:g} of {batches} batches, which is none"
+                raise UserError(f"trainer.{name}: {found}: raise it, or give a number of batches")
+    if isinstance(strategy, DDPStrategy):
         if strategy._layer_sync is not None and strategy.root_device.type == "cpu":
             raise UserError(
                 "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics are "
@@ -110,10 +135,10 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
 def check_callback(path: str, found: str | None = None) -> None:
     """Refuse a callback of Lightning's that does not serve, by its path; `found` is the name of one derived from it."""
     name = path.rpartition(".")[2]
-    if path.startswith(f"{pl.__name__}.") and name in _CALLBACKS:
+    if path.startswith(f"{pl.__name__}.") and name in REFUSED:
         raise UserError(
             f"trainer.callbacks: found {found or name}, which does not serve several optimisers and phases: "
-            f"{_CALLBACKS[name]}"
+            f"{REFUSED[name]}"
         )
 
 
@@ -129,6 +154,8 @@ def check_options(trainer: pl.Trainer) -> None:
             )
     if trainer.val_check_interval == 0:
         raise UserError("trainer.val_check_interval: found 0, expected more; limit_val_batches 0 leaves validation out")
+    check_at_least(0, **{"trainer.log_every_n_steps": trainer.log_every_n_steps})  # type: ignore[attr-defined]
+    check_at_least(-1, **{"trainer.num_sanity_val_steps": trainer.num_sanity_val_steps})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if re.fullmatch(_OWN_FILES, str(getattr(callback, "filename", ""))):
             found = f"trainer.callbacks: found the filename {callback.filename!r}"

@@ -9,7 +9,7 @@ from typing import Any
 from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import read_classes, read_list
 from sign_zs3.data.datasets.listed import Item, ListedDataset
-from sign_zs3.data.datasets.pairing import MASK_SUFFIXES, find_side, in_list, unpaired, why_none
+from sign_zs3.data.datasets.pairing import MASK_SUFFIXES, Side, find_side, in_list, unpaired, why_none
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import composed
 from sign_zs3.images import SUFFIXES
@@ -128,16 +128,29 @@ class FolderDataset(ListedDataset):
                     "least; change test_fraction, or write lists"
                 )
         else:
-            listed = read_list(Path(root) / list_file, problems)
-            pairs = sorted(dict(in_list(line, pictures, labels) for line in listed).items())
+            pairs = sorted(_listed(Path(root) / list_file, pictures, labels, problems).items())
         items = []
         for name, of_mask in pairs:
             image = pictures.files.get(name, folders[0] / f"{name}{image_suffix or SUFFIXES[0]}")
             mask = labels.files.get(of_mask, folders[1] / f"{of_mask}{mask_suffix or MASK_SUFFIXES[0]}")
             items.append(Item(name, image, mask))
-        if list_file is not None and not any(item.mask.exists() for item in items):
+        if list_file is not None and not problems and not any(item.mask.exists() for item in items):
             raise UserError(f"{Path(root) / list_file}: {why_none(pictures, labels)}")
         super().__init__(items, protocol, problems or (), check=check, **options)
+
+
+def _listed(path: Path, pictures: Side, labels: Side, problems: list[str] | None) -> dict[str, str]:
+    """Return the image -> mask of each line of a list; an image may stand there once, however it is spelt."""
+    pairs: dict[str, str] = {}
+    for line in read_list(path, problems):
+        name, of_mask = in_list(line, pictures, labels)
+        if name in pairs:
+            message = f"{path}: found the image {name!r:.100} twice, once as {line!r:.100}; remove one of the lines"
+            if problems is None:
+                raise UserError(message)
+            problems.append(message)
+        pairs.setdefault(name, of_mask)
+    return pairs
 
 
 def _part(names: Sequence[str], test_fraction: float, split: str) -> list[str]:

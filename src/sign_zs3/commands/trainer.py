@@ -1,0 +1,118 @@
+"""The trainer of a configuration: what is refused before Lightning is asked, and the parts that are the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer
+from pytorch_lightning.loggers import CSVLogger
+
+from sign_zs3.callbacks import PredictionWriter, ScheduleProgressBar
+from sign_zs3.errors import UserError
+from sign_zs3.tasks.trainer import check_callback, check_precision, check_processes, check_strategy
+
+
+class _TimerOfThisRun(Timer):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget the time of the runs before."""
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is, and anything else as one of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def prepare(config: Any) -> None:
+    """Refuse options of a trainer, not made yet, that Lightning would refuse in other words or make something else of.
+
+    W&B is made to write below the folder of the runs.
+
+    Raises:
+        UserError: An option does not serve, or wandb is asked for and is not installed.
+    """
+    for name, refused, why in (
+        ("barebones", True, "without checkpoints there is nothing to report"),
+        ("enable_checkpointing", False, "the table is that of the phases' checkpoints"),
+        ("limit_test_batches", 0, "the table is that of the test images"),
+    ):
+        if config.get(name) == refused and config.get(name) is not None:
+            raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out")
+    check_precision(config.get("precision"))
+    check_strategy(config.get("strategy"))
+    accelerator, cuda, mps = config.get("accelerator"), torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(str(accelerator), True):
+        raise UserError(
+            f"trainer.accelerator: found {accelerator}, but torch finds none on this machine: use auto or cpu"
+        )
+    for path in (str(getattr(each, "class_path", "")) for each in as_list(config.get("callbacks"))):
+        check_callback(path)  # those with options that cannot be written to config.yaml would fail in other words
+        if path.endswith("callbacks.Timer"):
+            raise UserError("trainer.callbacks: found Timer, which cannot be written to config.yaml: use max_time")
+    for logger in as_list(config.get("logger")):
+        if logger is None or not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
+            continue
+        try:
+            import wandb  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "--trainer.logger: found WandbLogger, but wandb is not installed: pip install 'sign-zs3[wandb]', "
+                "or leave the logger out"
+            ) from error
+        if logger.init_args.get("save_dir") in (None, "."):
+            logger.init_args["save_dir"] = str(config.get("default_root_dir") or "runs")
+
+
+def complete(trainer: Trainer, root: str, own: Sequence[Any], files: CheckpointIO) -> None:
+    """Refuse a trainer that does not serve, and put the library's parts where the user has none.
+
+    Args:
+        trainer: As Lightning made it.
+        root: Folder of the runs.
+        own: The user's callbacks.
+        files: Reads and writes checkpoints.
+
+    Raises:
+        UserError: Its strategy, processes or time do not serve.
+    """
+    # in the process that reports, before another one is started
+    check_strategy(trainer.strategy)
+    check_processes(trainer)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a plugin of the user's own stays
+        trainer.strategy.checkpoint_io = files
+    if trainer.loggers and not isinstance(trainer.loggers[0], CSVLogger):
+        # the run keeps a folder of its own, and its losses as a file, whatever else they are sent to
+        trainer.loggers = [CSVLogger(root, name=""), *trainer.loggers]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if (bar := trainer.progress_bar_callback) is not None and bar not in own:
+        callbacks.remove(bar)
+        callbacks.insert(0, ScheduleProgressBar())
+    # Time is counted per run: Lightning's own timer would stop a resumed run at once.
+    for index, callback in enumerate(callbacks):
+        if type(callback) is Timer and callback._duration is not None:
+            if callback._duration <= 0:
+                raise UserError("trainer.max_time: found no time at all, expected DD:HH:MM:SS above 0; raise it")
+            callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))
+    callbacks.append(PredictionWriter())
+    for callback in own_checkpoints(own):
+        steps, time = callback._every_n_train_steps, callback._train_time_interval
+        if steps or time is not None:
+            continue
+        if callback._every_n_epochs != 1:
+            why = "where there is one epoch"
+        elif trainer.limit_val_batches == 0 and not (callback._save_on_train_epoch_end or callback.save_last):
+            why = "since it saves after validations, and limit_val_batches is 0"
+        else:
+            continue
+        raise UserError(
+            f"trainer.callbacks: found ModelCheckpoint, which would save nothing {why}: give it every_n_train_steps"
+        )
+
+
+def own_checkpoints(callbacks: Sequence[Any]) -> list[ModelCheckpoint]:
+    """Return those of Lightning's callbacks for checkpoints that are used as they are."""
+    return [callback for callback in callbacks if type(callback) is ModelCheckpoint]
