@@ -1,5 +1,6 @@
 """The program: picks the verb, and turns bad input into one line."""
 
+import errno
 import importlib
 import logging
 import os
@@ -113,6 +114,8 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(cause or error).split())
     if cause is not None:
         return f"error: {text}"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"error: {str(error.filename)[:100]}...: found a name longer than a file's may be; correct the path"
     # jsonargparse keeps only the text of what a constructor raised; what it would have taken too, such as null, stands
     # first in older versions, last in newer ones
     skipped, end = r"(?:- Expected a <class '\w+'> )*", "(?: Given value| - Expected| - Not a valid|$)"

@@ -191,10 +191,15 @@ def read_yaml(path: Path, expected: str) -> Any:
 
     Memory: some 100 MB, since a file may stand for at most `MAX_VALUES` by its aliases.
     """
+    content = read_content(path, MAX_YAML, expected)
+    return parse_yaml(content, str(path), expected)
+
+
+def parse_yaml(content: bytes, where: str, expected: str) -> Any:
+    """Return what YAML stands for, see `read_yaml`; errors begin with `where` it is from."""
     import yaml
 
-    content = read_content(path, MAX_YAML, expected)
-    with refusing(f"{path}: cannot be read", f", expected {expected}; mend it"):
+    with refusing(f"{where}: cannot be read", f", expected {expected}; mend it"):
         # libyaml's, where it is there, is ten times as fast
         kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         text = content.decode("utf-8-sig")
@@ -228,7 +233,8 @@ def _key_twice(root: Any) -> Any:
         keys: set[tuple[str, str]] = set()
         for item in node.value:
             key, value = item if isinstance(item, tuple) else (None, item)
-            if key is not None and isinstance(key.value, str):
+            # two merges are merged
+            if key is not None and isinstance(key.value, str) and not key.tag.endswith(":merge"):
                 if (key.tag, key.value) in keys:
                     return key
                 keys.add((key.tag, key.value))

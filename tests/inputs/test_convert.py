@@ -96,7 +96,7 @@ def test_colours_of_a_table(
     for name, mask in masks.items():
         assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / f"{name}.png"), mask)
     assert read_classes(tmp_path / "out" / "classes.txt") == names
-    assert "6 masks" in capsys.readouterr().out
+    assert "masks: 6 " in capsys.readouterr().out
 
 
 def test_cvats_labelmap(folder: Folder, tmp_path: Path) -> None:
@@ -333,14 +333,21 @@ def test_what_cannot_be_told_apart_is_refused(
     assert convert(path, "--output", tmp_path / "new" / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and "--debug" not in line
-    assert not list((tmp_path / "new").glob("*"))
+    assert not (tmp_path / "new").exists()
+
+
+OUTSIDE: list[dict[str, Any]] = [
+    {"keypoints": [1, 1, 2]},
+    {"segmentation": [[1, 1, 2, 2]]},
+    {"segmentation": [[20, 20, 30, 20, 30, 30]]},
+]
 
 
 def test_annotations_without_pixels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = small([], [[1, 1, 2, 2]])
-    content["annotations"].append({"image_id": 1, "category_id": 1, "keypoints": [1, 1, 2]})
+    content = small([], square(0, 4))
+    content["annotations"] += [annotation(**{"segmentation": None} | mark)["annotations"][0] for mark in OUTSIDE]
     assert convert(write(tmp_path / "a.json", content), "--output", tmp_path / "out") == 0
-    assert "3 annotations are left out: boxes, key points and the like hold no pixels" in capsys.readouterr().out
+    assert "annotations left out: 4, which hold no pixel (boxes, key points, lines, or " in capsys.readouterr().out
 
 
 def test_what_lies_beside_the_output_stays(tmp_path: Path) -> None:
@@ -386,9 +393,11 @@ def test_a_mask_of_labelmes_that_sticks_out(corner: tuple[int, int], tmp_path: P
         "label": "cat", "shape_type": "mask", "points": [[*corner], [corner[0] + 4, corner[1] + 4]],
         "mask": base64.b64encode(file.getvalue()).decode(),
     }  # fmt: skip
-    write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [shape]))
+    dot = {"label": "dog", "shape_type": "rectangle", "points": [[9, 0], [10, 1]]}
+    write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [shape, dot]))
     assert convert(tmp_path / "in", "--output", tmp_path / "out") == 0
     want = np.pad(np.zeros((10, 10), np.uint8), 30)
+    want[30, 39] = 2
     want[30 + corner[1] :, 30 + corner[0] :][:5, :5] = 1
     assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / "a.png"), want[30:40, 30:40])
 
@@ -428,10 +437,10 @@ def image(**changes: Any) -> dict[str, Any]:
 
 
 def annotation(**changes: Any) -> dict[str, Any]:
-    return {"annotations": [{"id": 4, "image_id": 1, "category_id": 1, "segmentation": square(0, 4), **changes}]}
+    return {"annotations": [{"id": 4, "image_id": 1, "category_id": 1, "segmentation": square(0, 4)} | changes]}
 
 
-USED, NAMED = "{path}: cannot be used", "found as the name of an image"
+USED, LONG = "{path}: cannot be used", "a name of more than 1000 letters or 200 bytes between slashes"
 WHICH: list[tuple[dict[str, Any], str]] = [
     ({"images": []}, f"{USED} (no images), expected COCO's annotations; export it again"),
     ({"images": {}}, f"{USED} (images that are no list of entries)"),
@@ -446,15 +455,15 @@ WHICH: list[tuple[dict[str, Any], str]] = [
     (annotation(segmentation=[1, 2, 3, 4]), "{path}: annotation 4: cannot be used (a polygon that is no list of x, y"),
     (annotation(segmentation={"size": [10, 10]}), "{path}: annotation 4: cannot be used (no 'counts')"),
     (annotation(segmentation=[[0, 0, float("nan"), 0, 5, 5]]), "{path}: annotation 4: cannot be used (a polygon with"),
-    (image(file_name="a" * 300 + ".jpg"), f"'{'a' * 99}: {NAMED}, expected at most 1000 letters, 200 bytes between"),
-    (image(file_name="é" * 150), f"'{'é' * 99}: {NAMED}, expected at most 1000 letters, 200 bytes between slashes"),
-    (image(file_name="/".join(["d" * 100] * 60)), f"'{'d' * 99}: {NAMED}, expected at most 1000 letters"),
-    (image(file_name="a\ud800.jpg"), f"'a\\ud800.jpg': {NAMED}, expected at most"),
-    (image(file_name=".jpg"), f"'.jpg': {NAMED}, but hidden files are passed over; rename it"),
-    (image(file_name="../a.jpg"), f"'../a.jpg': {NAMED}, but hidden files are passed over"),
-    (image(file_name="/a.jpg"), f"'/a.jpg': {NAMED}, expected a path below its folder; correct it"),
-    (image(file_name="."), f"'.': {NAMED}, expected a path below its folder; correct it"),
-    (image(file_name=5), f"5: {NAMED}, expected a path below its folder; correct it"),
+    (image(file_name="a" * 300 + ".jpg"), f"{{path}}: image '{'a' * 99}: cannot be used ({LONG}"),
+    (image(file_name="é" * 150), f"{{path}}: image '{'é' * 99}: cannot be used ({LONG}"),
+    (image(file_name="/".join(["d" * 100] * 60)), f"{{path}}: image '{'d' * 99}: cannot be used ({LONG}"),
+    (image(file_name="a\ud800.jpg"), f"{{path}}: image 'a\\ud800.jpg': cannot be used ({LONG}"),
+    (image(file_name=".jpg"), "{path}: image '.jpg': cannot be used (a hidden file, which would be passed over)"),
+    (image(file_name="../a.jpg"), "{path}: image '../a.jpg': cannot be used (a name that is no path below the folder"),
+    (image(file_name="/a.jpg"), "{path}: image '/a.jpg': cannot be used (a name that is no path below the folder"),
+    (image(file_name="."), "{path}: image '.': cannot be used (a name that is no path below the folder of images)"),
+    (image(file_name=5), "{path}: image 5: cannot be used (a name that is no path below the folder of images)"),
     ({"categories": [{"id": 1, "name": "co\ud800w"}]}, f"{USED} ('co\\ud800w' in place of a name)"),
     (
         {"images": [image()["images"][0], {**image()["images"][0], "id": 2, "file_name": "a.png/b.jpg"}]},
@@ -467,11 +476,38 @@ WHICH: list[tuple[dict[str, Any], str]] = [
 def test_the_entry_is_named(
     changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path / "coco.json", small(**{"annotations": [], **changes}))
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog", "supercategory": ["x"]}]
+    path = write(tmp_path / "coco.json", small(**{"categories": categories, "annotations": [], **changes}))
     assert convert(path, "--output", tmp_path / "new" / "folders" / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message.format(path=path)}")
     assert [each.name for each in tmp_path.iterdir()] == ["coco.json"]  # and no folder of the output's
+
+
+@pytest.mark.parametrize("above", ["cat", None, ["cat"]])
+def test_a_category_0_above_itself_is_a_category(above: Any, tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "cat", "supercategory": above}, {"id": 1, "name": "dog", "supercategory": "animal"}]
+    marks = [{"image_id": 1, "category_id": i, "segmentation": square(4 * i, 4 * i + 3)} for i in (0, 1)]
+    path = write(tmp_path / "a.json", small(categories=categories, annotations=marks))
+    assert convert(path, "--output", tmp_path / "out") == 0
+    assert read_classes(tmp_path / "out" / "classes.txt") == {1: "cat", 2: "dog"}
+    assert np.bincount(read_index_mask(tmp_path / "out" / "masks" / "a.png").ravel()).tolist() == [82, 9, 9]
+
+
+def test_images_may_have_text_as_ids(tmp_path: Path) -> None:
+    content = small(square(0, 4), **image(id="img_1"))
+    content["annotations"][0]["image_id"] = "img_1"
+    assert convert(write(tmp_path / "a.json", content), "--output", tmp_path / "out") == 0
+    assert np.count_nonzero(read_index_mask(tmp_path / "out" / "masks" / "a.png")) == 16
+
+
+@pytest.mark.parametrize("marks", [[[]], [[[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]], [[[20, 20, 30, 20, 30, 30]], []]])
+def test_annotations_none_of_which_holds_a_pixel(
+    marks: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(write(tmp_path / "a.json", small(*marks)), "--output", tmp_path / "out") == 1
+    assert f"found no pixel in any of its {len(marks)} annotations (boxes, " in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_another_kind_than_the_options_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,15 +545,15 @@ def test_sigterm_leaves_nothing(there: bool, tmp_path: Path, monkeypatch: pytest
     seen: list[str] = []
 
     def end(mask: object) -> Any:
-        seen.extend(each.name for each in tmp_path.iterdir())
+        seen.extend(each.name for each in tmp_path.rglob(".out.*"))
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Image, "fromarray", end)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         convert(path, "--output", tmp_path / "out")
-    assert stopped.value.code == 143 and len(seen) == 2 + there
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["coco.json", *["out"] * there]
+    assert stopped.value.code == 143 and len(seen) == 1
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["coco.json", *["out"] * there]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -607,7 +643,28 @@ def test_labelmes_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     expected[11:13, 5:8] = 9
     expected[28:, 28:], expected[:2, :2] = 255, 0
     assert np.array_equal(found, expected)
-    assert "1 shapes are left out: points, lines" in capsys.readouterr().out
+    assert "shapes left out: 1, which hold no pixel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("corners", [[[2, 3], [8, 6]], [[8, 6], [2, 3]], [[2, 3], [8, 3], [8, 6], [2, 6]]])
+def test_rectangles_of_two_corners_or_four(corners: list[list[int]], tmp_path: Path) -> None:
+    shape = {"label": "cat", "shape_type": "rectangle", "points": corners}
+    write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [shape]))
+    assert convert(tmp_path / "in", "--output", tmp_path / "out") == 0
+    expected = np.zeros((10, 10), np.uint8)
+    expected[3:6, 2:8] = 1
+    assert np.array_equal(read_index_mask(tmp_path / "out" / "masks" / "a.png"), expected)
+
+
+@pytest.mark.parametrize(("name", "status"), [("cat", 1), ("background", 0)])
+def test_id_0_is_that_of_pixels_without_annotation(
+    name: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"label": name, "shape_type": "rectangle", "points": [[0, 0], [4, 4]]}
+    write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [shape]))
+    (tmp_path / "ids.txt").write_text(f"0\t{name}\n1\tdog\n")
+    assert convert(tmp_path / "in", "--classes", tmp_path / "ids.txt", "--output", tmp_path / "out") == status
+    assert ("found 'cat' with the id 0, which pixels without" in capsys.readouterr().err) == (status == 1)
 
 
 def test_what_is_converted_trains(folder: Folder, tmp_path: Path) -> None:

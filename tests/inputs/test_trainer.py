@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pytorch_lightning.callbacks import Timer
 from sign_zs3 import load_task
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
+from sign_zs3.commands.trainer import prepare
 from sign_zs3.errors import UserError
 from sign_zs3.tasks.trainer import check_processes
 from tests.conftest import TINY, quiet_trainer, tiny_data, tiny_model
@@ -44,7 +46,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 WORKS: dict[str, Any] = {
     "accelerator": "auto",
-    "strategy": "ddp",
+    "strategy": {"class_path": "DDPStrategy", "init_args": {"process_group_backend": "gloo"}},
     "devices": 1,
     "num_nodes": 1,
     "precision": "64-true",
@@ -230,7 +232,7 @@ def test_a_test_minds_none_of_them(tmp_path: Path) -> None:
         ({"precision": "bf16-true"}, "precision: found bf16-true, expected 32-true or bf16-mixed"),
         ({"accelerator": "mps"}, "trainer.accelerator: found mps, but torch finds none on this machine"),
         ({"accelerator": "abacus"}, "trainer: You selected an invalid accelerator name"),
-        ({"devices": 0}, "trainer: "),
+        ({"devices": 0}, "trainer: `Trainer(devices=0)` value is not a valid input"),
         ({"strategy": "ddp_spawn"}, "strategy: found DDPStrategy with the start method spawn"),
         ({"limit_test_batches": 0}, "trainer.limit_test_batches: found 0, but the table is that of the test images"),
         ({"check_val_every_n_epoch": 2}, "trainer.check_val_every_n_epoch: found 2, which does not serve"),
@@ -243,7 +245,7 @@ def test_a_test_minds_none_of_them(tmp_path: Path) -> None:
         ({"strategy": "deepspeed_stage_2"}, "strategy: found deepspeed_stage_2, which cuts weights in parts"),
         (
             {"strategy": "ddp_find_unused_parameters_false"},
-            "strategy: found DDPStrategy without find_unused_parameters, while each phase leaves other parameters",
+            "strategy: found ddp_find_unused_parameters_false, while each phase leaves other parameters alone",
         ),
         ({"max_time": "00:00:00:00"}, "trainer.max_time: found no time at all, expected DD:HH:MM:SS above 0"),
         ({"log_every_n_steps": -1}, "trainer.log_every_n_steps: found -1, expected at least 0"),
@@ -288,16 +290,36 @@ def test_a_negative_interval_between_checkpoints() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"save_last": True}, {"save_on_train_epoch_end": True}, {"every_n_train_steps": 1}], ids=str
+    "options",
+    [{"save_last": True}, {"save_on_exception": True}, {"save_on_train_epoch_end": True}, {"every_n_train_steps": 1}],
+    ids=str,
 )
 def test_own_checkpoints_without_validation(options: dict[str, Any], fit: Any, tmp_path: Path) -> None:
     assert fit(**own_checkpoint(dirpath="own", **options)) == (0, [])
+    assert bool(list((tmp_path / "own").glob("*.ckpt"))) == ("save_on_exception" not in options)
+
+
+def test_own_checkpoints_at_the_end_of_the_epoch(fit: Any, tmp_path: Path) -> None:
+    assert fit(**own_checkpoint(dirpath="own"), check_val_every_n_epoch=1) == (0, [])
     assert list((tmp_path / "own").glob("*.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_matters_to_trainings_alone_is_taken_elsewhere(
+    fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit() == (0, [])
+    command = ["--config", "run.yaml", "--ckpt_path", "runs/version_0/checkpoints/train.ckpt"]
+    options = ["--trainer.callbacks", "ModelCheckpoint", "--trainer.enable_progress_bar", "false"]
+    assert main(["test", *command, *options]) == 0
+    assert main(["validate", *command, *options, "--trainer.limit_test_batches", "0"]) == 0
+    assert main(["test", *command, "--trainer.limit_test_batches", "0"]) == 1
+    assert "trainer.limit_test_batches: found 0, but" in capsys.readouterr().err
 
 
 def test_own_checkpoints_that_never_came_are_told(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert fit(**own_checkpoint(every_n_train_steps=1000)) == (0, [])
-    assert "ModelCheckpoint has saved nothing: what it waits for never came" in caplog.text
+    assert "trainer.callbacks: ModelCheckpoint has saved nothing" in caplog.text
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.999])
@@ -326,8 +348,8 @@ def test_devices_that_slurm_starts_no_process_for(fit: Any, monkeypatch: pytest.
     status, errors = fit(devices=2)
     assert status == 1
     assert errors == [
-        "error: trainer.devices: found 2 with num_nodes 1, which need 2 processes, but SLURM starts 1 (SLURM_NTASKS): "
-        "give it --ntasks-per-node 2, or change trainer.devices"
+        "error: trainer.devices: found 2 with num_nodes 1, which need 2 processes, but SLURM was asked for 1 "
+        "(SLURM_NTASKS): give it --ntasks-per-node 2, or change trainer.devices"
     ]
 
 
@@ -337,7 +359,9 @@ def test_processes_of_torchrun(started: int, wanted: int, tmp_path: Path, monkey
     check_processes(trainer)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", str(started))
-    with pytest.raises(UserError, match=rf"^trainer\.devices: found {wanted} .*torchrun starts {started} \(WORLD_SIZE"):
+    with pytest.raises(
+        UserError, match=rf"^trainer\.devices: found {wanted} .*torchrun was asked for {started} \(WORLD_SIZE"
+    ):
         check_processes(trainer)
     monkeypatch.setenv("WORLD_SIZE", str(wanted))
     check_processes(trainer)
@@ -370,6 +394,16 @@ def test_a_callback_derived_from_one_that_does_not_serve_is_refused(tmp_path: Pa
 
     with pytest.raises(UserError, match=r"^trainer\.callbacks: found Patient, "):
         quiet_trainer(tmp_path, Patient("val/miou")).fit(tiny_model(), tiny_data())
+
+
+def test_a_timer_of_the_users_own_and_a_writer_of_files(tmp_path: Path) -> None:
+    prepare({"callbacks": SimpleNamespace(class_path="mine.callbacks.Timer")}, "fit")
+    with pytest.raises(UserError, match="found Timer"):
+        prepare({"callbacks": SimpleNamespace(class_path="pytorch_lightning.callbacks.timer.Timer")}, "fit")
+    writer, model = pl.callbacks.LambdaCallback(), tiny_model(phases=["train"])
+    writer.filename = "last"  # type: ignore[attr-defined]
+    quiet_trainer(tmp_path, writer).fit(model, tiny_data())
+    assert model.schedule.done
 
 
 def test_a_callback_of_the_users_own_of_the_same_name_is_not(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ WRONG = {
     "import, as in package.module.Class",
     "--data torch.nn.Linear": "--data: found 'torch.nn.Linear', expected one of COCOStuffDataModule, ",
     "--data sign_zs3.nothing": "--data: found 'sign_zs3.nothing', expected one of COCOStuffDataModule, ",
+    "--data sign_zs3.ZeroShotDataModule": "--data: found 'sign_zs3.ZeroShotDataModule', expected one of COCOStuff",
+    "--trainer.logger Logger": "--trainer.logger: found 'Logger', expected one of CSVLogger, ",
+    f"--model {'a' * 99}": f"--model: found '{'a' * 49}, expected a YAML file of its options; or give these one by "
+    "one, as --model.NAME",
     "--data.init_args 5": "--data.init_args: found no options, expected lines such as 'option: value'",
     # those of groups
     "--trainer 5": "--trainer: found '5', expected a YAML file of its options; or give these one by one, as "
@@ -81,7 +85,7 @@ def test_one_line_says_what_is_wrong(given: str, capsys: pytest.CaptureFixture[s
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
     assert len(err) == 1 and err[0].startswith("error: --" if given.startswith("--") else "error: ")
     assert WRONG[given] in err[0]
-    if not WRONG[given].endswith(", "):  # the names of Lightning's classes depend on its version
+    if not WRONG[given].endswith((", ", "COCOStuff")):  # the names of Lightning's classes depend on its version
         assert err[0].endswith(WRONG[given])
 
 
@@ -118,7 +122,9 @@ FILES = {
     # Lightning's parser would take these for a reason to forget what the files before say
     "model: 3": "FILE: model: found 3, expected lines such as 'option: value', indented; or leave it out",
     "model:": "FILE: model: found no line below it, expected lines such as 'option: value', indented; or leave it out",
-    "": "FILE: found nothing, expected lines such as 'option: value'; correct it",
+    "# comments\n# alone": "FILE: found no option, expected lines such as 'option: value'; correct it",
+    "data:": "FILE: data: found no line below it, expected lines such as 'option: value', indented; or leave it out",
+    "": "FILE: found no option, expected lines such as 'option: value'; correct it",
     "[a, b]": "FILE: found ['a', 'b'], expected lines such as 'option: value'; correct it",
     "model": "FILE: found 'model', expected lines such as 'option: value'; correct it",
     "fit: {model: {lr: 0.1}}": "FILE: fit: found options below the verb, which is given on the command line: take the "
@@ -133,7 +139,7 @@ FILES = {
     "data: {class_path: ShapesDataModule, init_args: {seed: 3}}": "FILE: data: found a seed of its own, expected one "
     "for all: use seed_everything",
     "seed_everything: null": "seed_everything: found null, expected a whole number from 0 to 4294967295",
-    "seed_everything: true": "seed_everything: found True, expected a whole number from 0 to 4294967295",
+    "seed_everything: true": "seed_everything: found true, expected a whole number from 0 to 4294967295",
     "seed_everything: -1": "seed_everything: found -1, expected a whole number from 0 to 4294967295",
     "seed_everything: 4294967296": "seed_everything: found 4294967296, expected a whole number from 0 to 4294967295",
     # of values that are left out
@@ -179,6 +185,39 @@ def test_options_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
+PARTS = {
+    "--config": ("model: null", "--config: model: found no line below it"),
+    "--config=": ("model: {seed: 3}", "--config: model: found a seed of its own"),
+    "--model": ("seed: 3", "FILE: model: found a seed of its own"),
+    "--model=": ("lr: 1\nlr: 2", "FILE: cannot be read (found the key 'lr' a second time in line 2)"),
+    "--trainer": ("devices: 1\ndevices: 2", "FILE: cannot be read (found the key 'devices' a second time in line 2)"),
+    "--data": ("class_path: ShapesDataModule\ninit_args: {seed: 3}", "FILE: data: found a seed of its own"),
+}
+
+
+@pytest.mark.parametrize("option", PARTS)
+def test_parts_of_a_configuration_too(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML on the command line, and files of one section."""
+    content, message = PARTS[option]
+    (tmp_path / "part.yaml").write_text(content)
+    value = content if "--config" in option else str(tmp_path / "part.yaml")
+    given = [option + value] if option.endswith("=") else [option, value]
+    assert main(["fit", "--config", "experiments/quickstart.yaml", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message.replace('FILE', str(tmp_path / 'part.yaml'))}")
+
+
+def test_a_file_before_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning takes one with the verb's options below its name, and another file's would be unknown."""
+    path = tmp_path / "own.yaml"
+    path.write_text("fit: {model: {lr: 0.123}, data: {class_path: ShapesDataModule, init_args: {train_size: -1}}}")
+    assert main(["--config", str(path), "fit"]) == 1
+    assert "error: train size: found -1, expected at least 1 scene" in capsys.readouterr().err
+    assert main(["--config", "experiments/quickstart.yaml", "fit"]) == 1
+    expected = "error: experiments/quickstart.yaml: data: found in a file before the verb; put --config behind the verb"
+    assert capsys.readouterr().err.splitlines() == [expected]
+
+
 @pytest.mark.parametrize("option", ["--model.seed", "--data.seed", "--data.init_args.seed"])
 @pytest.mark.parametrize("joined", [True, False])
 def test_there_is_one_seed(option: str, joined: bool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,9 +228,11 @@ def test_there_is_one_seed(option: str, joined: bool, capsys: pytest.CaptureFixt
 
 
 def test_a_merge_is_no_key_twice(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: {<<: *a, x: 3}\n1: one\n'1': text\n")
+    (tmp_path / "own.yaml").write_text(
+        "a: &a {x: 1}\nb: {<<: *a, <<: {z: 4}, y: 2}\nc: {<<: *a, x: 3}\n1: one\n'1': text\n"
+    )
     found = read_yaml(tmp_path / "own.yaml", "YAML")
-    assert found == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 3}, 1: "one", "1": "text"}
+    assert found == {"a": {"x": 1}, "b": {"x": 1, "z": 4, "y": 2}, "c": {"x": 3}, 1: "one", "1": "text"}
 
 
 VERBS = {
@@ -268,5 +309,12 @@ def test_brackets_only_where_they_are_meant() -> None:
     ]  # fmt: skip
 
 
+def test_a_name_longer_than_a_files_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extend", "--ckpt_path", "a" * 300, "--classes", "cow", "--output", "b.ckpt"]) == 1
+    expected = f"error: {'a' * 100}...: found a name longer than a file's may be; correct the path"
+    assert capsys.readouterr().err.splitlines() == [expected]
+
+
 def test_what_is_not_understood_stays_one_line() -> None:
+    assert explain('Parser key "data":\n Not a valid subclass of X').startswith("--data: found '', expected one of ")
     assert explain("something\n  else   happened") == "something else happened"

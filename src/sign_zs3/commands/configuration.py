@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.errors import UserError
-from sign_zs3.files import from_home, read_yaml
+from sign_zs3.files import from_home, parse_yaml, read_yaml
 
 VERBS = {
     "data": "check a data set file by file, draw a contact sheet of it, or convert annotations",
@@ -28,46 +28,62 @@ TRAINING = ("fit", "validate", "test", "predict")
 """The verbs that configurations are for."""
 
 
-def with_includes(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Put a ``--config`` before each one of the command line for every file that it includes.
 
+    Args:
+        args: The command line.
+        nested: Whether files have the options below the verbs, as they stand before the verb then.
+
     Raises:
-        UserError: An included file is not there, includes itself, or ``include`` is no path.
+        UserError: An included file is not there, includes itself, or ``include`` is no path; a line of a file would be
+            passed over.
     """
     expanded: list[str] = []
     settings: dict[str, Any] = {}
     rest = list(args)
     while rest:
         arg = rest.pop(0)
+        option, equals, value = arg.partition("=")
         joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
-        if (option := arg.partition("=")[0]) in ("--model.seed", "--data.seed", "--data.init_args.seed"):
+        if option in ("--model.seed", "--data.seed", "--data.init_args.seed"):
             raise UserError(f"{option}: found a seed of its own, expected one for all: use --seed_everything")
         if option == "--include":
             raise UserError("--include: found on the command line, expected in a file: give --config more than once")
         if joined or (arg in ("--config", "-c") and rest):
             given = joined.group(1) if joined else rest.pop(0)
             files: dict[Path, dict[str, Any]] = {}
-            _follow(Path(given), (), files)
+            _follow(Path(given), given, nested, (), files)
             for path, content in files.items():
                 # as it was typed, since it may be YAML itself
                 expanded += ["--config", given if path == Path(given) else str(path)]
                 settings |= {key: value for key, value in content.items() if value is not None}
         else:
+            if (section := option.removeprefix("--")) in (*SECTIONS, "data") and (equals or rest):
+                _check_part(section, value if equals else rest[0])
             expanded.append(arg)
     return expanded, settings
 
 
-def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str, Any]]) -> None:
-    """Add a configuration file to `files`, after those that it includes; one that two files include comes once."""
+def _follow(path: Path, given: str, nested: bool, includers: tuple[Path, ...], files: dict[Path, Any]) -> None:
+    """Add a configuration file to `files`, after those that it includes; one that two files include comes once.
+
+    What is no file may be YAML itself, or is the parser's to refuse.
+    """
     content: Any = None
-    # what is no file may be YAML itself, or is the parser's to refuse
     if os.path.exists(path):  # noqa: PTH110
         content = read_yaml(path, "a configuration as YAML")
         if not isinstance(content, dict):
-            found = "nothing" if content is None else f"{content!r:.50}"
+            found = "no option" if content is None else f"{content!r:.50}"
             raise UserError(f"{path}: found {found}, expected lines such as 'option: value'; correct it")
-        _check_content(path, content)
-    content = content or {}
+    elif re.search(r":\s", given):
+        content = parse_yaml(given.encode(), "--config", "a configuration as YAML")
+    content = content if isinstance(content, dict) else {}
+    if nested and (flat := sorted({*SECTIONS, "data"} & content.keys())):
+        raise UserError(f"{path}: {flat[0]}: found in a file before the verb; put --config behind the verb")
+    for part in [content.get(verb) for verb in TRAINING] if nested else [content]:
+        if isinstance(part, dict):
+            _check_content(str(path) if includers or Path(given).exists() else "--config", part)
     named = content.get("include") or []
     if not isinstance(named, (str, list)) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: include: found {named!r:.100}, expected the path of a YAML file, or a list of paths")
@@ -81,28 +97,36 @@ def _follow(path: Path, includers: tuple[Path, ...], files: dict[Path, dict[str,
             chain = " -> ".join(str(step) for step in (*includers, included))
             raise UserError(f"{path}: include: found a circle, {chain}: take one of these lines out")
         if included not in files:
-            _follow(included, includers, files)
+            _follow(included, name, nested, includers, files)
     files[path] = content
 
 
-def _check_content(path: Path, content: dict[str, Any]) -> None:
+def _check_content(where: str, content: dict[str, Any]) -> None:
     """Refuse lines of a configuration that would be passed over, or undo those of files before it, without a word."""
-    for section in SECTIONS & content.keys():
+    for section in SECTIONS & content.keys() | ({"data"} if content.get("data", "") is None else set()):
         if not isinstance(content[section], dict):
             found = f"{content[section]!r:.100}" if content[section] is not None else "no line below it"
             raise UserError(
-                f"{path}: {section}: found {found}, expected lines such as 'option: value', indented; or leave it out"
+                f"{where}: {section}: found {found}, expected lines such as 'option: value', indented; or leave it out"
             )
-    if nested := [verb for verb in TRAINING if isinstance(content.get(verb), dict)]:
+    if below := [verb for verb in TRAINING if isinstance(content.get(verb), dict)]:
         raise UserError(
-            f"{path}: {nested[0]}: found options below the verb, which is given on the command line: take the line "
+            f"{where}: {below[0]}: found options below the verb, which is given on the command line: take the line "
             "out, and the indentation of those below it"
         )
     data = content.get("data")
+    if isinstance(data, str):
+        _check_part("data", data)
     within = data if isinstance(data, dict) else {}
     for name, options in (("model", content.get("model")), ("data", within), ("data", within.get("init_args"))):
         if isinstance(options, dict) and "seed" in options:
-            raise UserError(f"{path}: {name}: found a seed of its own, expected one for all: use seed_everything")
+            raise UserError(f"{where}: {name}: found a seed of its own, expected one for all: use seed_everything")
+
+
+def _check_part(section: str, path: str) -> None:
+    """Check a file that is given as a whole section, as ``--model FILE``."""
+    if os.path.isfile(path):  # noqa: PTH113
+        _check_content(path, {section: read_yaml(Path(path), "a configuration as YAML")})
 
 
 def at_home(value: Any) -> Any:

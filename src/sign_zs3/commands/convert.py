@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.data.convert import Converted, convert
 from sign_zs3.data.datasets.files import read_classes
 from sign_zs3.errors import UserError
-from sign_zs3.files import check_writable, make_folder
+from sign_zs3.files import check_writable, line_of, make_folder
 from sign_zs3.protocol import IGNORE_INDEX
 
 DESCRIPTION = """\
@@ -33,16 +34,30 @@ def run(args: list[str]) -> int:
     """Convert annotations; a UserError, and no output, where something cannot be read or is there already."""
     options = _parser().parse_args(args)
     output = Path(options.output).resolve()
+    try:
+        return _convert(options, output)
+    except OSError as error:
+        reason = error.strerror or line_of(error)
+        raise UserError(f"--output: {output} cannot be written ({reason}); make room, or name another") from error
+
+
+def _convert(options: Namespace, output: Path) -> int:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output: found {output} with something in it, expected a folder not there yet; name another")
     classes = None if options.classes is None else read_classes(Path(options.classes))
     check_writable(output / "classes.txt")
     made = convert(Path(options.source), options.colours, classes)
-    near = next(parent for parent in output.parents if parent.exists())  # so that an error leaves no folder
+    # where the first folder is that is there, so that an error leaves none
+    near = next(folder for folder in (output, *output.parents) if folder.exists())
     with tempfile.TemporaryDirectory(prefix=f".{output.name[:40]}.", dir=near) as beside:
-        images, pixels = _write(made, Path(beside) / "made")
-        make_folder(output.parent)
-        (Path(beside) / "made").rename(output)  # an empty folder gives way
+        whole = Path(beside) / "made"
+        images, pixels = _write(made, whole)
+        if near == output:  # it may be another disk's
+            for part in ("classes.txt", "masks"):
+                (whole / part).rename(output / part)
+        else:
+            make_folder(output.parent)
+            whole.rename(output)
     _print(made, images, pixels)
     print(f"masks:    {output / 'masks'}\nclasses:  {output / 'classes.txt'}")
     print(f"to train: put the images into {output / 'images'}, and --data FolderDataModule --data.root {output}")
@@ -70,7 +85,8 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
     try:
         same = read_classes(folder / "classes.txt") == made.classes
     except UserError as error:
-        raise UserError(f"classes: {str(error).partition(': ')[2]}, or the names of classes there") from error
+        found = str(error).partition(": ")[2].rpartition(";")[0]
+        raise UserError(f"classes: {found}; rename it where it is annotated") from error
     if not same:
         raise UserError("classes: found a name with a line break or a space at an end, expected none; rename it")
     palette = np.tile(class_colours(0)[:1], (256, 1))
@@ -97,7 +113,7 @@ def _print(made: Converted, images: Counter[int], pixels: Counter[int]) -> None:
     from rich.table import Column, Table
 
     right = [Column(name, justify="right") for name in ("images", "pixels")]
-    table = Table(Column("id", justify="right"), "class", *right, title=f"{images[-1]:,} masks")
+    table = Table(Column("id", justify="right"), "class", *right, title=f"masks: {images[-1]:,}")
     for number in sorted({*made.classes, *pixels}):
         name = made.classes.get(number, "no label" if number in (0, IGNORE_INDEX) else "")
         table.add_row(str(number), escape(name), f"{images[number]:,}", f"{pixels[number]:,}")

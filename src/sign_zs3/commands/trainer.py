@@ -27,7 +27,7 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def prepare(config: Any) -> None:
+def prepare(config: Any, verb: str | None) -> None:
     """Refuse options of a trainer, not made yet, that Lightning would refuse in other words or make something else of.
 
     W&B is made to write below the folder of the runs.
@@ -35,12 +35,12 @@ def prepare(config: Any) -> None:
     Raises:
         UserError: An option does not serve, or wandb is asked for and is not installed.
     """
-    for name, refused, why in (
-        ("barebones", True, "without checkpoints there is nothing to report"),
-        ("enable_checkpointing", False, "the table is that of the phases' checkpoints"),
-        ("limit_test_batches", 0, "the table is that of the test images"),
+    for name, refused, why, verbs in (
+        ("barebones", True, "without checkpoints there is nothing to report", ("fit",)),
+        ("enable_checkpointing", False, "the table is that of the phases' checkpoints", ("fit",)),
+        ("limit_test_batches", 0, "the table is that of the test images", ("fit", "test")),
     ):
-        if config.get(name) == refused and config.get(name) is not None:
+        if verb in verbs and config.get(name) == refused:
             raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out")
     check_precision(config.get("precision"))
     check_strategy(config.get("strategy"))
@@ -51,7 +51,7 @@ def prepare(config: Any) -> None:
         )
     for path in (str(getattr(each, "class_path", "")) for each in as_list(config.get("callbacks"))):
         check_callback(path)  # those with options that cannot be written to config.yaml would fail in other words
-        if path.endswith("callbacks.Timer"):
+        if path.startswith("pytorch_lightning.") and path.endswith(".Timer"):
             raise UserError("trainer.callbacks: found Timer, which cannot be written to config.yaml: use max_time")
     for logger in as_list(config.get("logger")):
         if logger is None or not str(getattr(logger, "class_path", "")).endswith("WandbLogger"):
@@ -98,13 +98,17 @@ def complete(trainer: Trainer, root: str, own: Sequence[Any], files: CheckpointI
                 raise UserError("trainer.max_time: found no time at all, expected DD:HH:MM:SS above 0; raise it")
             callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))
     callbacks.append(PredictionWriter())
-    for callback in own_checkpoints(own):
-        steps, time = callback._every_n_train_steps, callback._train_time_interval
-        if steps or time is not None:
+
+
+def check_checkpoints(trainer: Trainer) -> None:
+    """Refuse a ModelCheckpoint that would save nothing in a training."""
+    for callback in own_checkpoints(trainer.callbacks):  # type: ignore[attr-defined]
+        if callback._every_n_train_steps or callback._train_time_interval is not None or callback.save_on_exception:
             continue
+        at_end = callback._save_on_train_epoch_end or callback.save_last or trainer.check_val_every_n_epoch == 1
         if callback._every_n_epochs != 1:
             why = "where there is one epoch"
-        elif trainer.limit_val_batches == 0 and not (callback._save_on_train_epoch_end or callback.save_last):
+        elif trainer.limit_val_batches == 0 and not at_end:
             why = "since it saves after validations, and limit_val_batches is 0"
         else:
             continue

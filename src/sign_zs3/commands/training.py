@@ -11,7 +11,9 @@ the kind that its option asks for, and to import its module runs it: read the co
 
 import argparse
 import errno
+import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MethodType
@@ -26,8 +28,8 @@ from pytorch_lightning.loggers import CSVLogger
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import usage
-from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
-from sign_zs3.commands.trainer import as_list, complete, own_checkpoints, prepare
+from sign_zs3.commands.configuration import TRAINING, VERBS, at_home, given_options, last_option, with_includes
+from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError
@@ -71,7 +73,8 @@ class ZeroShotCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
-        self.arguments, settings = with_includes(usage.with_brackets(args))
+        nested = run and args[:1] != [] and args[0] not in TRAINING
+        self.arguments, settings = with_includes(usage.with_brackets(args), nested)
         self.files, self.status = CheckpointFiles(), 0
         self.stored: tuple[Path, dict[str, Any]] | None = None
         self.method = self._chosen_method(settings)
@@ -92,7 +95,8 @@ class ZeroShotCLI(LightningCLI):
         method = last_option(self.arguments, "--method") or settings.get("method")
         if method is None:
             path = str(last_option(self.arguments, "--ckpt_path") or settings.get("ckpt_path") or "")
-            if not Path(path).is_file():  # one that is not there is refused where it is used
+            # one that is not there, or whose name is too long for Path, is refused where it is used
+            if not os.path.isfile(path):  # noqa: PTH113
                 return "SIGN"
             return stored_method(self._read(Path(path)))
         if not isinstance(method, str) or method not in METHODS:
@@ -241,7 +245,7 @@ class ZeroShotCLI(LightningCLI):
             if error.filename is None:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
                     raise
-            elif not _holds(Path(error.filename), Path(root)):
+            elif not _holds(Path(str(error.filename)), Path(root)):
                 raise
             raise UserError(
                 f"{root}: cannot be written ({error.strerror}); make room, or name another folder with "
@@ -250,7 +254,7 @@ class ZeroShotCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what Lightning would refuse in other words, or make something else of."""
-        prepare(self._get(self.config, "trainer", {}))
+        prepare(self._get(self.config, "trainer", {}), self.subcommand)
 
     def after_instantiate_classes(self) -> None:
         """Build the model from its checkpoint: neither the vectors' file nor pretrained weights are needed then."""
@@ -267,9 +271,11 @@ class ZeroShotCLI(LightningCLI):
         own = [*as_list(config.get("callbacks"))]  # Lightning adds its own to the list
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {line_of(error)}") from error
         complete(trainer, root, own, self.files)
+        if self.subcommand == "fit":
+            check_checkpoints(trainer)
         return trainer
 
     @property
@@ -288,8 +294,8 @@ class ZeroShotCLI(LightningCLI):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         schedule = model.schedule
         for callback in own_checkpoints(trainer.callbacks):  # type: ignore[attr-defined]
-            if not (callback.best_model_path or callback.last_model_path):
-                log.warning("trainer.callbacks: ModelCheckpoint has saved nothing: what it waits for never came")
+            if not (callback.best_model_path or callback.last_model_path or callback.save_on_exception):
+                log.warning("trainer.callbacks: ModelCheckpoint has saved nothing")
         if not schedule.done:
             last = folder / "checkpoints" / "last.ckpt"
             log.info(
@@ -340,7 +346,7 @@ class ZeroShotCLI(LightningCLI):
 def _seed(value: object) -> int:
     """Return the seed of all; a UserError where it is none. Lightning takes true for another one each time."""
     if type(value) is not int or not 0 <= value < 1 << 32:
-        shown = "null" if value is None else value
+        shown = json.dumps(value)
         raise UserError(f"seed_everything: found {shown}, expected a whole number from 0 to 4294967295")
     return value
 
@@ -348,7 +354,7 @@ def _seed(value: object) -> int:
 def _holds(path: Path, root: Path) -> bool:
     """Return whether a path is the folder of the runs, one that it lies in, or a run's own."""
     path, root = path.absolute(), root.absolute()
-    return root.is_relative_to(path) or path.parent == root
+    return root.is_relative_to(path) or (path.parent == root and path.name.startswith("version_"))
 
 
 def _last_checkpoint(root: Path) -> str:

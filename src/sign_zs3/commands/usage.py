@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any, NoReturn
 
 from pytorch_lightning import callbacks, loggers
@@ -25,37 +26,39 @@ _KINDS = {
     "<class 'str'>": "text", "<class 'NoneType'>": "null", "<class 'dict'>": "a mapping",
 }  # fmt: skip
 _LITERALS = r"'([^']*)'|\b(\d+)\b"
-_DATA = {
-    name: kind
-    for name, kind in inspect.getmembers(datamodules, inspect.isclass)
-    if issubclass(kind, datamodules.ZeroShotDataModule) and not inspect.isabstract(kind)
-}
-# those that do not serve, and those that others are made from
+# callbacks that do not serve, and those that others are made from
 _NOT_OFFERED = {*REFUSED, "Timer", "Callback", "Checkpoint", "ProgressBar", "BasePredictionWriter"}
+
+
+def _classes_of(module: ModuleType) -> dict[str, type[Any]]:
+    found = inspect.getmembers(module, lambda value: inspect.isclass(value) and not inspect.isabstract(value))
+    return {name: kind for name, kind in found if name not in _NOT_OFFERED}
+
+
+_DATA = _classes_of(datamodules)
 _CLASSES: dict[str, dict[str, type[Any]]] = {
     "--data": _DATA,
-    "--trainer.callbacks": {
-        name: of for name, of in inspect.getmembers(callbacks, inspect.isclass) if name not in _NOT_OFFERED
-    },
-    "--trainer.logger": dict(inspect.getmembers(loggers, inspect.isclass)),
+    "--trainer.callbacks": _classes_of(callbacks),
+    "--trainer.logger": _classes_of(loggers),
 }
 """Options that take classes, with those that they know by name."""
 _NO_CLASS = (
     r"Expected a dot import path string: (\S+)|Problem with given class_path '([\w.]+)':\s+(?:module '|No module)"
+    r"|Expected an instantiatable class, but ([\w.]*) ?is abstract"
     r"|Import path does not correspond to a subclass|Not a valid subclass of \w+(?:\. Got value: (.*))?"
 )
 """What jsonargparse says of what is no class, or none that serves, with the groups that may hold the value."""
 _TOLD = {
     r"File does not exist: '?([^']+)'?": "--config: {} is not there, expected a YAML file; correct the path",
-    r"Unexpected config: (.{0,50})": "--config: found {!r}, expected a file, or lines such as 'option: value'",
-    r"Unable to load config '(.{0,50})'": "{option}: found {!r}, expected a YAML file of its options; or give these "
-    "one by one, as {option}.NAME",
+    r"Unexpected config: (.*)": "--config: found {!r:.50}, expected a file, or lines such as 'option: value'",
+    r"Unable to load config '([^'\n]*)'": "{option}: found {!r:.50}, expected a YAML file of its options; or give "
+    "these one by one, as {option}.NAME",
     r"expected \"subcommand\"": f"found no verb, expected one of {', '.join((*TRAINING, *VERBS))}",
     r"Linked \"([\w.]+)\" must be given via \"([\w.]+)\"": "--{}: is set by --{}: give that one",
     r"\((\w+)\) --> ([\w.]+): invalid": "--{1}: is set by --{0}; leave it out",
     r"Call to compute_fn .* failed: (.*)": "{}",
-    r"Expected an instantiatable class": "{option}: found options without a class, expected class_path: "
-    "FolderDataModule, or another class, with the options below init_args",
+    r"is abstract[\s\S]*Given value: \{(?!'class_path')": "{option}: found options without a class, expected "
+    "class_path: FolderDataModule, or another class, with the options below init_args",
     r"object has no attribute 'keys'": "{option}.init_args: found no options, expected lines such as 'option: value'",
 }
 """What jsonargparse says -> what is printed, with the groups of the pattern and the option."""
@@ -164,7 +167,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         if match := re.search(pattern, message):
             return text.format(*match.groups(), option=option)
     if match := re.search(_NO_CLASS, message):
-        value = next(filter(None, [*match.groups(), *re.findall(r"Given value: (.*)", message)]))
+        value = next(filter(None, [*match.groups(), *re.findall(r"Given value: (.*)", message)]), "")
         known, path = _CLASSES.get(option, {}), "as in package.module.Class"
         hint = did_you_mean(value, known, 1, f"; or give the path of one of your own, {path}" if known else "")
         expected = f"one of {', '.join(known)}" if known else f"the path of what to import, {path}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -60,7 +61,7 @@ def convert(source: Path, colours: str | None = None, classes: Mapping[int, str]
     Raises:
         UserError: It is none of these, or (while the masks are read) a file cannot be read.
     """
-    if not source.exists():
+    if not os.path.exists(source):  # noqa: PTH110  (a name that is too long is not there either)
         raise UserError(f"{source} is not there, expected annotations; correct the path")
     if classes is not None and (colours is not None or source.is_file()):
         raise UserError("--classes: found without LabelMe's files, whose labels alone have no ids; leave it out")
@@ -156,7 +157,9 @@ def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int
                     f"{file}: found the colour {colour >> 16} {colour >> 8 & 255} {colour & 255} in {pixels} pixels, "
                     f"expected one of the {len(packed)} in the table; add it, or write masks unsmoothed, not as JPEG"
                 )
-            yield _name(file.relative_to(folder).as_posix()), ids[at][places].reshape(colour_of.shape)
+            with _whole(file, "a colour-coded mask"):
+                name = _name(file.relative_to(folder).as_posix())
+            yield name, ids[at][places].reshape(colour_of.shape)
 
     return Converted(classes, masks())
 
@@ -180,21 +183,22 @@ def _from_coco(path: Path) -> Converted:
         categories, images, annotations = (_entries(content, key) for key in ("categories", "images", "annotations"))
         if not categories or not images:
             raise ValueError(f"no {'images' if categories else 'categories'}")
-        categories_by_id = _by_id(categories)
-        of_image: dict[int, list[dict[str, Any]]] = {number: [] for number in _by_id(images)}
+        categories_by_id = _by_id(categories, _whole_number)
+        of_image: dict[int | str, list[dict[str, Any]]] = {key: [] for key in _by_id(images, _image_id)}
         images = sorted(images, key=lambda image: str(image["file_name"]))
     for annotation in annotations:
         with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
             if (number := _whole_number(annotation["category_id"])) not in categories_by_id:
                 raise ValueError(f"category {number}, which is not in the list")
-            if (number := _whole_number(annotation["image_id"])) not in of_image:
-                raise ValueError(f"image {number}, which is not in the list")
-            of_image[number].append(annotation)
+            if (key := _image_id(annotation["image_id"])) not in of_image:
+                raise ValueError(f"image {key}, which is not in the list")
+            of_image[key].append(annotation)
     with _whole(path, expected):
         names = {number: composed(_text(category["name"])) for number, category in categories_by_id.items()}
     # Roboflow has a category 0 above the others; by its name alone, so that all files of a data set number the same
-    above = {0} & names.keys() if names.get(0) in {c.get("supercategory") for c in categories} else set[int]()
-    ids = sorted(names.keys() - above)
+    others = [category.get("supercategory") for number, category in categories_by_id.items() if number]
+    above = 0 in names and names[0] in others
+    ids = sorted(names.keys() - ({0} if above else set()))
     renumbered = not all(0 < number < IGNORE_INDEX for number in ids)
     new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
     if len(new) >= IGNORE_INDEX:
@@ -206,11 +210,11 @@ def _from_coco(path: Path) -> Converted:
         made.notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
 
     def masks() -> Iterator[tuple[str, Mask]]:
-        empty = left_out = 0
+        empty = left_out = labelled = 0
         for image in images:
             with _whole(f"{path}: image {image['file_name']!r:.100}", expected):
                 size = _size(image["height"], image["width"])
-                found = of_image[_whole_number(image["id"])]
+                found = of_image[_image_id(image["id"])]
                 name = _name(image["file_name"])
             parts: list[tuple[float, Any, int]] = []
             for annotation in found:
@@ -223,13 +227,14 @@ def _from_coco(path: Path) -> Converted:
                 with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
                     where = _segment(annotation.get("segmentation") or [], size)
                 left_out += not where.any()
+                labelled += bool(where.any())
                 mask[where] = number
             empty += not found
             yield name, mask
         if left_out:
-            made.notes.append(f"{left_out} annotations are left out: boxes, key points and the like hold no pixels")
+            _note_left_out(made, path, "annotations", left_out, labelled)
         if empty:
-            made.notes.append(f"{empty} images have no annotation: their masks are all 0, no label")
+            made.notes.append(f"images without annotations: {empty}, whose masks are all 0, no label")
 
     made.masks = masks()
     return made
@@ -243,12 +248,24 @@ def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return found
 
 
-def _by_id(entries: Any) -> dict[int, Any]:
+def _note_left_out(made: Converted, source: Path, what: str, count: int, labelled: int) -> None:
+    """Note how many annotations hold no pixel; a UserError where none at all holds one."""
+    why = "boxes, key points, lines, or outlines outside of the image or smaller than a pixel"
+    if not labelled:
+        raise UserError(f"{source}: found no pixel in any of its {count} {what} ({why}); export polygons or masks")
+    made.notes.append(f"{what} left out: {count}, which hold no pixel ({why})")
+
+
+def _by_id(entries: Any, id_of: Callable[[Any], Any]) -> dict[Any, Any]:
     """Return entries by their ids, each of which may occur once."""
-    found = {_whole_number(entry["id"]): entry for entry in entries}
+    found = {id_of(entry["id"]): entry for entry in entries}
     if len(found) < len(entries):
         raise ValueError("an id twice among images or categories")
     return found
+
+
+def _image_id(value: Any) -> int | str:
+    return value if isinstance(value, str) and not value.isdecimal() else _whole_number(value)
 
 
 def _whole_number(value: Any) -> int:
@@ -300,6 +317,9 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
         raise UserError(f"--classes: found {own[0]!r}, which is no class: its pixels have no label; take it out")
     classes = dict(enumerate(sorted(names), 1)) if classes is None else dict(classes)
     number = {name: own_id for own_id, name in classes.items()}
+    if classes.get(0) in names - {"background"}:
+        found = f"--classes: found {classes[0]!r} with the id 0, which pixels without annotation have too"
+        raise UserError(f"{found}; number the classes from 1")
     if unknown := sorted(names - number.keys()):
         raise UserError(f"{folder}: found the label {unknown[0]!r:.100}, expected one of --classes; add it there")
     if len(classes) >= IGNORE_INDEX:
@@ -308,7 +328,7 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
     made = Converted(classes, iter(()))
 
     def masks() -> Iterator[tuple[str, Mask]]:
-        left_out = 0
+        left_out = labelled = 0
         for file in files:
             content = _json(file, expected)
             with _whole(file, expected):
@@ -316,19 +336,20 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
                 mask = np.zeros(size, np.uint8)
                 for shape in content["shapes"]:
                     where = _shape(shape, size)
-                    left_out += where is None or not where.any()
-                    if where is not None:
-                        mask[where] = number[composed(_text(shape["label"]))]
-            yield _name(file.relative_to(folder).as_posix()), mask
+                    left_out += not where.any()
+                    labelled += bool(where.any())
+                    mask[where] = number[composed(_text(shape["label"]))]
+                name = _name(file.relative_to(folder).as_posix())
+            yield name, mask
         if left_out:
-            made.notes.append(f"{left_out} shapes are left out: points, lines and the like hold no pixels")
+            _note_left_out(made, folder, "shapes", left_out, labelled)
 
     made.masks = masks()
     return made
 
 
-def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Return where a shape of LabelMe's is, bool (H, W); None for points and lines."""
+def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return where a shape of LabelMe's is, bool (H, W): nowhere for points and lines."""
     kind = shape.get("shape_type") or "polygon"
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     if not np.isfinite(points).all():
@@ -336,7 +357,9 @@ def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]
     if kind == "polygon":
         return polygon(points, size)
     if kind == "rectangle":
-        (left, top), (right, bottom) = points
+        if len(points) not in (2, 4):  # opposite corners, or all
+            raise ValueError(f"a rectangle of {len(points)} points")
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
     if kind == "circle":
         y, x = np.ogrid[: size[0], : size[1]]
@@ -357,7 +380,7 @@ def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]
         whole[rows, columns] = part[of_rows, of_columns]
         return whole
     if kind in ("point", "points", "line", "linestrip"):
-        return None
+        return np.zeros(size, np.bool_)
     raise ValueError(f"a shape of the type {kind!r:.40}")
 
 
@@ -387,14 +410,13 @@ def _size(*sides: Any) -> tuple[int, int]:
 
 
 def _name(place: Any) -> str:
-    """Return the name of a mask for a file's path, which must not leave the folder."""
+    """Return the name of a mask for a file's path, which must not leave the folder; a ValueError for others."""
     path = PurePosixPath(composed(str(place).replace("\\", "/")))
-    if not isinstance(place, str) or not path.parts or path.is_absolute() or "\0" in place:
-        raise UserError(f"{place!r:.100}: found as the name of an image, expected a path below its folder; correct it")
+    if not isinstance(place, str) or not path.parts or path.is_absolute() or "\0" in place or ".." in path.parts:
+        raise ValueError("a name that is no path below the folder of images")
     if any(part.startswith(".") for part in path.parts):
-        raise UserError(f"{place!r:.100}: found as the name of an image, but hidden files are passed over; rename it")
+        raise ValueError("a hidden file, which would be passed over")
     if not all(is_name(part) and len(part.encode()) <= MAX_NAME for part in path.parts) or len(place) > MAX_PATH:
-        limits = f"{MAX_PATH} letters, {MAX_NAME} bytes between slashes, all of UTF-8"
-        raise UserError(f"{place!r:.100}: found as the name of an image, expected at most {limits}; rename it")
+        raise ValueError(f"a name of more than {MAX_PATH} letters or {MAX_NAME} bytes between slashes, or not of UTF-8")
     # what follows a dot is no suffix where it is a number, as in frame_0.5
     return (path.with_suffix("") if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else path).as_posix()

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -58,14 +59,14 @@ REFUSED = {
 def check_strategy(strategy: object) -> None:
     """Refuse strategies that cut weights in parts, need all gradients, or train in other processes than that reports.
 
-    One may be given by its name too, before it is made, which may need what is not there.
+    One may be given by its name too, before it is made.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     sharding = isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))
     if sharding or (name is strategy and name.startswith(("fsdp", "deepspeed"))):
         why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
-    elif isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("find_unused_parameters") is False:
-        name, why = f"{name} without find_unused_parameters", "while each phase leaves other parameters alone"
+    elif name.endswith("find_unused_parameters_false"):
+        why = "while each phase leaves other parameters alone"
     elif not isinstance(strategy, Strategy):
         return
     elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
@@ -88,7 +89,7 @@ def check_processes(trainer: pl.Trainer) -> None:
             if started != wanted:
                 raise UserError(
                     f"trainer.devices: found {trainer.num_devices} with num_nodes {trainer.num_nodes}, which need "
-                    f"{wanted} processes, but {launcher} starts {started} ({variable}): give it {option} "
+                    f"{wanted} processes, but {launcher} was asked for {started} ({variable}): give it {option} "
                     f"{trainer.num_devices}, or change trainer.devices"
                 )
             return
@@ -123,7 +124,7 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
                 "averaged over the processes either way"
             )
         # Each phase leaves other parameters without gradients, which DDP must be told.
-        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        strategy._ddp_kwargs["find_unused_parameters"] = True
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(
@@ -157,8 +158,9 @@ def check_options(trainer: pl.Trainer) -> None:
     check_at_least(0, **{"trainer.log_every_n_steps": trainer.log_every_n_steps})  # type: ignore[attr-defined]
     check_at_least(-1, **{"trainer.num_sanity_val_steps": trainer.num_sanity_val_steps})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if re.fullmatch(_OWN_FILES, str(getattr(callback, "filename", ""))):
-            found = f"trainer.callbacks: found the filename {callback.filename!r}"
+        name = str(getattr(callback, "filename", ""))
+        if isinstance(callback, Checkpoint) and re.fullmatch(_OWN_FILES, name):
+            found = f"trainer.callbacks: found the filename {name!r}"
             raise UserError(f"{found}, which is one of the library's own checkpoints: give another")
         for kind in type(callback).__mro__:
             check_callback(f"{kind.__module__}.{kind.__name__}", type(callback).__name__)
