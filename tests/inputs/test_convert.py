@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sign_zs3.cli import main
-from sign_zs3.data.convert import _segment, voc_colours
+from sign_zs3.data.convert import voc_colours
 from sign_zs3.data.datasets.files import read_classes, read_index_mask
+from sign_zs3.data.outlines import segment
 from tests.inputs.conftest import CLASSES, COUNT, Folder
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -297,7 +298,7 @@ def test_run_lengths_as_text_are_those_of_pycocotools() -> None:
         for side in (1, 7, 300):
             mask = np.asfortranarray(rng.random((side, side + 1)) < share, dtype=np.uint8)
             text = tool.encode(mask)["counts"].decode()
-            assert np.array_equal(_segment({"size": list(mask.shape), "counts": text}, mask.shape), mask > 0)
+            assert np.array_equal(segment({"size": list(mask.shape), "counts": text}, mask.shape), mask > 0)
 
 
 def test_smaller_objects_lie_on_larger_ones_whatever_their_area_says(tmp_path: Path) -> None:

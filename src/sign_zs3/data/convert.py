@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import re
@@ -15,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.data.outlines import area_of, overlap, pairs, polygon, run_lengths
+from sign_zs3.data.outlines import area_of, segment, shape_of
 from sign_zs3.data.splits import VOC_CLASSES
 from sign_zs3.errors import UserError
 from sign_zs3.files import composed, is_name, read_content, read_lines, refusing, visible_files
@@ -225,7 +223,7 @@ def _from_coco(path: Path) -> Converted:
             # smaller ones lie on larger ones
             for _, annotation, number in sorted(parts, key=lambda part: -part[0]):
                 with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
-                    where = _segment(annotation.get("segmentation") or [], size)
+                    where = segment(annotation.get("segmentation") or [], size)
                 left_out += not where.any()
                 labelled += bool(where.any())
                 mask[where] = number
@@ -282,23 +280,6 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return where an annotation's polygons or run lengths are, bool (H, W)."""
-    inside = np.zeros(size, np.bool_)
-    if isinstance(segmentation, list):
-        for corners in segmentation:
-            inside |= polygon(pairs(corners), size)
-        return inside
-    if tuple(segmentation["size"]) != size:
-        raise ValueError(f"run lengths of {segmentation['size']} in an image of {list(size)}")
-    counts = run_lengths(segmentation["counts"])
-    if min(counts, default=0) < 0 or sum(counts) != inside.size:
-        raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {inside.size}")
-    # column by column, and absent first
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(size[::-1]).T
-
-
 # -- LabelMe -------------------------------------------------------------------------------------------------------
 
 
@@ -335,7 +316,7 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
                 size = _size(content["imageHeight"], content["imageWidth"])
                 mask = np.zeros(size, np.uint8)
                 for shape in content["shapes"]:
-                    where = _shape(shape, size)
+                    where = shape_of(shape, size)
                     left_out += not where.any()
                     labelled += bool(where.any())
                     mask[where] = number[composed(_text(shape["label"]))]
@@ -346,42 +327,6 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
 
     made.masks = masks()
     return made
-
-
-def _shape(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return where a shape of LabelMe's is, bool (H, W): nowhere for points and lines."""
-    kind = shape.get("shape_type") or "polygon"
-    points = np.array(shape["points"], np.float64).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise ValueError("a shape with NaN or infinity")
-    if kind == "polygon":
-        return polygon(points, size)
-    if kind == "rectangle":
-        if len(points) not in (2, 4):  # opposite corners, or all
-            raise ValueError(f"a rectangle of {len(points)} points")
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-        return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
-    if kind == "circle":
-        y, x = np.ogrid[: size[0], : size[1]]
-        (centre_x, centre_y), (edge_x, edge_y) = points
-        radius = np.hypot(edge_x - centre_x, edge_y - centre_y)
-        inside: NDArray[np.bool_] = np.hypot(x + 0.5 - centre_x, y + 0.5 - centre_y) <= radius
-        return inside
-    if kind == "mask":
-        from PIL import Image
-
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
-            part = np.asarray(image) > 0
-        left, top = points[0].round().astype(int).tolist()
-        whole = np.zeros(size, np.bool_)
-        (rows, of_rows), (columns, of_columns) = (
-            overlap(*ends) for ends in zip((top, left), part.shape[:2], size, strict=True)
-        )
-        whole[rows, columns] = part[of_rows, of_columns]
-        return whole
-    if kind in ("point", "points", "line", "linestrip"):
-        return np.zeros(size, np.bool_)
-    raise ValueError(f"a shape of the type {kind!r:.40}")
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
