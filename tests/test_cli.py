@@ -222,6 +222,20 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(config: str,
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+def test_the_last_checkpoint_tells_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = {name: value for name, value in TINY.items() if not name.startswith(("spatial", "alpha"))}
+    data = {"train_size": 4, "val_size": 1, "test_size": 2, "scene_size": 32, "batch_size": 2}
+    content = {
+        "model": {**model, "phases": ["train"]}, "data": {"class_path": "ShapesDataModule", "init_args": data},
+        "trainer": {"accelerator": "cpu", "limit_val_batches": 0, "default_root_dir": "runs"},
+    }  # fmt: skip
+    (tmp_path / "zs3.yaml").write_text(yaml.safe_dump({**content, "method": "ZS3"}))
+    assert main(["fit", "--config", "zs3.yaml"]) == 0
+    (tmp_path / "any.yaml").write_text(yaml.safe_dump(content))
+    assert main(["fit", "--config", "any.yaml", "--ckpt_path", "last"]) == 0
+
+
 def test_max_time_stops_and_says_how_to_go_on(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
     arguments = ["--model.lr", "1e-6", "--model.train_iterations", "100000", "--trainer.max_time", "00:00:00:01"]

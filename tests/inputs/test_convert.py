@@ -466,6 +466,28 @@ WHICH: list[tuple[dict[str, Any], str]] = [
     (image(file_name="."), "{path}: image '.': cannot be used (a name that is no path below the folder of images)"),
     (image(file_name=5), "{path}: image 5: cannot be used (a name that is no path below the folder of images)"),
     ({"categories": [{"id": 1, "name": "co\ud800w"}]}, f"{USED} ('co\\ud800w' in place of a name)"),
+    (image(file_name="C:\\d\\a.jpg"), "{path}: image 'C:\\\\d\\\\a.jpg': cannot be used (a name that is no path below"),
+    (image(file_name="http://x/a.jpg"), "{path}: image 'http://x/a.jpg': cannot be used (a name that is no path below"),
+    ({"categories": [{"id": i, "name": "cat"} for i in (1, 2)]}, f"{USED} (two categories of the name 'cat')"),
+    (
+        {
+            "categories": [{"id": i, "name": "ab"[i], "supercategory": "a"} for i in (0, 1)],
+            **annotation(category_id=0),
+        },
+        "{path}: found annotations of category 0, 'a', which is the supercategory of others and would be left out",
+    ),
+    (
+        annotation(segmentation="abc"),
+        "{path}: annotation 4: cannot be used (a segmentation that is neither polygons nor",
+    ),
+    (
+        annotation(segmentation=[[0, 0, 1e308, 0, 5, 5]]),
+        "{path}: annotation 4: cannot be used (a polygon with NaN, inf",
+    ),
+    (
+        annotation(segmentation=[{"size": [1, 1]}]),
+        "{path}: annotation 4: cannot be used (a polygon that is no list of x",
+    ),
     (
         {"images": [image()["images"][0], {**image()["images"][0], "id": 2, "file_name": "a.png/b.jpg"}]},
         "a.png/b: found as the name of two images, or of an image and a folder; rename one",
@@ -511,6 +533,15 @@ def test_annotations_none_of_which_holds_a_pixel(
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_outputs_that_are_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.json", small(square(0, 4)))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output, message in (("", "--output: found '', expected a folder"), (tmp_path / "loop", f"{tmp_path / 'loop'}")):
+        assert convert(path, "--output", output) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {message}") and "--debug" not in line
+
+
 def test_another_kind_than_the_options_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "in" / "coco.json", small(square(0, 4)))
     assert convert(tmp_path / "in", "--output", tmp_path / "out") == 1
@@ -522,6 +553,7 @@ def test_another_kind_than_the_options_say(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        ("1\tcat\t1 0 0\n2\tcat\t2 0 0\n", "TABLE: found the name 'cat' of two ids; correct line 2"),
         ("# id\tname\tcolour\n", "TABLE: found no class, expected the name of one at least"),
         ("255\tborder\t128 0 0\n", "TABLE: found no class, expected the name of one at least"),
         (f"1\t{'x' * 300}\t128 0 0\n", "expected numbers up to 255 and at most 200 letters; correct the line"),
@@ -645,6 +677,25 @@ def test_labelmes_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     expected[28:, 28:], expected[:2, :2] = 255, 0
     assert np.array_equal(found, expected)
     assert "shapes left out: 1, which hold no pixel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"shape_type": "circle", "points": [[1, 1]]}, "a shape of the type 'circle' with 1 points"),
+        ({"shape_type": "rectangle", "points": [[1, 1]] * 3}, "a rectangle of 3 points"),
+        ({"shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": "abcd"}, "a mask that is no PNG in base64"),
+        ({"shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": None}, "a mask that is no PNG in base64"),
+        ({"shape_type": "mask", "points": [[1e300, 1], [2, 2]], "mask": None}, "a polygon with NaN, infinity or"),
+    ],
+)
+def test_shapes_that_are_none(
+    shape: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "in" / "a.json", labelme(np.zeros((10, 10), np.uint8), [{"label": "cat", **shape}]))
+    assert convert(tmp_path / "in", "--output", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: cannot be used ({message}")
 
 
 @pytest.mark.parametrize("corners", [[[2, 3], [8, 6]], [[8, 6], [2, 3]], [[2, 3], [8, 3], [8, 6], [2, 6]]])

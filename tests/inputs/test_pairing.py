@@ -129,7 +129,7 @@ def test_endings_in_lists(folder: Folder) -> None:
     assert len(whole(folder, image_suffix="_rgb.png", mask_suffix="_ids.png")) == COUNT
 
 
-@pytest.mark.parametrize("second", ["images/05.png", "./05", "05.png", "05 06"])
+@pytest.mark.parametrize("second", ["images/05.png", "./05", "05.png", "05 06", "images//05.png", "images/./05.png"])
 def test_an_image_twice_in_a_list_however_it_is_spelt(second: str, folder: Folder) -> None:
     write_lists(folder, "{}")
     path = folder.root / "splits" / "train.txt"

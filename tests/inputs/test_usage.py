@@ -31,6 +31,7 @@ WRONG = {
     "--data.unseen dog": "--data.unseen: found 'dog', expected a list: [dog]",
     "--data.batch_siz 3": "--data.batch_siz: is no option here; did you mean '--data.batch_size'?",
     "--data.batch_size 3.5": "--data.batch_size: found '3.5', expected a whole number",
+    "--trainer.max_epoch 2": "--trainer.max_epoch: is no option here; did you mean '--trainer.max_epochs'?",
     "--trainer.devics 2": "--trainer.devics: is no option here; did you mean '--trainer.devices'?",
     "--trainer.max_epochs many": "--trainer.max_epochs: found 'many', expected a whole number",
     # of classes other than the data's, which the message must not blame
@@ -155,6 +156,10 @@ FILES = {
     "as 'option: value'",
     "ckpt_path: ''": "--ckpt_path: found '', expected the path of a .ckpt file, or last",
     "ckpt_path: 5": "--ckpt_path: found '5', expected text",
+    "trainer: {max_steps: null}": f"trainer.max_steps: {NO_VALUE}",
+    "trainr: {}": "--config: found 'trainr', which is no option here; did you mean 'trainer'?",
+    "1: 2": "FILE: found 1 as the name of an option, expected text; correct it",
+    "verbose: true": "--verbose: is no option here; --help lists those that are",  # it is one of validate
     "trainer: [gpu]": "FILE: trainer: found ['gpu'], expected lines such as 'option: value', indented; or leave it out",
     "checkpoint: 4": "FILE: checkpoint: found 4, expected lines such as 'option: value', indented; or leave it out",
 }
@@ -190,6 +195,8 @@ PARTS = {
     "--config=": ("model: {seed: 3}", "--config: model: found a seed of its own"),
     "--model": ("seed: 3", "FILE: model: found a seed of its own"),
     "--model=": ("lr: 1\nlr: 2", "FILE: cannot be read (found the key 'lr' a second time in line 2)"),
+    "--model {": ("{seed: 3}", "--model: model: found a seed of its own"),
+    "--config {": ('{"model":{"seed":3}}', "--config: model: found a seed of its own"),
     "--trainer": ("devices: 1\ndevices: 2", "FILE: cannot be read (found the key 'devices' a second time in line 2)"),
     "--data": ("class_path: ShapesDataModule\ninit_args: {seed: 3}", "FILE: data: found a seed of its own"),
 }
@@ -200,11 +207,20 @@ def test_parts_of_a_configuration_too(option: str, tmp_path: Path, capsys: pytes
     """YAML on the command line, and files of one section."""
     content, message = PARTS[option]
     (tmp_path / "part.yaml").write_text(content)
-    value = content if "--config" in option else str(tmp_path / "part.yaml")
+    value = content if "--config" in option or "{" in option else str(tmp_path / "part.yaml")
+    option = option.removesuffix(" {")
     given = [option + value] if option.endswith("=") else [option, value]
     assert main(["fit", "--config", "experiments/quickstart.yaml", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message.replace('FILE', str(tmp_path / 'part.yaml'))}")
+
+
+def test_includes_of_yaml_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text("data: {class_path: ShapesDataModule, init_args: {train_size: -1}}")
+    assert main(["fit", "--config", f"include: {tmp_path / 'own.yaml'}"]) == 1
+    assert "error: train size: found -1, expected at least 1 scene" in capsys.readouterr().err
+    assert main(["fit", "--config", ""]) == 1
+    assert capsys.readouterr().err == "error: --config: found '', expected a YAML file; give its path\n"
 
 
 def test_a_file_before_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

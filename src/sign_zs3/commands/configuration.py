@@ -52,6 +52,8 @@ def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str],
             raise UserError("--include: found on the command line, expected in a file: give --config more than once")
         if joined or (arg in ("--config", "-c") and rest):
             given = joined.group(1) if joined else rest.pop(0)
+            if not given:
+                raise UserError("--config: found '', expected a YAML file; give its path")
             files: dict[Path, dict[str, Any]] = {}
             _follow(Path(given), given, nested, (), files)
             for path, content in files.items():
@@ -76,7 +78,7 @@ def _follow(path: Path, given: str, nested: bool, includers: tuple[Path, ...], f
         if not isinstance(content, dict):
             found = "no option" if content is None else f"{content!r:.50}"
             raise UserError(f"{path}: found {found}, expected lines such as 'option: value'; correct it")
-    elif re.search(r":\s", given):
+    elif _is_inline(given):
         content = parse_yaml(given.encode(), "--config", "a configuration as YAML")
     content = content if isinstance(content, dict) else {}
     if nested and (flat := sorted({*SECTIONS, "data"} & content.keys())):
@@ -93,7 +95,7 @@ def _follow(path: Path, given: str, nested: bool, includers: tuple[Path, ...], f
         included = Path(os.path.normpath(path.parent / name))
         if not os.path.isfile(included):  # noqa: PTH113
             raise UserError(f"{path}: include: {included} is not there: give a path relative to the file that names it")
-        if any(included.samefile(includer) for includer in includers):
+        if any(includer.exists() and included.samefile(includer) for includer in includers):
             chain = " -> ".join(str(step) for step in (*includers, included))
             raise UserError(f"{path}: include: found a circle, {chain}: take one of these lines out")
         if included not in files:
@@ -114,6 +116,8 @@ def _check_content(where: str, content: dict[str, Any]) -> None:
             f"{where}: {below[0]}: found options below the verb, which is given on the command line: take the line "
             "out, and the indentation of those below it"
         )
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise UserError(f"{where}: found {odd[0]!r:.50} as the name of an option, expected text; correct it")
     data = content.get("data")
     if isinstance(data, str):
         _check_part("data", data)
@@ -123,10 +127,17 @@ def _check_content(where: str, content: dict[str, Any]) -> None:
             raise UserError(f"{where}: {name}: found a seed of its own, expected one for all: use seed_everything")
 
 
-def _check_part(section: str, path: str) -> None:
-    """Check a file that is given as a whole section, as ``--model FILE``."""
-    if os.path.isfile(path):  # noqa: PTH113
-        _check_content(path, {section: read_yaml(Path(path), "a configuration as YAML")})
+def _check_part(section: str, given: str) -> None:
+    """Check a file, or YAML, that is given as a whole section, as in ``--model FILE``."""
+    if os.path.isfile(given):  # noqa: PTH113
+        _check_content(given, {section: read_yaml(Path(given), "options as YAML")})
+    elif _is_inline(given):
+        _check_content(f"--{section}", {section: parse_yaml(given.encode(), f"--{section}", "options as YAML")})
+
+
+def _is_inline(given: str) -> bool:
+    """Return whether a value that names no file is YAML itself."""
+    return re.search(r"^\s*\{|:\s", given) is not None
 
 
 def at_home(value: Any) -> Any:

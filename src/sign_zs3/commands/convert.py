@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from argparse import Namespace
 from collections import Counter
@@ -33,7 +34,9 @@ OUTPUT_HELP = "A folder that is not there yet or is empty; masks/ and classes.tx
 def run(args: list[str]) -> int:
     """Convert annotations; a UserError, and no output, where something cannot be read or is there already."""
     options = _parser().parse_args(args)
-    output = Path(options.output).resolve()
+    if not options.output:
+        raise UserError("--output: found '', expected a folder; name one")
+    output = Path(os.path.realpath(options.output))  # Path's own raises where a link leads to itself
     try:
         return _convert(options, output)
     except OSError as error:

@@ -60,7 +60,8 @@ def unknown(option: str, known: Iterable[str], otherwise: str = "; --help lists 
 
     What options of one group begin with, as in ``--data.``, makes them no more alike.
     """
-    group, names = option.rpartition(".")[0], list(known)
+    # that of another verb may have its name
+    group, names = option.rpartition(".")[0], [name for name in known if name != option]
     within = [name for name in names if group and name.rpartition(".")[0] == group]
     start = f"{group}." if within else "--"
     near = did_you_mean(option.removeprefix(start), [name.removeprefix(start) for name in within or names], 1)

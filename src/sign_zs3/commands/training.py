@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -32,7 +31,7 @@ from sign_zs3.commands.configuration import TRAINING, VERBS, at_home, given_opti
 from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import line_of, write_json
 from sign_zs3.reports.run import as_results, print_table
 from sign_zs3.tasks import METHODS
@@ -63,6 +62,7 @@ class ZeroShotCLI(LightningCLI):
 
     Attributes:
         arguments: The command line with the files that configurations include.
+        settings: What the files say at their top, without null.
         method: Key of `METHODS`.
         stored: The checkpoint that ``--ckpt_path`` names, once it is read.
         files: Hands it to the trainer, so that its file is opened once.
@@ -74,10 +74,10 @@ class ZeroShotCLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
         nested = run and args[:1] != [] and args[0] not in TRAINING
-        self.arguments, settings = with_includes(usage.with_brackets(args), nested)
+        self.arguments, self.settings = with_includes(usage.with_brackets(args), nested)
         self.files, self.status = CheckpointFiles(), 0
         self.stored: tuple[Path, dict[str, Any]] | None = None
-        self.method = self._chosen_method(settings)
+        self.method = self._chosen_method()
         super().__init__(
             METHODS[self.method],
             ZeroShotDataModule,
@@ -90,11 +90,15 @@ class ZeroShotCLI(LightningCLI):
             run=run,
         )
 
-    def _chosen_method(self, settings: Mapping[str, Any]) -> str:
+    def _chosen_method(self) -> str:
         """Return the method of the command line, else of the files, else of the checkpoint, else SIGN."""
+        settings = self.settings
         method = last_option(self.arguments, "--method") or settings.get("method")
         if method is None:
             path = str(last_option(self.arguments, "--ckpt_path") or settings.get("ckpt_path") or "")
+            if path == "last":
+                root = last_option(self.arguments, "--trainer.default_root_dir")
+                path = str(_newest(Path(root or settings.get("trainer", {}).get("default_root_dir") or ".")))
             # one that is not there, or whose name is too long for Path, is refused where it is used
             if not os.path.isfile(path):  # noqa: PTH113
                 return "SIGN"
@@ -111,8 +115,8 @@ class ZeroShotCLI(LightningCLI):
         return self.stored[1]
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that says in one line what is wrong with an option."""
-        parser = super().init_parser(**kwargs)
+        """Make a parser that says in one line what is wrong with an option, and takes none that is cut short."""
+        parser = super().init_parser(**kwargs, allow_abbrev=False)
         parser.error = MethodType(usage.refuse, parser)  # type: ignore[method-assign]
         return parser
 
@@ -121,6 +125,10 @@ class ZeroShotCLI(LightningCLI):
         self.config = at_home(parser.parse_args(self.arguments))
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else self.config
+        known = {*vars(config), *vars(self.config)}
+        if unknown := [key for key in self.settings if key not in known]:  # an empty one is passed over
+            near = did_you_mean(unknown[0], known, 1, "; --help lists the options")
+            raise UserError(f"--config: found {unknown[0]!r:.50}, which is no option here{near}")
         if config["method"] != self.method and last_option(self.arguments, "--method") is None:
             raise UserError(
                 f"method: found {config['method']} where it comes too late to choose the options: give it as --method, "
@@ -358,11 +366,14 @@ def _holds(path: Path, root: Path) -> bool:
 
 
 def _last_checkpoint(root: Path) -> str:
-    files = sorted(root.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not files:
+    if (path := _newest(root)) is None:
         raise UserError(
             f"--ckpt_path last: found no checkpoints/last.ckpt below {root}: give the file, or the folder of the runs "
             "with --trainer.default_root_dir"
         )
-    log.info("resuming from %s", files[-1])
-    return str(files[-1])
+    log.info("resuming from %s", path)
+    return str(path)
+
+
+def _newest(root: Path) -> Path | None:
+    return max(root.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime, default=None)

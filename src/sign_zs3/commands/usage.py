@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from pytorch_lightning import callbacks, loggers
+from pytorch_lightning import Trainer, callbacks, loggers
 
 from sign_zs3.commands import parsing
 from sign_zs3.commands.configuration import TRAINING, VERBS
@@ -101,9 +101,10 @@ def refuse_nulls(config: Any, method: type[Any]) -> None:
         ("model", config["model"], options_of_method(method)),
         ("data", data.get("init_args") or {}, options_of(kind)),
         ("checkpoint", config["checkpoint"], {"every": "int"}),
+        ("trainer", config["trainer"], options_of(Trainer)),
     ):
         for name, annotation in options.items():
-            if name in given and given[name] is None and "None" not in annotation:
+            if name in given and given[name] is None and not re.search("None|Optional", annotation):
                 found = f"{section}.{name}: found no value (null)"
                 raise UserError(f"{found}, expected one; give it, or leave the line out for the default")
 

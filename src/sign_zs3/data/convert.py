@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -122,6 +123,8 @@ def read_colours(path: Path) -> tuple[dict[Colour, int], dict[int, str]]:
         own_id = int(parts["id"][:9]) if parts.get("id") else index
         if (parts.get("id") is not None) != has_ids:
             raise UserError(f"{path}: found lines with ids and without, expected one kind; correct line {number}")
+        if parts["name"] in names.values() and names.get(own_id) != parts["name"]:
+            raise UserError(f"{path}: found the name {parts['name']!r:.50} of two ids; correct line {number}")
         if names.get(own_id, parts["name"]) != parts["name"]:
             raise UserError(f"{path}: found two names of the id {own_id}, expected one; correct line {number}")
         if max(red, green, blue, own_id) > IGNORE_INDEX or not is_name(parts["name"]):
@@ -193,9 +196,14 @@ def _from_coco(path: Path) -> Converted:
             of_image[key].append(annotation)
     with _whole(path, expected):
         names = {number: composed(_text(category["name"])) for number, category in categories_by_id.items()}
+        if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+            raise ValueError(f"two categories of the name {twice[0]!r:.50}")
     # Roboflow has a category 0 above the others; by its name alone, so that all files of a data set number the same
     others = [category.get("supercategory") for number, category in categories_by_id.items() if number]
     above = 0 in names and names[0] in others
+    if above and any(_whole_number(annotation["category_id"]) == 0 for annotation in annotations):
+        found = f"{path}: found annotations of category 0, {names[0]!r:.50}, which is the supercategory of others"
+        raise UserError(f"{found} and would be left out; give these another supercategory")
     ids = sorted(names.keys() - ({0} if above else set()))
     renumbered = not all(0 < number < IGNORE_INDEX for number in ids)
     new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
@@ -275,7 +283,7 @@ def _whole_number(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    if not is_name(value) or not value.strip():
+    if not is_name(value) or len(value.splitlines()) != 1 or not value.strip():
         raise ValueError(f"{value!r:.40} in place of a name")
     return str(value).strip()
 
@@ -357,7 +365,8 @@ def _size(*sides: Any) -> tuple[int, int]:
 def _name(place: Any) -> str:
     """Return the name of a mask for a file's path, which must not leave the folder; a ValueError for others."""
     path = PurePosixPath(composed(str(place).replace("\\", "/")))
-    if not isinstance(place, str) or not path.parts or path.is_absolute() or "\0" in place or ".." in path.parts:
+    elsewhere = path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:|\w+://", str(place))
+    if not isinstance(place, str) or not path.parts or elsewhere or "\0" in place:
         raise ValueError("a name that is no path below the folder of images")
     if any(part.startswith(".") for part in path.parts):
         raise ValueError("a hidden file, which would be passed over")

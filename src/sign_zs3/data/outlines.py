@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_FAR = 1_000_000_000
+
 
 def area_of(segmentation: Any) -> float:
     """Return how many pixels polygons or run lengths hold, about."""
-    if not isinstance(segmentation, list):
+    if not isinstance(segmentation, (list, dict)):
+        raise ValueError("a segmentation that is neither polygons nor run lengths")
+    if isinstance(segmentation, dict):
         return sum(run_lengths(segmentation["counts"])[1::2])
     outlines = map(pairs, segmentation)
     return float(sum(abs((p[:, 0] * np.roll(p[:, 1], 1) - p[:, 1] * np.roll(p[:, 0], 1)).sum()) / 2 for p in outlines))
@@ -21,10 +25,20 @@ def area_of(segmentation: Any) -> float:
 
 def pairs(corners: Any) -> NDArray[np.float64]:
     """Return x, y, x, y, ... as (n, 2)."""
-    found = np.array(corners, np.float64)
+    try:
+        found = np.array(corners, np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros(1)
     if found.ndim != 1 or len(found) % 2:
         raise ValueError("a polygon that is no list of x, y, x, y, ...")
-    return found.reshape(-1, 2)
+    return checked(found.reshape(-1, 2))
+
+
+def checked(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points as they are; a ValueError for NaN, infinity and what is far from any image."""
+    if not (np.abs(points) < _FAR).all():
+        raise ValueError(f"a polygon with NaN, infinity or {_FAR:,} pixels")
+    return points
 
 
 def run_lengths(counts: Any) -> list[int]:
@@ -52,8 +66,6 @@ def polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bo
     inside = np.zeros(size, np.bool_)
     if len(points) < 3:
         return inside
-    if not np.isfinite(points).all():
-        raise ValueError("a polygon with NaN or infinity")
     low = np.floor(points.min(axis=0)).clip(0, size[::-1]).astype(int)
     high = np.ceil(points.max(axis=0)).clip(0, size[::-1]).astype(int)
     x, y = np.meshgrid(*(np.arange(a, b) + 0.5 for a, b in zip(low, high, strict=True)))
@@ -89,17 +101,15 @@ def segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def shape_of(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return where a shape of LabelMe's is, bool (H, W): nowhere for points and lines."""
     kind = shape.get("shape_type") or "polygon"
-    points = np.array(shape["points"], np.float64).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise ValueError("a shape with NaN or infinity")
-    if kind == "polygon":
+    points = checked(np.array(shape["points"], np.float64).reshape(-1, 2))
+    if kind in ("polygon", "rotation", "oriented_rectangle"):
         return polygon(points, size)
     if kind == "rectangle":
         if len(points) not in (2, 4):  # opposite corners, or all
             raise ValueError(f"a rectangle of {len(points)} points")
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
-    if kind == "circle":
+    if kind == "circle" and len(points) == 2:
         y, x = np.ogrid[: size[0], : size[1]]
         (centre_x, centre_y), (edge_x, edge_y) = points
         radius = np.hypot(edge_x - centre_x, edge_y - centre_y)
@@ -108,8 +118,13 @@ def shape_of(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool
     if kind == "mask":
         from PIL import Image
 
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
-            part = np.asarray(image) > 0
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
+                part = np.asarray(image) > 0
+        except Exception as error:  # Pillow raises almost anything
+            raise ValueError("a mask that is no PNG in base64") from error
+        if part.ndim != 2:
+            raise ValueError("a mask of several channels")
         left, top = points[0].round().astype(int).tolist()
         whole = np.zeros(size, np.bool_)
         (rows, of_rows), (columns, of_columns) = (
@@ -119,4 +134,4 @@ def shape_of(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool
         return whole
     if kind in ("point", "points", "line", "linestrip"):
         return np.zeros(size, np.bool_)
-    raise ValueError(f"a shape of the type {kind!r:.40}")
+    raise ValueError(f"a shape of the type {kind!r:.40} with {len(points)} points")

@@ -37,7 +37,7 @@ def read_list(
     ids: dict[str, None] = {}
     for number, line in read_lines(path, "image id", "a list of image ids, one a line"):
         line = clean(line)
-        line = PurePosixPath(line).as_posix() if line.startswith("./") else line
+        line = PurePosixPath(line).as_posix()  # one spelling of a//b and ./a
         if line.startswith("/") or ".." in PurePosixPath(line).parts or "\\" in line or "\0" in line:
             problem = f", expected a name below the folder of images; correct line {number}"
         elif line in ids:
