@@ -188,7 +188,7 @@ def test_checkpoints_cannot_be_sent_without_a_network(
     part = str(EXPERIMENTS / "parts" / "wandb.yaml")
     options = ["--trainer.logger.offline", "true", "--trainer.logger.log_model", "true"]
     assert main(["fit", "--config", tiny, "--config", part, *options]) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: Providing log_model=True")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: WandbLogger: Providing log_model=True")
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str],
 
     Args:
         args: The command line.
-        nested: Whether files have the options below the verbs, as they stand before the verb then.
+        nested: Whether a verb is among them: files that stand before it have its options below its name.
 
     Raises:
         UserError: An included file is not there, includes itself, or ``include`` is no path; a line of a file would be
@@ -44,6 +44,7 @@ def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str],
     rest = list(args)
     while rest:
         arg = rest.pop(0)
+        nested = nested and arg not in TRAINING
         option, equals, value = arg.partition("=")
         joined = re.fullmatch(r"(?:--config=|-c=?)(.+)", arg)
         if option in ("--model.seed", "--data.seed", "--data.init_args.seed"):

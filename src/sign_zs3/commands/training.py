@@ -27,7 +27,7 @@ from pytorch_lightning.loggers import CSVLogger
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import usage
-from sign_zs3.commands.configuration import TRAINING, VERBS, at_home, given_options, last_option, with_includes
+from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
 from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
@@ -73,8 +73,7 @@ class ZeroShotCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True, description: str = DESCRIPTION) -> None:
-        nested = run and args[:1] != [] and args[0] not in TRAINING
-        self.arguments, self.settings = with_includes(usage.with_brackets(args), nested)
+        self.arguments, self.settings = with_includes(usage.with_brackets(args), nested=run)
         self.files, self.status = CheckpointFiles(), 0
         self.stored: tuple[Path, dict[str, Any]] | None = None
         self.method = self._chosen_method()
