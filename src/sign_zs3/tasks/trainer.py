@@ -111,10 +111,12 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
     check_strategy(strategy)
     check_processes(trainer)
     if isinstance(data := trainer.datamodule, ZeroShotDataModule):  # type: ignore[attr-defined]
-        loaders = {"limit_val_batches": data.val_dataloader(), "limit_test_batches": data.test_dataloader()}
-        for name, loader in loaders.items():
-            limit, batches = getattr(trainer, name), len(loader)
-            if isinstance(limit, float) and 0 < limit * batches < 1:
+        sets = {"limit_val_batches": (data.val_set, data.val_dataloader)}
+        sets["limit_test_batches"] = data.test_set, data.test_dataloader
+        for name, (dataset, loader) in sets.items():
+            if not isinstance(limit := getattr(trainer, name), float) or limit == 1 or dataset is None:
+                continue
+            if 0 < limit * (batches := len(loader())) < 1:
                 found = f"found {limit:g} of {batches} batches, which is none"
                 raise UserError(f"trainer.{name}: {found}: raise it, or give a number of batches")
     if isinstance(strategy, DDPStrategy):
