@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import shutil
 import sys
 import urllib.request
@@ -223,17 +224,18 @@ def test_in_a_browser(url: str, picture: Path, tmp_path: Path) -> None:
             source = page.locator("#overlay img").get_attribute("src")
             return np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"))
 
-        def wait_for_status(text: str) -> str:
-            expected = "text => document.querySelector('#status textarea').value.includes(text)"
-            page.wait_for_function(expected, arg=text)
-            return str(page.locator("#status textarea").input_value())
+        def wait_for_status(text: str, page: Any = page) -> str:
+            status = page.locator("#status textarea")
+            # unlike a function of our own, it waits for an element that is drawn anew
+            api.expect(status).to_have_value(re.compile(re.escape(text)), timeout=PATIENCE)
+            return str(status.input_value())
 
         page.locator("#upload input[type=file]").set_input_files(str(picture))
         wait_for_status("scene.png: 96 x 96 pixels")
         page.locator("#overlay img").wait_for()
         before, source = overlay(), page.locator("#overlay img").get_attribute("src")
         page.locator("#legend label").first.click()
-        page.wait_for_function("old => document.querySelector('#overlay img').src != old", arg=source)
+        api.expect(page.locator("#overlay img")).not_to_have_attribute("src", source, timeout=PATIENCE)
         after = overlay()
         assert before.shape == after.shape and (before != after).any()
 
@@ -253,14 +255,12 @@ def test_in_a_browser(url: str, picture: Path, tmp_path: Path) -> None:
         other.goto(url)
         other.locator("#new input, #new textarea").first.fill("zebra")
         other.locator("#add").click()
-        expected = "() => document.querySelector('#status textarea').value.includes('23 classes now')"
-        other.wait_for_function(expected)
+        wait_for_status("23 classes now", other)
 
         broken = tmp_path / "broken.png"
         broken.write_bytes(b"no image")
         other.locator("#upload input[type=file]").set_input_files(str(broken))
-        expected = "() => document.querySelector('#status textarea').value.startsWith('broken.png: cannot be decoded')"
-        other.wait_for_function(expected)
+        assert wait_for_status("cannot be decoded", other).startswith("broken.png: cannot be decoded")
         browser.close()
     assert requests and {request.split("/")[2].split(":")[0] for request in requests if "://" in request} == {
         "127.0.0.1"
