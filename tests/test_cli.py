@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
 
 from sign_zs3 import ClassTable, ZeroShotTask
+from sign_zs3.callbacks import ScheduleProgressBar
 from sign_zs3.cli import main
 from sign_zs3.commands.training import STOPPED
 from tests.conftest import TINY
@@ -54,7 +56,7 @@ def test_fit_ends_with_table_results_and_pictures(
     ]  # fmt: skip
     found = results(run)
     assert (found["format"], found["dataset"], found["method"], found["seed"]) == (1, "shapes", "SIGN", 3)
-    assert list(found["phases"]) == ["train", "generator", "transfer", "self_training"]
+    assert list(found["phases"]) == ["train", "transfer", "self_training"]
     assert found["final"] == "self_training"
     assert found["test"] == found["phases"]["self_training"]
     assert len(found["test"]["per_class"]) == 22
@@ -267,3 +269,31 @@ def test_threads_sleep_soon_unless_the_user_says_how_they_wait(chosen: dict[str,
         text=True, check=True,
     )  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    config: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(self: ScheduleProgressBar, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(ScheduleProgressBar, "on_train_batch_end", interrupt)
+            assert main(["fit", "--config", config]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning lets no second one through
+    last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert f"interrupted; saved after 0 batches; go on with --ckpt_path {last}" in caplog.messages
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"sign_zs3"}  # nothing of Lightning's own
+    capsys.readouterr()
+    assert main(["fit", "--config", config, "--ckpt_path", str(last)]) == 0
+    out = capsys.readouterr().out
+    commands = [line.split(" # ")[0].split() for line in out.split("next:\n")[1].splitlines()]
+    assert [words[words.index("--ckpt_path") - 1] for words in commands] == ["predict", "extend", "demo"]
+    assert all(Path(words[words.index("--ckpt_path") + 1]).is_file() for words in commands)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sign_zs3._version import __version__
-from sign_zs3.commands import predict
+from sign_zs3.commands import help, predict
 from sign_zs3.commands.configuration import VERBS, at_home
 from sign_zs3.errors import UserError
 
@@ -35,9 +35,8 @@ def main(args: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [at_home(arg) for arg in given if arg != "--debug"]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_AboveBars()])
     logging.getLogger("sign_zs3").setLevel(logging.INFO)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # which process of several died, and how, before the others are killed
     logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
     # Hints on Lightning's own code and on speed, which a user of this program can do nothing about.
@@ -49,6 +48,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         return _run(given)
     except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes 1 of it
+            return 130
         # Lightning's exception is not imported here, since that takes seconds
         if type(stop).__name__ != "SIGTERMException":
             raise
@@ -66,6 +67,16 @@ def main(args: list[str] | None = None) -> int:
         return 1
 
 
+class _AboveBars(logging.Handler):
+    """Write each message on a line of its own, above the progress bars that are on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def _let_threads_sleep() -> None:
     """Have OpenMP's threads sleep soon where they wait for each other, unless the user has said how they wait.
 
@@ -81,11 +92,19 @@ def _run(args: list[str]) -> int:
     if args == ["--version"]:
         print(f"sign-zs3 {__version__}")
         return 0
-    if args[:1] and (args[0] in VERBS or (args[0] == "predict" and predict.takes(args[1:]))):
+    own = args[:1] == ["predict"] and predict.takes(args[1:])
+    page, args = help.asked(args, own)
+    if page:
+        print(page)
+        return 0
+    if own or (args[:1] and args[0] in VERBS):
         with _ended_by_sigterm():  # of trainings, checkpoints look out for it
             return int(importlib.import_module(f"sign_zs3.commands.{args[0]}").run(args[1:]))
     from sign_zs3.commands.training import ZeroShotCLI
 
+    # their import has set both to INFO: whether there is a GPU, a tip for another product, what is restored
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return ZeroShotCLI(args).status
 
 

@@ -9,6 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from sign_zs3.callbacks import ScheduleProgressBar
+from sign_zs3.callbacks.progress import _fitting
 from tests.conftest import Fit
 
 
@@ -20,8 +21,8 @@ def test_a_log_gets_a_line_every_ten_seconds_at_most(
     opened: list[tqdm[Any]] = []
     open_bar = ScheduleProgressBar._open
 
-    def spy(self: ScheduleProgressBar, *args: Any) -> tqdm[Any]:
-        opened.append(open_bar(self, *args))
+    def spy(self: ScheduleProgressBar, *args: Any, **kwargs: Any) -> tqdm[Any]:
+        opened.append(open_bar(self, *args, **kwargs))
         return opened[-1]
 
     monkeypatch.setattr(ScheduleProgressBar, "_open", spy)
@@ -42,6 +43,13 @@ def test_a_terminal_has_one_bar_that_is_redrawn(
     fit(ScheduleProgressBar(), trainer={"enable_progress_bar": True})
     error = capsys.readouterr().err
     assert "\r" in error and error.strip("\n").count("\n") == 0
+
+
+def test_losses_that_do_not_fit_are_left_out() -> None:
+    parts = ["seg 1.23", "kl 0.01", "mmd 0.5"]
+    assert _fitting(parts, 80) == "seg 1.23, kl 0.01, mmd 0.5"
+    assert _fitting(parts, 17) == "seg 1.23, kl 0.01"
+    assert _fitting(parts, 16) == _fitting(parts, 0) == "seg 1.23"
 
 
 def test_a_notebook_has_a_bar_that_is_redrawn(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,3 +347,17 @@ class TestShow:
         with pytest.raises(SystemExit) as stopped:
             main(["embed", "show", "--config", config, "--neerest", "3"])
         assert stopped.value.code == 2
+
+
+def test_a_table_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, table = tmp_path / "words.txt", tmp_path / "table.npz"
+    source.write_text("cow 1 0\ndog 0 1\n")
+    command = ["embed", "--classes", "cow,dog", "--source", str(source), "--output", str(table)]
+    assert main(command) == 0
+    first = table.read_bytes()
+    source.write_text("cow 1 2\ndog 0 1\n")
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "expected a new file" in capsys.readouterr().err and table.read_bytes() == first
+    assert main([*command, "--overwrite"]) == 0
+    assert table.read_bytes() != first

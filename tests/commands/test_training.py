@@ -149,7 +149,7 @@ def test_help_is_of_the_method(config: Path, tmp_path: Path, capsys: pytest.Capt
     zs3 = write(tmp_path / "zs3.yaml", include=config.name, method="ZS3")
     for method, args in {"SPNet": ["--method", "SPNet"], "ZS3": ["--config", str(zs3)], "SIGN": []}.items():
         with pytest.raises(SystemExit) as stopped:
-            main(["fit", *args, "--help"])
+            main(["fit", *args, "--help", "all"])
         assert stopped.value.code == 0
         shown[method] = capsys.readouterr().out
         assert "--method {SPNet,ZS3,CaGNet,SIGN}" in shown[method]

@@ -262,7 +262,7 @@ VERBS = {
     "results a --panels x": "--panels: found 'x', expected a whole number; see sign-zs3 results --help",
     "demo --prt 80": "--prt: is no option here; did you mean '--port'?",
     "predict --data.images . --ckpt_path": "--ckpt_path: found none, expected a value; see sign-zs3 predict --help",
-    "predict imgs --ckpt_path x": "--data.images: found none, expected a value; see sign-zs3 predict --help",
+    "predict imgs --ckpt_path x": "--images/--data.images: found none, expected a value; see sign-zs3 predict --help",
     "data convert": "ANNOTATIONS, --output: found none, expected a value; see sign-zs3 data convert --help",
     "data check": "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options",
     "fit": "--data: found none, expected a data set: give --config FILE, or --data CLASS with its options",

@@ -132,5 +132,10 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
-        if isinstance(exception, SIGTERMException) and self._saved_at >= 0 and trainer.state.fn == TrainerFn.FITTING:
-            log.info("saved; go on with --ckpt_path %s", self._folder / "last.ckpt")
+        if self._saved_at < 0 or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        path = self._folder / "last.ckpt"
+        if isinstance(exception, SIGTERMException):
+            log.info("saved; go on with --ckpt_path %s", path)
+        elif isinstance(exception, KeyboardInterrupt):
+            log.info("interrupted; saved after %d batches; go on with --ckpt_path %s", self._saved_at, path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +14,16 @@ from tqdm import tqdm
 from sign_zs3.tasks.base import ZeroShotTask
 
 SHOWN_EVERY = 10  # iterations between two looks at the losses
+REST = 66  # characters of phase, counts, times and a short bar
+NO_TERMINAL = 120  # columns of a file or a pipe
 LOGGED_EVERY = 10.0  # seconds between two lines where standard error is a file or a pipe
+
+
+def _fitting(parts: list[str], columns: int) -> str:
+    """Join as many parts as fit, the first one in any case."""
+    while len(parts) > 1 and len(", ".join(parts)) > columns:
+        parts = parts[:-1]
+    return ", ".join(parts)
 
 
 class _Lines:
@@ -43,11 +54,16 @@ class ScheduleProgressBar(ProgressBar):
         """Show the bars."""
         self._enabled = True
 
-    def _open(self, total: float, description: str, initial: int = 0) -> tqdm[Any]:
-        options: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
+    def _open(self, total: float, description: str, initial: int = 0, leave: bool = True) -> tqdm[Any]:
+        options: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5, "leave": leave}
         if not sys.stderr.isatty() and not type(sys.stderr).__module__.startswith("ipykernel"):  # notebooks redraw
-            options = {"ncols": 120, "mininterval": LOGGED_EVERY, "file": _Lines()}
+            options = {"ncols": NO_TERMINAL, "mininterval": LOGGED_EVERY, "file": _Lines()}
         return tqdm(desc=description, total=total, initial=initial, disable=not self._enabled, **options)
+
+    def _columns(self) -> int:
+        with suppress(OSError, ValueError):  # no terminal
+            return os.get_terminal_size(sys.stderr.fileno()).columns
+        return NO_TERMINAL
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where the schedule stands."""
@@ -66,8 +82,8 @@ class ScheduleProgressBar(ProgressBar):
         if done % SHOWN_EVERY == 0:
             self._bar.set_description(f"{phase.name} {done}/{phase.iterations}", refresh=False)
             losses = pl_module.training_run.losses.items()
-            shown = {name.removeprefix("loss_"): f"{float(x):.3g}" for name, x in losses}
-            self._bar.set_postfix(shown, refresh=False)
+            shown = [f"{name.removeprefix('loss_')} {float(x):.3g}" for name, x in losses]
+            self._bar.set_postfix_str(_fitting(shown, self._columns() - REST), refresh=False)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Close the bar."""
@@ -83,13 +99,13 @@ class ScheduleProgressBar(ProgressBar):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the validation's bar."""
         if trainer.sanity_checking:
-            self._evaluation = self._open(sum(trainer.num_sanity_val_batches), "check of the validation")
+            self._evaluation = self._open(sum(trainer.num_sanity_val_batches), "check of the validation", leave=False)
         else:
-            self._evaluation = self._open(sum(trainer.num_val_batches), "validation")
+            self._evaluation = self._open(sum(trainer.num_val_batches), "validation", leave=False)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the test's bar."""
-        self._evaluation = self._open(sum(trainer.num_test_batches), "test")
+        self._evaluation = self._open(sum(trainer.num_test_batches), "test", leave=False)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the prediction's bar."""

@@ -64,6 +64,10 @@ def run(args: list[str]) -> int:
     output = Path(options.output)
     # before gigabytes are read
     check_writable(output, ".npz", ".safetensors")
+    if output.exists() and not options.overwrite:
+        raise UserError(
+            f"--output: found {output}, which exists, expected a new file: name another, or give --overwrite"
+        )
     if options.report:
         check_writable(options.report)
     sources = read_sources(options.source, names)
@@ -87,6 +91,7 @@ def _parser() -> VerbParser:
     parser.add_argument("--classes", required=True, metavar="WHAT", help=CLASSES_HELP)
     parser.add_argument("--source", required=True, action="append", metavar="[NAME=]SOURCE", help=SOURCE_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
+    parser.add_argument("--overwrite", action="store_true", help="Replace the output where it exists.")
     parser.add_argument("--missing", choices=("error", "drop"), default="error", help=MISSING_HELP)
     parser.add_argument("--report", metavar="PATH", help=REPORT_HELP)
     return parser

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from sign_zs3.commands.help import EXAMPLES, examples
 from sign_zs3.errors import did_you_mean
 
 QUOTE = "'"
@@ -17,6 +18,11 @@ class VerbParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, **options: Any) -> None:
         super().__init__(f"sign-zs3 {verb}", allow_abbrev=False, **options)
+        self.examples = EXAMPLES.get(verb, ())
+
+    def format_help(self) -> str:
+        """Return the help, with examples as they are to be typed."""
+        return f"{super().format_help()}\n{examples(*self.examples)}\n"
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, but name an option that is none before what is missing for that reason."""

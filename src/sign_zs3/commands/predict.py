@@ -43,6 +43,7 @@ PENALTY_HELP = "Subtracted from the scores of seen classes (default: as the chec
 DEVICE_HELP = "As torch names it: cpu, cuda, cuda:1 (default: auto, a GPU where there is one)."
 
 _DATA_OPTIONS = {"--config", "-c", "--data", "--data.class_path"}
+_IMAGES = {"--images", "--data.images"}
 _OWN_OPTIONS = {"--output", "--overwrite", "--window", "--overlap", "--max_pixels", "--device"}
 # no other image could be written either
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -53,7 +54,8 @@ def takes(args: Sequence[str]) -> bool:
     names = {arg.partition("=")[0] for arg in args if arg.startswith("-")}
     if names & _OWN_OPTIONS:
         return True
-    return not names & _DATA_OPTIONS and ("--data.images" in names or names <= {"--ckpt_path", "--help", "-h"})
+    images = bool(names & _IMAGES) or names <= {"--ckpt_path", "--help", "-h"}
+    return images and not names & _DATA_OPTIONS
 
 
 def run(args: list[str]) -> int:
@@ -127,7 +129,7 @@ def _parser() -> VerbParser:
     parser = VerbParser("predict", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
-    add("--data.images", dest="images", required=True, nargs="+", type=PATH, metavar="PATH", help=IMAGES_HELP)
+    add("--images", "--data.images", required=True, nargs="+", type=PATH, metavar="PATH", help=IMAGES_HELP)
     add("--output", default="predictions", type=PATH, metavar="FOLDER", help=OUTPUT_HELP)
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add_windows(parser)
@@ -199,7 +201,7 @@ def named_images(
     """
     from sign_zs3.images import find_images
 
-    found = find_images(given, "--data.images", output, closed)
+    found = find_images(given, "--images", output, closed)
     images: dict[str, Path] = {}
     stems = Counter(place.with_suffix("") for place in set(found.values()))
     for file, place in found.items():

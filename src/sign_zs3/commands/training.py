@@ -26,14 +26,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
-from sign_zs3.commands import usage
+from sign_zs3.commands import closing, usage
 from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
 from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError, did_you_mean
-from sign_zs3.files import line_of, write_json
-from sign_zs3.reports.run import as_results, print_table
+from sign_zs3.files import line_of
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
@@ -117,6 +116,7 @@ class ZeroShotCLI(LightningCLI):
         """Make a parser that says in one line what is wrong with an option, and takes none that is cut short."""
         parser = super().init_parser(**kwargs, allow_abbrev=False)
         parser.error = MethodType(usage.refuse, parser)  # type: ignore[method-assign]
+        parser.usage = "sign-zs3 VERB [--SECTION.OPTION VALUE ...]"
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -320,14 +320,14 @@ class ZeroShotCLI(LightningCLI):
                 log.warning("%s is gone: phase %s is left out of the table", path, name)
                 continue
             if kinds.get(name) == "generator" and scores:
-                # it leaves E, the spatial module and C as they were, bit by bit
-                scores[name] = scores[list(scores)[-1]]
-                continue
+                continue  # it leaves E, the spatial module and C as they were, bit by bit
             trainer.test(model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
             scores[name] = model.scores
         if not scores:
             raise UserError(f"{folder}: found no checkpoint of a phase to test: keep the files while a run goes on")
         self._report(folder, scores)
+        if trainer.is_global_zero and (last := folder / "checkpoints" / "last.ckpt").is_file():
+            closing.suggest(last)
 
     def after_test(self) -> None:
         """Print the table, and write ``results.json`` and pictures."""
@@ -335,19 +335,8 @@ class ZeroShotCLI(LightningCLI):
         self._report(Path(self.trainer.log_dir or self.trainer.default_root_dir), {phase.name: self.model.scores})
 
     def _report(self, folder: Path, scores: dict[str, Any]) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        from sign_zs3.callbacks.pictures import save_panel
-
-        model = self.model
-        ignored, unseen = (model.progress.counts.tallies.get(name, 0) for name in ("ignored_pixels", "unseen_pixels"))
-        share = unseen / ignored if ignored else None
-        options = {name: model.hparams[name] for name in model.defaults() if name != "protocol"}
-        results = as_results(model.protocol, self.method, model.hparams["seed"], scores, share, options)
-        write_json(folder / "results.json", results)
-        save_panel(folder / "panel.png", model, self.datamodule.test_set)
-        print_table(model.protocol, scores, share)
-        print(f"results:  {folder / 'results.json'}\npictures: {folder / 'panel.png'}")
+        if self.trainer.is_global_zero:
+            closing.report(folder, scores, self.method, self.model, self.datamodule)
 
 
 def _seed(value: object) -> int:

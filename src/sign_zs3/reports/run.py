@@ -58,7 +58,8 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
     from rich.table import Column, Table
 
     title = escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %")
-    columns = (Column(name, justify="right") for name in phases)
+    # words, which a narrow terminal sets one below the other
+    columns = (Column(name.replace("_", " "), justify="right") for name in phases)
     table = Table(Column("class", no_wrap=True), "split", *columns, title=title)
     for index, name in enumerate(protocol.classes):
         split, style = ("unseen", "bold yellow") if index >= protocol.num_seen else ("seen", None)
@@ -74,8 +75,8 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
         console.print("-: no test pixel has this label; the means leave these classes out.")
     if unseen_share is not None:
         console.print(
-            f"Of the pixels that self-training labelled, {100 * unseen_share:.1f} % were truly of an unseen class "
-            "(near 100 %, their place alone would give them away)."
+            f"Of the pixels that self-training labelled, {100 * unseen_share:.1f} % truly were of an unseen class. "
+            "(Near 100 %, it would learn unseen classes from where labels are missing.)"
         )
 
 
