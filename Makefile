@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# what the demo needs, without developers' tools
+BASIC := $(VENV)/.basic
 # the tests with the lowest versions run on the lowest Python, where it is there
 LOWEST_PYTHON ?= $(shell python3.10 --version > /dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
 LOWEST := .venv-lowest
@@ -18,12 +20,20 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv in the project and install everything that the README's commands need
 
 $(READY): setup.cfg pyproject.toml
+	@echo "installing into $(VENV): torch, all extras and developers' tools; with CUDA, several gigabytes: some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## train all steps on the built-in data, print the GZSL table, write pictures (about 5 minutes on two cores)
+$(BASIC): setup.cfg pyproject.toml
+	@echo "installing into $(VENV): torch, the page in the browser and others; with CUDA, several gigabytes: some minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[lite,demo]'
+	@touch $@
+
+demo: $(if $(wildcard $(READY)),$(READY),$(BASIC))  ## train all steps on the built-in data, print the GZSL table, write pictures (about 5 minutes on two cores)
 	$(BIN)/sign-zs3 fit --config experiments/quickstart.yaml
 
 test: setup  ## run the tests
