@@ -49,9 +49,10 @@ def test_the_metric_has_its_parameters() -> None:
 def test_public_names() -> None:
     assert set(sign_zs3.__all__) >= {
         "COCOStuffDataModule", "CaGNetModule", "ClassTable", "FolderDataModule", "GZSLMeanIoU",
-        "PascalContextDataModule", "Protocol", "SIGNModule", "SPNetModule", "Segmenter", "ShapesDataModule",
-        "UserError", "VOCDataModule", "ZS3Module", "ZeroShotDataModule", "ZeroShotTask", "__version__", "extend",
-        "load_segmenter", "load_task", "remove", "rename", "save_model", "self_train",
+        "PascalContextDataModule", "Protocol", "SIGNModule", "SPNetModule", "ScheduleProgressBar", "Segmenter",
+        "ShapesDataModule", "UserError", "VOCDataModule", "ZS3Module", "ZeroShotDataModule", "ZeroShotTask",
+        "__version__", "extend", "load_recipe", "load_segmenter", "load_task", "remove", "rename", "save_model",
+        "self_train",
     }  # fmt: skip
     for name in sign_zs3.__all__:
         assert getattr(sign_zs3, name) is not None, name

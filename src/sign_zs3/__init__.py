@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sign_zs3._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from sign_zs3.callbacks import ScheduleProgressBar as ScheduleProgressBar
+    from sign_zs3.commands.configuration import load_recipe as load_recipe
     from sign_zs3.data.datamodules import COCOStuffDataModule as COCOStuffDataModule
     from sign_zs3.data.datamodules import FolderDataModule as FolderDataModule
     from sign_zs3.data.datamodules import PascalContextDataModule as PascalContextDataModule
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from sign_zs3.vocabulary import self_train as self_train
 
 _HOMES = {
+    "callbacks": "ScheduleProgressBar",
+    "commands.configuration": "load_recipe",
     "data.datamodules": "COCOStuffDataModule FolderDataModule PascalContextDataModule ShapesDataModule VOCDataModule "
     "ZeroShotDataModule",
     "embeddings": "ClassTable",

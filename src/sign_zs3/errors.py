@@ -1,8 +1,10 @@
 """The one error type that means "the input is at fault, not the program", and the checks of options that raise it."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from importlib import metadata
 
 
 class UserError(ValueError):
@@ -29,6 +31,24 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3, otherwise: str
     """
     near = close_names(name, known, count)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that installs what an optional extra of this package needs, as its metadata say.
+
+    The packages are named themselves, since no index may have this one.
+
+    >>> pip_install("timm")
+    "pip install 'timm>=1.0'"
+    """
+    try:
+        lines = metadata.requires("sign-zs3") or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    parts = [re.fullmatch(r"([^;]+);.*extra == .(\S+?).", line.strip()) for line in lines]
+    found = [match[1].replace(" ", "") for match in parts if match and match[2] == extra]
+    quoted = [f"'{each}'" if re.search("[<>=!~]", each) else each for each in found]
+    return f"pip install {' '.join(quoted) or f'what setup.cfg names under {extra}'}"
 
 
 def check_choice(name: str, found: str, *choices: str) -> None:

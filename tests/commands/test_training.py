@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from sign_zs3 import SIGNModule, UserError, load_recipe
 from sign_zs3.cli import main
 from sign_zs3.commands.training import ZeroShotCLI
 from sign_zs3.tasks import METHODS
@@ -142,6 +143,21 @@ def test_unknown_methods_get_one_line_with_the_choices(
         )
     nested = write(tmp_path / "nested.yaml", fit={"method": "ZS3"})
     assert "method: found ZS3 where it comes too late" in error(capsys, "--config", nested, "fit", "--config", config)
+
+
+def test_a_recipe_is_read_with_what_it_includes(tmp_path: Path) -> None:
+    shared = write(tmp_path / "shared.yaml", model={"lr": 0.1, "scales": [1, 2]}, seed_everything=3)
+    own = write(tmp_path / "own.yaml", include=shared.name, method="ZS3", model={"scales": [1]}, data=None)
+    expected = {"model": {"lr": 0.1, "scales": [1]}, "seed_everything": 3, "method": "ZS3", "data": None}
+    with pytest.raises(UserError, match="data"):
+        load_recipe(str(own))
+    own.write_text(own.read_text().replace("data: null\n", ""))
+    assert load_recipe(str(own)) == {key: value for key, value in expected.items() if key != "data"}
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        load_recipe("quickstrat")
+    quickstart = load_recipe("quickstart")
+    assert quickstart["data"]["class_path"] == "ShapesDataModule"
+    assert SIGNModule(**quickstart["model"]).hparams["temperature"] == quickstart["model"]["temperature"]
 
 
 def test_help_is_of_the_method(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

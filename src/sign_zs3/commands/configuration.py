@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sign_zs3.commands.recipes import find_recipe
 from sign_zs3.errors import UserError
 from sign_zs3.files import from_home, parse_yaml, read_yaml
 
@@ -16,6 +17,7 @@ VERBS = {
     "embed": "build class vectors from word vectors, or show which classes lie near each other",
     "export": "write a model as ONNX, torch.export, or a folder with a model card",
     "extend": "add classes to a trained checkpoint by their names alone",
+    "new": "write a configuration for a folder of your own images and masks; list the recipes",
     "remove": "take classes out of a checkpoint",
     "rename": "give classes of a checkpoint other names",
     "results": "gather the scores of runs into tables and pictures, beside the paper's numbers",
@@ -55,12 +57,14 @@ def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str],
             given = joined.group(1) if joined else rest.pop(0)
             if not given:
                 raise UserError("--config: found '', expected a YAML file; give its path")
+            given = find_recipe(given)
             files: dict[Path, dict[str, Any]] = {}
             _follow(Path(given), given, nested, (), files)
             for path, content in files.items():
                 # as it was typed, since it may be YAML itself
                 expanded += ["--config", given if path == Path(given) else str(path)]
-                settings |= {key: value for key, value in content.items() if value is not None}
+                models = {**settings.get("model", {}), **content.get("model", {})}
+                settings |= {key: value for key, value in content.items() if value is not None} | {"model": models}
         else:
             if (section := option.removeprefix("--")) in (*SECTIONS, "data") and (equals or rest):
                 _check_part(section, value if equals else rest[0])
@@ -170,3 +174,38 @@ def last_option(args: Sequence[str], option: str) -> str | None:
 def given_options(args: Sequence[str], prefix: str) -> set[str]:
     """Return the names behind a prefix of the options on a command line."""
     return {arg[len(prefix) :].split("=", 1)[0] for arg in args if arg.startswith(prefix)}
+
+
+def given_to_model(args: Sequence[str], settings: dict[str, Any]) -> set[str]:
+    """Return the names of the model's options in the arguments and settings of `with_includes`.
+
+    A whole section, as in ``--model FILE``, is taken to name the backbone.
+    """
+    nested = settings.get("fit")
+    sections = [settings.get("model", {}), nested.get("model", {}) if isinstance(nested, dict) else {}]
+    whole = {"backbone"} if last_option(args, "--model") is not None else set[str]()
+    return given_options(args, "--model.") | whole | {name for section in sections for name in section}
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the options of a recipe such as ``quickstart``, or of a configuration file, with those that it includes.
+
+    ``SIGNModule(**load_recipe("quickstart")["model"])`` makes its model in a notebook.
+
+    Raises:
+        UserError: There is no such recipe or file, or it cannot be read.
+    """
+    options: dict[str, Any] = {}
+    for path in with_includes(["--config", name])[0][1::2]:
+        _put_over(options, read_yaml(Path(path), "a configuration as YAML"))
+    options.pop("include", None)
+    return options
+
+
+def _put_over(options: dict[str, Any], others: dict[str, Any]) -> None:
+    for key, value in others.items():
+        below = options.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            _put_over(below, value)
+        else:
+            options[key] = value

@@ -24,7 +24,11 @@ check    read every image and mask once; count images and pixels per class and s
 show     draw images, masks and a legend into one PNG
 convert  make id masks of colour-coded ones, of COCO's JSON or of LabelMe's
 
---data CLASS --data.OPTION VALUE does without a file. `sign-zs3 data check --help` lists all options."""
+--data CLASS --data.OPTION VALUE does without a file. `sign-zs3 data check --help` shows the options.
+
+Examples:
+  sign-zs3 data check --config mine.yaml
+  sign-zs3 data show --data FolderDataModule --data.root photos"""
 
 LISTED = 12
 """Absent classes that are named before they are only counted."""

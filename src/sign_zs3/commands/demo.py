@@ -4,7 +4,7 @@ import os
 
 from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import add_windows, window_options
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, pip_install
 
 
 def run(args: list[str]) -> int:
@@ -17,8 +17,7 @@ def run(args: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        message = "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
-        raise UserError(message) from None
+        raise UserError(f"demo: gradio is not installed, expected it for the page: {pip_install('demo')}") from None
     from sign_zs3.tasks.loading import load_task
 
     model = load_task(options.ckpt_path)
@@ -40,7 +39,7 @@ def run(args: list[str]) -> int:
 
 
 def _parser() -> VerbParser:
-    made = VerbParser("demo", description="Try a checkpoint in the browser; needs sign-zs3[demo].")
+    made = VerbParser("demo", description=f"Try a checkpoint in the browser; needs gradio ({pip_install('demo')}).")
     made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")

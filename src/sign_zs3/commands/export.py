@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import load
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, pip_install
 from sign_zs3.files import check_writable, line_of, read_json
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(args: list[str]) -> int:
     agreement = (write_onnx if kind == "onnx" else write_program)(segmenter, output)
     print(f"model:    {output} ({output.stat().st_size / 1e6:.1f} MB, {segmenter.num_classes} classes)")
     if math.isnan(agreement):
-        print("compared: no, onnxruntime is not installed (pip install 'sign-zs3[onnx]')")
+        print(f"compared: no, onnxruntime is not installed ({pip_install('onnx')})")
     else:
         share = f"{100 * agreement:.2f} %"
         print(f"compared: {share} of the pixels of drawn images have the label that the model gives them")

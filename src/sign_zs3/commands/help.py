@@ -253,6 +253,10 @@ EXAMPLES = {
         "sign-zs3 predict --ckpt_path last.ckpt --images photos/ street.jpg",
         "sign-zs3 predict --ckpt_path last.ckpt --images photos/ --output labelled --flip true",
     ),
+    "new": (
+        "sign-zs3 new photos",
+        "sign-zs3 new photos --unseen cow,boat --output mine.yaml",
+    ),
     "remove": (
         "sign-zs3 remove --ckpt_path last.ckpt --classes zebra --output fewer.ckpt",
         "sign-zs3 remove --ckpt_path last.ckpt --classes 'zebra,polar bear' --output last.ckpt --overwrite",
@@ -295,7 +299,7 @@ def overview() -> str:
         "label unseen classes too. `lightning VERB` and `python -m sign_zs3 VERB` are the same program.",
     ]
     for group, verbs in VERB_GROUPS.items():
-        lines = [f"  {verb:<10}{LINES[verb]}" for verb in verbs if verb in LINES]
+        lines = [f"  {verb:<10}{LINES[verb]}" for verb in verbs]
         parts.append("\n".join([f"{group}:", *lines]))
     parts += [
         "For all verbs:\n  --help    options and examples of a verb: sign-zs3 fit --help\n"

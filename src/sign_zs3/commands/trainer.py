@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleProgressBar
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, pip_install
 from sign_zs3.tasks.trainer import check_callback, check_precision, check_processes, check_strategy
 
 
@@ -60,7 +62,7 @@ def prepare(config: Any, verb: str | None) -> None:
             import wandb  # noqa: F401
         except ImportError as error:
             raise UserError(
-                "--trainer.logger: found WandbLogger, but wandb is not installed: pip install 'sign-zs3[wandb]', "
+                f"--trainer.logger: found WandbLogger, but wandb is not installed: {pip_install('wandb')}, "
                 "or leave the logger out"
             ) from error
         if logger.init_args.get("save_dir") in (None, "."):
@@ -98,6 +100,23 @@ def complete(trainer: Trainer, root: str, own: Sequence[Any], files: CheckpointI
                 raise UserError("trainer.max_time: found no time at all, expected DD:HH:MM:SS above 0; raise it")
             callbacks[index] = _TimerOfThisRun(timedelta(seconds=callback._duration))
     callbacks.append(PredictionWriter())
+
+
+@contextmanager
+def no_empty_folder(trainer: Trainer) -> Iterator[None]:
+    """Remove the run's folder where the block fails before anything but its configuration is in it."""
+    try:
+        yield
+    except BaseException:
+        logger = trainer.loggers[0] if trainer.loggers else None
+        if trainer.is_global_zero and isinstance(logger, CSVLogger):
+            with suppress(OSError):
+                files = list(Path(logger.log_dir).iterdir())
+                if all(file.name in ("config.yaml", "hparams.yaml") for file in files):
+                    for file in files:
+                        file.unlink()
+                    Path(logger.log_dir).rmdir()
+        raise
 
 
 def check_checkpoints(trainer: Trainer) -> None:

@@ -27,8 +27,16 @@ from pytorch_lightning.loggers import CSVLogger
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.callbacks.stopping import noted_checkpoint, tell_children
 from sign_zs3.commands import closing, usage
-from sign_zs3.commands.configuration import VERBS, at_home, given_options, last_option, with_includes
-from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, own_checkpoints, prepare
+from sign_zs3.commands.configuration import (
+    VERBS,
+    at_home,
+    given_options,
+    given_to_model,
+    last_option,
+    with_includes,
+)
+from sign_zs3.commands.encoder import choose_encoder
+from sign_zs3.commands.trainer import as_list, check_checkpoints, complete, no_empty_folder, own_checkpoints, prepare
 from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError, did_you_mean
@@ -137,6 +145,8 @@ class ZeroShotCLI(LightningCLI):
         del config["include"]
         usage.refuse_nulls(config, METHODS[self.method])
         self._take_retired(config["model"], trains=subcommand == "fit")
+        if subcommand == "fit":
+            choose_encoder(config, given_to_model(self.arguments, self.settings))
 
     def _take_retired(self, options: Namespace, trains: bool) -> None:
         """Take out of a configuration of an earlier version what this one has no option for.
@@ -245,7 +255,8 @@ class ZeroShotCLI(LightningCLI):
         """Name the folder of the runs where it cannot be made, or its disk is full, which Python does not."""
         root = self.config[subcommand]["trainer"].get("default_root_dir") or "runs"
         try:
-            super()._run_subcommand(subcommand)
+            with no_empty_folder(self.trainer):
+                super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise UserError(f"trainer: {line_of(error)}") from error
         except OSError as error:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3._version import __version__
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, pip_install
 from sign_zs3.files import refusing, replacing
 from sign_zs3.functional.geometry import map_size, resize_map
 from sign_zs3.models.inference import label_scores
@@ -111,7 +111,7 @@ def check_onnx() -> None:
     """Raise a UserError where onnx or onnxscript is not installed."""
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"onnx: {' and '.join(missing)} not installed, expected for an ONNX file: pip install 'sign-zs3[onnx]'"
+            f"onnx: {' and '.join(missing)} not installed, expected for an ONNX file: {pip_install('onnx')}"
         )
 
 

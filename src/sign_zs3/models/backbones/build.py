@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_zs3.errors import UserError, close_names, did_you_mean
+from sign_zs3.errors import UserError, close_names, did_you_mean, pip_install
 from sign_zs3.files import refusing
 from sign_zs3.models.weights import LITE, evaluating, lite_file, load_weights
 
@@ -77,7 +77,7 @@ def build_backbone(
     Args:
         name: One of ``resnet18 resnet34 resnet50 resnet101 resnet152`` (torchvision); ``small``: a residual network of
             0.2 M parameters and one level of stride 4 for images of some 64 pixels, trained from scratch; or
-            ``timm/NAME``, a convolutional network of the library timm (``pip install 'sign-zs3[timm]'``), such as
+            ``timm/NAME``, a convolutional network of the library timm (to be installed), such as
             ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read.
         output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4.
         weights: None (random), a local file, ``lite`` (above), or for a ResNet the name of a torchvision weights enum
@@ -258,9 +258,7 @@ def _check_timm(name: str) -> None:
     try:
         import timm
     except ImportError as error:
-        raise UserError(
-            f"backbone: found '{called}' but timm is not installed: pip install 'sign-zs3[timm]'"
-        ) from error
+        raise UserError(f"backbone: found '{called}' but timm is not installed: {pip_install('timm')}") from error
     # Names such as hf-hub:... that timm would download are none of its own.
     if not timm.is_model(name):
         near = close_names(name, timm.list_models())
