@@ -89,6 +89,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["new", str(root), "--output", "other.yaml", "--unseen", "cow, grass"]) == 0
     assert "(proposed)" not in capsys.readouterr().out
     content = written("other.yaml")
+    assert content["trainer"]["default_root_dir"] == "runs/other"
     assert content["data"]["init_args"]["unseen"] == ["cow", "grass"]  # type: ignore[index]
     assert main(["new", str(root), "--output", "third.yaml", "--unseen", "cwo"]) == 1
     assert "'cow'" in capsys.readouterr().err and not Path("third.yaml").exists()
@@ -135,8 +136,8 @@ def test_a_list_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
 def test_usual_folders_are_found(images: str, masks: str, end: str, tmp_path: Path) -> None:
     root = write(tmp_path / "mine", images, masks, end=end)
     layout, paired = find_layout(root)
-    assert (layout.images, layout.masks, len(paired)) == (images, masks, IMAGES)
-    assert layout.mask_suffix == (f"{end}.png" if end else None)
+    assert (layout["images"], layout["masks"], len(paired)) == (images, masks, IMAGES)
+    assert layout.get("mask_suffix") == (f"{end}.png" if end else None)
     assert main(["new", str(root)]) == 0
     cli = ZeroShotCLI(["--config", "mine.yaml"], run=False)
     assert len(cli.datamodule.make_dataset("train", hide_unseen=True, augment=False)) == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,14 @@ def test_what_is_chosen_stays(given: list[str], expected: str, monkeypatch: pyte
     Path("own.yaml").write_text("model: {backbone: resnet101}")
     Path("more.yaml").write_text("model: {lr: 0.1}")
     found = []
-    monkeypatch.setattr("sign_zs3.tasks.base.ZeroShotTask.setup", lambda task, stage: found.append(task) or 1 / 0)
+
+    def stop(task: Any, stage: str) -> None:
+        found.append(task.hparams["backbone"])
+        raise RuntimeError
+
+    monkeypatch.setattr("sign_zs3.tasks.base.ZeroShotTask.setup", stop)
     assert main([*SHAPES, *given]) == 1
-    assert found[0].hparams["backbone"] == expected
+    assert found == [expected]
 
 
 def test_a_gpu_keeps_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
