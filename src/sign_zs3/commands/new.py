@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sign_zs3.commands.checkpoints import listed
 from sign_zs3.commands.encoder import encode_seconds, has_gpu
@@ -17,6 +18,7 @@ from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.proposal import Plan, propose_unseen
 from sign_zs3.commands.recipes import list_recipes
 from sign_zs3.data.datamodules.folder import FolderDataModule
+from sign_zs3.data.datasets.base import Part
 from sign_zs3.data.datasets.files import read_classes
 from sign_zs3.data.survey import PLACEHOLDER, Mask, find_layout, find_names, read_masks, split_by_folder, write_list
 from sign_zs3.embeddings.spelling import Vocabulary
@@ -44,24 +46,24 @@ def run(args: list[str]) -> int:
     """Write a configuration; a UserError where the folder does not serve, or the file is there already."""
     options = _parser().parse_args(args)
     root = Path(from_home(options.folder)).absolute()
-    name = re.sub(r"[^\w.-]+", "_", root.name) or "data"
-    output = Path(options.output or f"{name}.yaml")
+    output = Path(options.output or f"{root.name or 'data'}.yaml")
+    name = re.sub(r"[^\w.-]+", "_", output.stem)
     check_writable(output, ".yaml", ".yml")
     if output.exists():
         raise UserError(f"--output: found {output}, which exists, expected a new file; name another, or remove it")
-    layout, paired = find_layout(root, options.images, options.masks)
-    print(f"images:   {len(paired)} with masks, in {layout.images} and {layout.masks}")
+    places, paired = find_layout(root, options.images, options.masks)
+    print(f"images:   {len(paired)} with masks, in {places['images']} and {places['masks']}")
     masks = read_masks(sorted(set(paired.values())))
     names = _classes(root / "classes.txt", masks)
     _lists(root, list(paired))
-    places = {key: value for key, value in vars(layout).items() if value is not None}
     table, vocabulary = ClassTable.bundled(), Vocabulary(ClassTable.bundled().names)
     lacking = [each for each in names.values() if vocabulary.find(each) is None]
     for each in lacking:
         print(f"warning:  no word vector for {vocabulary.hint(each)}: rename it in classes.txt", file=sys.stderr)
     print(f"vectors:  {len(names) - len(lacking)} of {len(names)} classes have one in the bundled table")
     shared = {"root": str(root), **places, "ignored_classes": lacking}
-    pixels = {part: _pixels(FolderDataModule(**shared), part, masks) for part in ("train", "test")}
+    parts: tuple[Part, Part] = ("train", "test")
+    pixels = {str(part): _pixels(FolderDataModule(**shared), part, masks) for part in parts}
     unseen = None if options.unseen is None else listed(options.unseen)
     proposed = unseen is None
     if unseen is None:
@@ -143,10 +145,11 @@ def _lists(root: Path, names: Sequence[str]) -> None:
         print(f"written:  {root / 'splits' / f'{part}.txt'}, the {len(of)} images in folders of that name")
 
 
-def _pixels(data: FolderDataModule, part: str, masks: Mapping[Path, Mask]) -> np.ndarray:
-    """Return the pixels per own id of each image of a part, int64 (n, 256)."""
-    dataset = data.make_dataset("train" if part == "train" else "test", hide_unseen=False, augment=False)
-    return np.stack([masks[item.mask].pixels for item in dataset.items])
+def _pixels(data: FolderDataModule, part: Part, masks: dict[Path, Mask]) -> NDArray[np.int64]:
+    """Return the pixels per own id of each image of a part, int64 (n, 256); masks that lists name are read too."""
+    items = data.make_dataset(part, hide_unseen=False, augment=False).items
+    masks |= read_masks([item.mask for item in items if item.mask not in masks])
+    return np.stack([masks[item.mask].pixels for item in items])
 
 
 def _estimate(plan: Plan, masks: Mapping[Path, Mask], counts: Mapping[str, int]) -> str:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sign_zs3.data.survey import Mask, usual_side
+import numpy as np
+
+from sign_zs3.data.survey import Mask
 from sign_zs3.embeddings.table import ClassTable
 
-PASSES = 2.5
-"""Seconds that an iteration of 8 crops takes, beside those that the encoder takes for an image of a crop's size."""
+PASSES = 0.8
+"""Time of an iteration per crop, beside that of the encoder for an image of a crop's size: measured on one core."""
+START = 30
+"""Seconds of imports, tests and pictures."""
 BATCH = 8
 _NO_THINGS = ("background", "void", "other")
 
@@ -38,8 +42,9 @@ class Plan:
         if gpu:
             # some 20 passes over few images, fewer over many
             return cls(True, 513, 321, min(40_000, max(2000, 100 * round(train * 20 / BATCH / 100))))
-        warp = usual_side(masks, 128, 320)
-        return cls(False, warp, max(96, round(warp * 0.6 / 32) * 32), min(2000, max(300, 50 * round(train / 50))))
+        area = float(np.median([mask.size[0] * mask.size[1] for mask in masks.values()]))
+        warp = min(320, max(128, 32 * round(area**0.5 / 32)))
+        return cls(False, warp, max(96, round(warp * 0.6 / 32) * 32), min(2000, max(200, 50 * round(train / 50))))
 
     def seconds(self, encode: float, counts: Mapping[str, int], area: float) -> float:
         """Return how long a training on the CPU takes, where the encoder takes `encode` seconds for a warped image.
@@ -51,7 +56,7 @@ class Plan:
         """
         images = 2 * counts["train"] + counts["test"] * area / self.warp**2  # mirrored ones, too
         iterations = 4 * self.iterations - self.iterations // 2
-        return encode * (images + iterations * PASSES * BATCH * (self.crop / self.warp) ** 2)
+        return START + encode * (images + iterations * PASSES * BATCH * (self.crop / self.warp) ** 2)
 
     def text(
         self, file: Path, name: str, data: Mapping[str, Any], unseen: Sequence[str], proposed: bool,
@@ -70,7 +75,7 @@ class Plan:
         return template.read_text(encoding="utf-8").format(
             name=name, file=file, root=as_yaml(data["root"]), places=places, unseen=as_yaml(list(unseen)),
             chosen=chosen, batch=BATCH, warp=self.warp, crop=self.crop, train_iterations=self.iterations,
-            half_iterations=self.iterations // 2, odds=20, install=install, accelerator="auto" if self.gpu else "cpu",
+            half_iterations=self.iterations // 2, odds=10, install=install, accelerator="auto" if self.gpu else "cpu",
             **counts,
         )  # fmt: skip
 

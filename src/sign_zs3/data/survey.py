@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.files import read_classes, read_index_mask
-from sign_zs3.data.datasets.pairing import find_endings, find_side, why_none
+from sign_zs3.data.datasets.pairing import Side, find_endings, find_side, why_none
 from sign_zs3.errors import UserError
 from sign_zs3.files import CLASS_LINE, read_json, read_lines, replacing
 from sign_zs3.protocol import IGNORE_INDEX
@@ -26,31 +26,23 @@ _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 _NAMES = ("labels.txt", "class_names.txt", "classes.json", "labels.json")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where images and masks lie below a folder, and what their names end in beside the one that they share."""
-
-    images: str
-    masks: str
-    image_suffix: str | None = None
-    mask_suffix: str | None = None
-
-
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """What a mask holds: its size in pixels, (height, width), and its pixels per id, int64 (256,)."""
 
     size: tuple[int, int]
     pixels: NDArray[np.int64]
 
 
-def find_layout(root: Path, images: str | None = None, masks: str | None = None) -> tuple[Layout, dict[str, Path]]:
+def find_layout(
+    root: Path, images: str | None = None, masks: str | None = None
+) -> tuple[dict[str, str], dict[str, Path]]:
     """Find the folders of images and masks below `root`, or take those that are named.
 
     Usual names are looked for in `root`, then in its folder of training images.
 
     Returns:
-        The layout, and the mask of each image that has one, by the name that the two share.
+        Options of `FolderDataModule` that say where they lie and what their names end in, and the mask of each image
+        that has one, by the name that the two share.
 
     Raises:
         UserError: There is no such folder, or no image has a mask.
@@ -75,18 +67,21 @@ def find_layout(root: Path, images: str | None = None, masks: str | None = None)
             f"{root}: found no folder of images beside one of masks (such as images and masks, JPEGImages and "
             "SegmentationClass, img and label), expected both; name them with --images and --masks, below that folder"
         )
-    sides = find_side(root / images_here, "images", None, None), find_side(root / masks_here, "masks", None, None)
-    ends = None if sides[0].files.keys() & sides[1].files.keys() else find_endings(*sides)
-    if ends is not None:
-        sides = (
-            find_side(root / images_here, "images", ends[0], None),
-            find_side(root / masks_here, "masks", ends[1], None),
+
+    def find(ends: tuple[str | None, str | None]) -> tuple[Side, Side]:
+        return find_side(root / images_here, "images", ends[0], None), find_side(
+            root / masks_here, "masks", ends[1], None
         )
+
+    sides = find((None, None))
+    ends = None if sides[0].files.keys() & sides[1].files.keys() else find_endings(*sides)
+    sides = sides if ends is None else find(ends)
     both = sorted(sides[0].files.keys() & sides[1].files.keys())
     if not both:
         raise UserError(f"{root / images_here}: {why_none(*sides)}")
-    layout = Layout(Path(images_here).as_posix(), Path(masks_here).as_posix(), *(ends or (None, None)))
-    return layout, {name: sides[1].files[name] for name in both}
+    options = {"images": Path(images_here).as_posix(), "masks": Path(masks_here).as_posix()}
+    options |= {} if ends is None else {"image_suffix": ends[0], "mask_suffix": ends[1]}
+    return options, {name: sides[1].files[name] for name in both}
 
 
 def read_masks(paths: Sequence[Path], progress: bool = True) -> dict[Path, Mask]:
@@ -161,9 +156,3 @@ def write_list(path: Path, lines: Sequence[str]) -> None:
     """Write a list, a line each, see `replacing`."""
     with replacing(path) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def usual_side(masks: Mapping[Path, Mask], least: int, most: int) -> int:
-    """Return a side in pixels, a multiple of 32, for images of about the median area; within bounds."""
-    areas = [mask.size[0] * mask.size[1] for mask in masks.values()]
-    return min(most, max(least, round(float(np.median(areas)) ** 0.5 / 32) * 32))
