@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-from sphinx.util.nodes import make_refnode  # noqa: E402
+from sphinx.addnodes import pending_xref  # noqa: E402
 
 from sign_zs3 import __version__  # noqa: E402
 
@@ -24,7 +24,7 @@ exclude_patterns = ["_build", "_generated", "results"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 # -- Markdown and notebooks
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 # `make docs NOTEBOOKS=off` shows them without outputs
 nb_execution_mode = "off" if os.environ.get("NOTEBOOKS") == "off" else "force"
@@ -87,14 +87,16 @@ PAGES = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "SECURI
 """Files of the repository's root -> the pages that include them."""
 
 
-def _page_of(app: Any, env: Any, node: Any, contnode: Any) -> Any:
-    """Lead a link to a file of the repository's root to its page."""
-    if page := PAGES.get(node.get("reftarget", "")):
-        return make_refnode(app.builder, node["refdoc"], page, "", contnode)
-    return None
+def _lead_to_pages(app: Any, doctree: Any) -> None:
+    """Lead links to files of the repository's root to their pages."""
+    for node in doctree.findall(pending_xref):
+        if page := PAGES.get(node.get("reftarget", "")):
+            # as Sphinx's role "doc" makes it
+            node["refdomain"], node["reftype"], node["reftarget"] = "std", "doc", f"/{page}"
+            node["refexplicit"] = True
 
 
 def setup(app: Any) -> None:
     """Tell Sphinx."""
     app.connect("autodoc-skip-member", _skip)
-    app.connect("missing-reference", _page_of)
+    app.connect("doctree-read", _lead_to_pages)
