@@ -41,6 +41,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_rtype = False
 viewcode_line_numbers = True
 # `name` in a docstring is a link where the reference has the name, code otherwise
 default_role = "py:obj"
@@ -69,6 +70,8 @@ doctest_test_doctest_blocks = "default"
 
 # -- pages
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"sign-zs3 {version}"
 html_show_sphinx = False
 html_copy_source = False

@@ -32,7 +32,8 @@ def main() -> None:
     """Write everything."""
     write("verbs.md", options.verbs_page())
     write("options.md", options.options_page())
-    write("experiments.md", tables.experiments_table())
+    for name, text in tables.experiments_tables().items():
+        write(f"experiments-{name}.md", text)
     write("benchmarks.md", tables.figures_table(HERE.parent / "benchmarks" / "baseline.json"))
     for path in sorted((HERE / "results").rglob("table*.csv")):
         write(f"{path.relative_to(HERE).with_suffix('.md')}", tables.scores_table(path))

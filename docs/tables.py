@@ -57,19 +57,26 @@ def _numbers(numbers: Iterable[float | None]) -> str:
     return " / ".join("-" if number is None else f"{number:.2f}" for number in numbers)
 
 
-def experiments_table() -> str:
-    """Return a row for each experiment's file: what it is, how long it trains, the score here and the paper's."""
+def experiments_tables() -> dict[str, str]:
+    """Return a row for each experiment's file, in two tables: ``here`` of those with a stored score, and ``paper``."""
     measured = _measured()
-    rows = []
+    rows: dict[str, list[list[str]]] = {"here": [], "paper": []}
     for path in sorted(EXPERIMENTS.glob("*.yaml")) + sorted(EXPERIMENTS.glob("table*/*.yaml")):
         comment, settings = _comment(path), _settings(path)
+        row = [f"`{path.relative_to(EXPERIMENTS)}`", escape(re.split(r"\.(?: |$)", comment)[0]), _length(settings)]
         line = measured.get((path.parent.name, *Path(settings["trainer"]["default_root_dir"]).parts[-2:]))
-        here = f"{' / '.join(_score(line, side) for side in SIDES)}, {line['seeds']} seeds" if line else "-"
         paper = re.search(r"The paper: (.+?)\.(?: |$)", comment)
-        what = re.split(r"\.(?: |$)", comment)[0]
-        name = str(path.relative_to(EXPERIMENTS))
-        rows.append([f"`{name}`", escape(what), _length(settings), here, paper[1] if paper else "-"])
-    return table(["file", "what it is", "iterations", "here", "the paper"], rows)
+        if line:
+            rows["here"].append([*row, *(_score(line, side) for side in SIDES), line["seeds"]])
+        else:
+            rows["paper"].append(
+                [*row, re.sub(r"^seen (.+), unseen (.+), harmonic", r"\1 / \2 /", paper[1]) if paper else ""]
+            )
+    start = ["file", "what it is", "iterations"]
+    return {
+        "here": table([*start, *SIDES, "seeds"], rows["here"]),
+        "paper": table([*start, "the paper: seen / unseen / harmonic"], rows["paper"]),
+    }
 
 
 def _comment(path: Path) -> str:
