@@ -63,8 +63,8 @@ def networks(theme: Theme) -> Figure:
 def _box(axes: Any, theme: Theme, centre: tuple[float, float], size: tuple[float, float], trained: bool) -> None:
     """Draw what is trained filled, what stays as it is with a dashed edge."""
     face, edge = (theme.trained, theme.trained_edge) if trained else (theme.fixed, theme.fixed_edge)
-    corner = [middle - side / 2 for middle, side in zip(centre, size, strict=True)]
-    style = {"fc": face, "ec": edge, "linewidth": 1.5, "linestyle": "-" if trained else (0, (4, 2))}
+    corner = centre[0] - size[0] / 2, centre[1] - size[1] / 2
+    style: dict[str, Any] = {"fc": face, "ec": edge, "linewidth": 1.5, "linestyle": "-" if trained else (0, (4, 2))}
     axes.add_patch(FancyBboxPatch(corner, *size, "round,pad=0,rounding_size=0.08", **style))
 
 
@@ -132,14 +132,14 @@ class _Row:
 
 
 def _training(row: _Row) -> None:
-    row.title("Training", "masks of seen classes; G learns to make such features from class vectors and z")
+    row.title("Training", "masks of seen classes; G learns to generate their features from class vectors and z")
     row.upper("images", "labels of seen classes", {"E", "SIM", "C"})
     row.lower("z", trained=True)
-    row.word("real, or made by G?", "out", row.low)
+    row.word("real, or generated?", "out", row.low)
 
 
 def _transfer(row: _Row) -> None:
-    row.title("Transfer", "C alone learns all classes: real features of seen ones, made features of all")
+    row.title("Transfer", "C alone learns all classes: real features of seen ones, generated features of all")
     row.upper("images", "labels of all classes", {"C"})
     row.lower("noise", trained=False, with_d=False)
     x = row.columns["C"]
@@ -148,7 +148,7 @@ def _transfer(row: _Row) -> None:
 
 
 def _self_training(row: _Row) -> None:
-    row.title("Self-training", "a copy made before, the teacher, labels what has no label; G and D follow F as above")
+    row.title("Self-training", "the teacher, a copy made before, labels unlabelled pixels; G and D go on as above")
     row.upper("images", "labels of all classes", {"E", "SIM", "C"})
     for name in ("E", "SIM", "C"):
         row.box(name, name, row.low, trained=False)
@@ -233,7 +233,7 @@ def cells(theme: Theme) -> Figure:
         for y in rows:
             axes.text(-2.2, y, f"{y:g}", size=9, color=theme.ink, ha="center", va="center")
         if not more:  # the patches
-            edges = {"fc": "none", "ec": theme.lines[0], "linewidth": 1.2}
+            edges: dict[str, Any] = {"fc": "none", "ec": theme.lines[0], "linewidth": 1.2}
             corners = [(x, y) for x in range(0, padded[0], STRIDE) for y in range(0, padded[1], STRIDE)]
             for x, y in corners:
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), STRIDE, STRIDE, **edges))
@@ -252,7 +252,7 @@ def _pixels(axes: Any, theme: Theme, padded: list[int]) -> None:
     grid = {"colors": theme.fixed_edge, "linewidth": 0.25, "alpha": 0.6}
     axes.vlines([x - 0.5 for x in range(width + 1)], -0.5, height - 0.5, **grid)
     axes.hlines([y - 0.5 for y in range(height + 1)], -0.5, width - 0.5, **grid)
-    border = {"fc": "none", "ec": theme.faint, "linewidth": 1.2, "linestyle": (0, (4, 2))}
+    border: dict[str, Any] = {"fc": "none", "ec": theme.faint, "linewidth": 1.2, "linestyle": (0, (4, 2))}
     axes.add_patch(Rectangle((-0.5, -0.5), *padded, **border))
 
 

@@ -44,7 +44,7 @@ def _score(line: Line, side: str, lines: Iterable[Line] = ()) -> str:
     mean, deviation = line[f"{side}_mean"], line[f"{side}_sd"]
     if not float(mean or 0):
         return "-"
-    cell = f"{100 * float(mean):.2f}" + (f" ± {100 * float(deviation):.2f}" if deviation else "")
+    cell = f"{100 * float(mean):.2f}" + (f"\u00a0±\u00a0{100 * float(deviation):.2f}" if deviation else "")
     best = max((float(other[f"{side}_mean"] or 0) for other in lines), default=None)
     return f"**{cell}**" if best == float(mean) else cell
 
@@ -63,7 +63,8 @@ def experiments_tables() -> dict[str, str]:
     rows: dict[str, list[list[str]]] = {"here": [], "paper": []}
     for path in sorted(EXPERIMENTS.glob("*.yaml")) + sorted(EXPERIMENTS.glob("table*/*.yaml")):
         comment, settings = _comment(path), _settings(path)
-        row = [f"`{path.relative_to(EXPERIMENTS)}`", escape(re.split(r"\.(?: |$)", comment)[0]), _length(settings)]
+        what = f"`{path.relative_to(EXPERIMENTS)}`<br>{escape(re.split(r'[.](?: |$)', comment)[0])}"
+        row = [what, _length(settings)]
         line = measured.get((path.parent.name, *Path(settings["trainer"]["default_root_dir"]).parts[-2:]))
         paper = re.search(r"The paper: (.+?)\.(?: |$)", comment)
         if line:
@@ -72,7 +73,7 @@ def experiments_tables() -> dict[str, str]:
             rows["paper"].append(
                 [*row, re.sub(r"^seen (.+), unseen (.+), harmonic", r"\1 / \2 /", paper[1]) if paper else ""]
             )
-    start = ["file", "what it is", "iterations"]
+    start = ["file, and what it is", "iterations"]
     return {
         "here": table([*start, *SIDES, "seeds"], rows["here"]),
         "paper": table([*start, "the paper: seen / unseen / harmonic"], rows["paper"]),
