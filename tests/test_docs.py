@@ -80,14 +80,18 @@ def test_every_page_is_in_the_contents() -> None:
 # -- what is made of the code ----------------------------------------------------------------------------------------
 
 
-def test_verbs_and_their_options() -> None:
-    text = options.verbs_page()
-    assert [name for name in (*TRAINING, *VERBS) if f"\n## {name}\n" not in text] == []
-    assert "\n### data convert\n" in text
-    assert re.search(r"\| `--max_pixels` \| .+ \|", text)
-    assert "%(" not in text
+@pytest.fixture(scope="module")
+def verbs() -> str:
+    return options.verbs_page()
+
+
+def test_verbs_and_their_options(verbs: str) -> None:
+    assert [name for name in (*TRAINING, *VERBS) if f"\n## {name}\n" not in verbs] == []
+    assert "\n### data convert\n" in verbs
+    assert re.search(r"\| `--max_pixels` \| .+ \|", verbs)
+    assert "%(" not in verbs
     # options of a configuration have a page of their own
-    assert "`--model.lr`" not in text
+    assert "`--model.lr`" not in verbs
 
 
 def test_keys_of_every_method_and_data_module() -> None:
@@ -102,8 +106,8 @@ def test_keys_of_every_method_and_data_module() -> None:
     assert re.search(r"\| `adversarial` \|.*\| ZS3: `none`; CaGNet: `non_saturating`; SIGN: `non_saturating` \|", text)
 
 
-def test_cells_of_tables_are_one_line() -> None:
-    for line in (options.options_page() + options.verbs_page()).splitlines():
+def test_cells_of_tables_are_one_line(verbs: str) -> None:
+    for line in (options.options_page() + verbs).splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5), line
 
