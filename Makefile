@@ -8,11 +8,14 @@ BASIC := $(VENV)/.basic
 # the tests with the lowest versions run on the lowest Python, where it is there
 LOWEST_PYTHON ?= $(shell python3.10 --version > /dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
 LOWEST := .venv-lowest
+# a warning is an error; both builds read the pages once
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees
 # where MSRC v2 lies
 DATA ?= data/msrc
+export NOTEBOOKS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc ablations-msrc lint type format bench clean
+.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc ablations-msrc lint type format bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,5 +93,16 @@ bench: setup  ## measure speed and memory: ratios beside their goals and the sto
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks
 
+docs: $(VENV)/.ready-docs  ## build docs/_build/html, run the examples, check the links (NOTEBOOKS=off: do not run the notebooks)
+	$(BIN)/python -m docs.generate
+	rm -rf docs/_build
+	$(SPHINX) -b html docs docs/_build/html
+	$(SPHINX) -b doctest docs docs/_build/doctest
+	$(BIN)/python -m docs.check docs/_build/html
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	@touch $@
+
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info mutants .coverage .coverage.* coverage.json htmlcov docs/_build docs/_generated docs/notebooks

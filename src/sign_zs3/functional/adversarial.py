@@ -16,7 +16,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mode: Adversari
     Args:
         real_logits: D's raw output on real features, any shape; the probability is its sigmoid.
         fake_logits: D's raw output on synthetic features.
-        mode: `non_saturating` and `saturating` share eq. 7 here; `l1`: the released code's E |1 - D(f)| + E |D(f^)|.
+        mode: `non_saturating` and `saturating` share eq. 7 here; `l1`: the released code's `E |1 - D(f)| + E |D(f^)|`.
 
     Returns:
         A float32 scalar (float64 stays); an empty side adds 0.
@@ -36,7 +36,7 @@ def generator_loss(fake_logits: Tensor, mode: AdversarialMode = "non_saturating"
     Args:
         fake_logits: D's raw output on synthetic features, any shape.
         mode: `non_saturating`: -E log D(f^), whose gradient does not vanish while D still wins; `saturating`: eq. 7 to
-            the letter, E log(1 - D(f^)); `l1`: the released code's E |1 - D(f^)|.
+            the letter, E log(1 - D(f^)); `l1`: the released code's `E |1 - D(f^)|`.
 
     Raises:
         ValueError: Unknown mode.

@@ -54,7 +54,7 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
     """Return the maximum mean discrepancy between two sets of features, the biased estimate with means.
 
     mean k(real, real) + mean k(fake, fake) - 2 mean k(real, fake), where the kernel k is the sum over b of
-    exp(-|x - y|^2 / (2 b)). Eq. 6 prints sums, which grow with the number of pixels; with means it is that of
+    `exp(-|x - y|^2 / (2 b))`. Eq. 6 prints sums, which grow with the number of pixels; with means it is that of
     `bandwidths=(1,), sqrt=False`. The released code's root is this one divided by the square root of 2, so that its
     weight of 50 is about 35 here.
 

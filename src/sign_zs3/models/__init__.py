@@ -1,4 +1,4 @@
-"""Plain `nn.Module`s: the networks of SIGN with no training code in them."""
+"""The networks of SIGN: plain modules of PyTorch, with no training code in them."""
 
 from sign_zs3.models.backbones import Backbone, build_backbone
 from sign_zs3.models.classifier import Classifier, build_classifier

@@ -1,0 +1,1 @@
+"""The documentation's machinery; `make docs` runs it."""
