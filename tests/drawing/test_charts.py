@@ -45,6 +45,18 @@ def test_names_beside_a_confusion_matrix_do_not_meet(count: int) -> None:
         assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 for box in boxes)
 
 
+@pytest.mark.parametrize("losses", [1, 2, 6])
+@pytest.mark.parametrize("label", ["SIGN", "SIGN + AST, T = 2, relative positional encoding " * 3])
+def test_the_legend_of_curves_is_whole(losses: int, label: str) -> None:
+    points = {f"loss{number}": [(0, 1.0), (1, 0.5)] for number in range(losses)}
+    figure = charts.draw_curves({f"{label} {run}": points for run in range(5)}, "title")
+    render(figure)
+    box, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
+    assert all(cell.get_window_extent().height > 60 and box.y1 < cell.get_window_extent().y0 for cell in figure.axes)
+    assert len(figure.legends[0].get_texts()) == 5
+
+
 def test_rendered_figures_are_arrays() -> None:
     figure = charts.draw_confusion(torch.eye(3), ["a", "b", "c"], 2)
     pixels = render(figure)

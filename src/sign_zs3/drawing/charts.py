@@ -162,7 +162,13 @@ def draw_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
     losses = list(dict.fromkeys(name for run in curves.values() for name in run))
     columns = min(3, len(losses))
     lines = -(-len(losses) // columns)
-    figure = new_figure((3.4 * columns + 0.6, 2.6 * lines + 0.6 + 0.2 * len(curves)), title)
+    width = 3.4 * columns + 0.6
+    # inches of a character and of the line before it
+    room, longest = int((width - 0.8) / 0.075), max(map(len, curves))
+    across = 2 if 2 * longest <= room - 10 else 1
+    named = {label: wrapped(label, room) for label in curves}
+    below = sum(text.count("\n") + 1 for text in named.values()) / across
+    figure = new_figure((width, 2.6 * lines + 0.6 + 0.2 * below), title)
     axes = figure.subplots(lines, columns, squeeze=False)
     handles: dict[str, Any] = {}
     for cell, loss in zip(axes.flat, losses, strict=False):
@@ -170,13 +176,13 @@ def draw_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
             points = run.get(loss, ())
             if points:
                 line = cell.plot(*zip(*points, strict=True), color=f"C{number}", marker=".", markersize=2, linewidth=1)
-                handles.setdefault(literal(label), line[0])
+                handles.setdefault(named[label], line[0])
         cell.set_title(literal(loss), fontsize=9)
         cell.tick_params(labelsize=7)
         cell.set_xlabel("iteration", fontsize=8)
     for cell in axes.flat[len(losses) :]:
         cell.set_axis_off()
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across, fontsize=8)
     return figure
 
 
