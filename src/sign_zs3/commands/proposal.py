@@ -17,6 +17,7 @@ PASSES = 0.8
 START = 30
 """Seconds of imports, tests and pictures."""
 BATCH = 8
+"""`batch_size` of the configurations."""
 _NO_THINGS = ("background", "void", "other")
 
 
@@ -46,6 +47,11 @@ class Plan:
         warp = min(320, max(128, 32 * round(area**0.5 / 32)))
         return cls(False, warp, max(96, round(warp * 0.6 / 32) * 32), min(2000, max(200, 50 * round(train / 50))))
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of self-training: of few images a second one has gained nothing."""
+        return 1 if self.iterations < 300 else 2
+
     def seconds(self, encode: float, counts: Mapping[str, int], area: float) -> float:
         """Return how long a training on the CPU takes, where the encoder takes `encode` seconds for a warped image.
 
@@ -55,7 +61,7 @@ class Plan:
             area: Mean pixels of a test image, which keeps its size.
         """
         images = 2 * counts["train"] + counts["test"] * area / self.warp**2  # mirrored ones, too
-        iterations = 4 * self.iterations - self.iterations // 2
+        iterations = (5 + self.rounds) * self.iterations / 2
         return START + encode * (images + iterations * PASSES * BATCH * (self.crop / self.warp) ** 2)
 
     def text(
@@ -74,9 +80,8 @@ class Plan:
         template = Path(__file__).with_name("new_gpu.yaml" if self.gpu else "new_cpu.yaml")
         return template.read_text(encoding="utf-8").format(
             name=name, file=file, root=as_yaml(data["root"]), places=places, unseen=as_yaml(list(unseen)),
-            chosen=chosen, batch=BATCH, warp=self.warp, crop=self.crop, train_iterations=self.iterations,
-            half_iterations=self.iterations // 2, odds=10, install=install, accelerator="auto" if self.gpu else "cpu",
-            **counts,
+            chosen=chosen, warp=self.warp, crop=self.crop, train_iterations=self.iterations,
+            half_iterations=self.iterations // 2, rounds=self.rounds, install=install, **counts,
         )  # fmt: skip
 
 
