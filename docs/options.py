@@ -104,7 +104,7 @@ def _verb(*verb: str) -> str:
 
 def _is_shown(action: argparse.Action) -> bool:
     hidden = action.help == argparse.SUPPRESS or action.dest == "help"
-    return not hidden and ("." not in action.dest or action.dest == "data.images")
+    return not hidden and "." not in action.dest
 
 
 def _option(action: argparse.Action) -> list[str]:

@@ -53,7 +53,7 @@ def draw_predict(checkpoint: Path, output: Path) -> None:
         for index in choose_examples(dataset, 4, held):
             Image.fromarray(as_array(dataset, index)).save(images / f"scene{index}.png")
         made = Path(folder, "made")
-        if program(["predict", "--ckpt_path", str(checkpoint), "--data.images", str(images), "--output", str(made)]):
+        if program(["predict", "--ckpt_path", str(checkpoint), "--images", str(images), "--output", str(made)]):
             raise SystemExit(1)
         overlays = [np.asarray(Image.open(path)) for path in sorted(made.glob("*_overlay.jpg"))]
     height = max(len(overlay) for overlay in overlays)

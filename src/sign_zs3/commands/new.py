@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def run(args: list[str]) -> int:
     for each in lacking:
         print(f"warning:  no word vector for {vocabulary.hint(each)}: rename it in classes.txt", file=sys.stderr)
     print(f"vectors:  {len(names) - len(lacking)} of {len(names)} classes have one in the bundled table")
-    shared = {"root": str(root), **places, "ignored_classes": lacking}
+    shared: dict[str, Any] = {"root": str(root), **places, "ignored_classes": lacking}
     parts: tuple[Part, Part] = ("train", "test")
     pixels = {str(part): _pixels(FolderDataModule(**shared), part, masks) for part in parts}
     unseen = None if options.unseen is None else listed(options.unseen)
@@ -88,7 +89,7 @@ def run(args: list[str]) -> int:
     file = shlex.quote(str(output))
     print(
         f"next:     sign-zs3 data check --config {file}\n          sign-zs3 fit --config {file}\n"
-        f"          sign-zs3 predict --ckpt_path runs/{name}/version_0/checkpoints/last.ckpt --data.images PHOTOS"
+        f"          sign-zs3 predict --ckpt_path runs/{name}/version_0/checkpoints/last.ckpt --images PHOTOS"
     )
     return 0
 
