@@ -36,11 +36,11 @@ class Drawn:
         self.names: list[str] = []
 
         def panel(*args: Any) -> None:
-            names = ("images", "truths", "predictions", "protocol", "title", "confidences")
+            names = ("images", "truths", "predictions", "protocol", "title", "confidences", "palette")
             self.panels.append(dict(zip(names, args, strict=True)))
 
         def pseudo(*args: Any) -> None:
-            names = ("images", "truths", "labels", "weights", "protocol", "title")
+            names = ("images", "truths", "labels", "weights", "protocol", "title", "palette")
             self.pseudo.append(dict(zip(names, args, strict=True)))
 
         def put(_: PictureLogger, trainer: pl.Trainer, key: str, figure: Any, step: int, name: str) -> None:

@@ -23,7 +23,7 @@ from sign_zs3.data.check import as_report, check_data
 from sign_zs3.data.datamodules import FolderDataModule
 from sign_zs3.data.datasets.base import Sample
 from sign_zs3.drawing import panels
-from sign_zs3.drawing.figures import class_colours
+from sign_zs3.drawing.colours import class_colours
 from sign_zs3.protocol import Protocol
 
 
@@ -200,12 +200,12 @@ class Sheets:
 def sheets(monkeypatch: pytest.MonkeyPatch) -> Sheets:
     drawn, draw = Sheets(), panels.contact_sheet
 
-    def record(images: Any, masks: Any, names: Any, protocol: Protocol, title: str = "") -> Any:
+    def record(images: Any, masks: Any, names: Any, protocol: Protocol, title: str = "", **rest: Any) -> Any:
         drawn.samples = [
             {"image": image, "mask": mask, "id": name} for image, mask, name in zip(images, masks, names, strict=True)
         ]
         drawn.protocol = protocol
-        return draw(images, masks, names, protocol, title)
+        return draw(images, masks, names, protocol, title, **rest)
 
     monkeypatch.setattr(panels, "contact_sheet", record)
     return drawn
@@ -346,7 +346,7 @@ def test_a_contact_sheet_has_a_cell_per_image_and_mask(count: int, rows: int, co
     figure = sheet_of({str(number): [0, 1] for number in range(count)}, protocol)
     assert len(figure.axes) == rows * columns
     assert sum(len(axes.images) for axes in figure.axes) == 2 * count
-    colours = class_colours(2)
+    colours = class_colours(["sky", "cow"])
     drawn = figure.axes[1].images[0].get_array()
     assert drawn is not None and np.allclose(drawn[0], colours[[0, 1]])
 

@@ -87,7 +87,7 @@ def test_an_upload_is_labelled_as_the_model_does(model: ZeroShotTask, picture: P
         assert text.startswith(names[index]) and ("★" in text) == (index >= num_seen)
     everything, nothing = page.overlay(visit), page.overlay(visit, [])
     assert everything is not None and nothing is not None
-    assert np.array_equal(everything, blend(visit.picture, visit.labels, len(names)))
+    assert np.array_equal(everything, blend(visit.picture, visit.labels, page.protocol(visit)))
     assert np.array_equal(nothing, visit.picture)
     # hiding one class gives its pixels the image's colours, and leaves the others
     hidden = legend[0][1]

@@ -23,7 +23,7 @@ from torch import nn
 from sign_zs3 import Segmenter, UserError, load_segmenter
 from sign_zs3.cli import main
 from sign_zs3.commands.predict import named_images
-from sign_zs3.drawing.figures import class_colours
+from sign_zs3.drawing.colours import protocol_colours
 
 ORIENTATION = 0x0112
 UPPER_PIXELS = 4096
@@ -122,7 +122,7 @@ def test_the_files_of_an_image(predict: Program, segmenter: Segmenter, tmp_path:
         assert index.mode == "P" and index.size == (90, 60)
         ids = np.asarray(index)
         np.testing.assert_array_equal(ids, own_ids(segmenter, labels))
-        colours = (class_colours(protocol.num_classes)[labels.numpy()] * 255).round()
+        colours = (protocol_colours(protocol)[labels.numpy()] * 255).round()
         np.testing.assert_array_equal(np.asarray(index.convert("RGB")), colours)
     with Image.open(folder / "photo_overlay.jpg") as overlay:
         # the image, enlarged to 320 columns, and the legend below

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sign_zs3 import ShapesDataModule
 from sign_zs3.drawing import panels
-from sign_zs3.drawing.figures import class_colours
+from sign_zs3.drawing.colours import protocol_colours
 
 PROTOCOL = ShapesDataModule().protocol
 
@@ -50,7 +50,7 @@ def test_prediction_panel_with_confidence() -> None:
     assert list(plain) == ["image", "truth", "prediction"]
     rows = rows_of(panels.prediction_panel(images, truths, predictions, PROTOCOL, "title", confidences))
     assert list(rows) == ["image", "truth", "prediction", "confidence"]
-    colours = class_colours(22)
+    colours = protocol_colours(PROTOCOL)
     for column, sample in enumerate(samples):
         for name, pictures in plain.items():
             assert np.array_equal(pictures[column], rows[name][column])

@@ -39,8 +39,9 @@ class PredictionWriter(BasePredictionWriter):
                 continue  # one that only fills up the share of a rank
             index = self._indices[name]
             # as it is stored: that of the batch may be warped
-            image = _dataset(trainer).read(index)[0]
-            self._images[index] = write_prediction(self._folder, name, name, image, found, pl_module.protocol)
+            dataset = _dataset(trainer)
+            image, protocol = dataset.read(index)[0], pl_module.protocol
+            self._images[index] = write_prediction(self._folder, name, name, image, found, protocol, dataset.palette)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, of the images of all ranks, and say where everything is."""

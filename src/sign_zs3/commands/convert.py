@@ -80,7 +80,7 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
     """Write masks and list of classes; return how many masks hold an id, and its pixels. All masks count as id -1."""
     from PIL import Image
 
-    from sign_zs3.drawing.figures import class_colours
+    from sign_zs3.drawing.colours import class_colours, palette_bytes
 
     ids = sorted(made.classes)
     make_folder(folder)
@@ -92,8 +92,7 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
         raise UserError(f"classes: {found}; rename it where it is annotated") from error
     if not same:
         raise UserError("classes: found a name with a line break or a space at an end, expected none; rename it")
-    palette = np.tile(class_colours(0)[:1], (256, 1))
-    palette[ids] = class_colours(len(ids))[: len(ids)]
+    palette = palette_bytes(ids, class_colours([made.classes[i] for i in ids]))
     images: Counter[int] = Counter()
     pixels: Counter[int] = Counter()
     for name, mask in made.masks:
@@ -102,7 +101,7 @@ def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
             raise UserError(f"{name}: found as the name of two images, or of an image and a folder; rename one")
         make_folder(path.parent)
         image = Image.fromarray(mask)
-        image.putpalette((palette * 255).round().astype(np.uint8).tobytes())
+        image.putpalette(palette)
         image.save(path)
         counts = np.bincount(mask.ravel(), minlength=256)
         images.update([-1, *np.flatnonzero(counts).tolist()])

@@ -139,7 +139,8 @@ def _show(args: list[str]) -> int:
     samples = [_thinned(dataset[index]) for index in chosen]
     images, masks, names = ([sample[key] for sample in samples] for key in ("image", "mask", "id"))
     title = f"{dataset.protocol.dataset}, {part}"
-    save_figure(contact_sheet(images, masks, names, dataset.protocol, title), Path(config["output"]))
+    sheet = contact_sheet(images, masks, names, dataset.protocol, title, palette=dataset.palette)
+    save_figure(sheet, Path(config["output"]))
     print(f"contact sheet of {len(chosen)} of {len(pool)} images: {config['output']}")
     return 0
 

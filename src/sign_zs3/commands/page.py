@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.commands.checkpoints import listed
-from sign_zs3.drawing.figures import class_colours
-from sign_zs3.drawing.overlay import NOTE, blend, legend_entries
+from sign_zs3.drawing.colours import protocol_colours
+from sign_zs3.drawing.overlay import NOTE, blend, shares, short_name
 from sign_zs3.errors import UserError
 from sign_zs3.images import read_image
 from sign_zs3.limits import MAX_PIXELS
@@ -70,7 +70,7 @@ class Page:
         except UserError as error:
             # where the server keeps an upload is of no use to a visitor
             return visit, _line(error).replace(str(path), path.name)
-        picture = blend(image, found, segmenter.num_classes, shown=())
+        picture = blend(image, found, self.protocol(visit), shown=())
         height, width = found.shape
         number = len(np.unique(found))
         line = f"{path.name}: {width} x {height} pixels, {number} {'class' if number == 1 else 'classes'} found"
@@ -93,14 +93,14 @@ class Page:
         """Return the image with the colours of the classes `shown`, (h, w, 3) RGB; None: without an image."""
         if visit.picture is None or visit.labels is None:
             return None
-        return blend(visit.picture, visit.labels, self.protocol(visit).num_classes, shown)
+        return blend(visit.picture, visit.labels, self.protocol(visit), shown)
 
     def legend(self, visit: Visit) -> list[tuple[str, int]]:
         """Return the classes of the image, the largest first: their text, with a star where unseen, and their index."""
         if visit.labels is None:
             return []
         protocol = self.protocol(visit)
-        return legend_entries(visit.labels, protocol.classes, protocol.num_seen)
+        return [(f"{short_name(protocol, i)}  {100 * share:.1f} %", i) for i, share in shares(visit.labels)]
 
 
 def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
@@ -147,7 +147,7 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
             entries = page.legend(now)
             indices = [index for _, index in entries]
             update = gr.CheckboxGroup(choices=entries, value=indices)
-            return now, now.picture, page.overlay(now), update, _colours(indices, page.protocol(now).num_classes), line
+            return now, now.picture, page.overlay(now), update, _colours(indices, page.protocol(now)), line
 
         def on_upload(now: Visit, path: str | None) -> tuple[Any, ...]:
             return everything(*page.open(now, path))
@@ -173,9 +173,9 @@ def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
     return blocks
 
 
-def _colours(indices: list[int], num_classes: int) -> str:
+def _colours(indices: list[int], protocol: Protocol) -> str:
     """Return the style that gives each entry of the legend its class's colour."""
-    colours = (class_colours(num_classes) * 255).round().astype(int)[indices].tolist()
+    colours = (protocol_colours(protocol) * 255).round().astype(int)[indices].tolist()
     rules = (f"#legend label:nth-of-type({n}) {{--colour: rgb{tuple(c)}}}" for n, c in enumerate(colours, 1))
     return f"<style>{' '.join(rules)}</style>"
 

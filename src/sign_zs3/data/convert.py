@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sign_zs3.data.outlines import area_of, segment, shape_of
 from sign_zs3.data.splits import VOC_CLASSES
+from sign_zs3.drawing.colours import voc_palette
 from sign_zs3.errors import UserError
 from sign_zs3.files import composed, is_name, read_content, read_lines, refusing, visible_files
 from sign_zs3.images import FORMATS, SUFFIXES, decoding
@@ -92,10 +93,10 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def voc_colours() -> tuple[dict[Colour, int], dict[int, str]]:
     """Return the colours of VOC's masks -> id, and the names of the 20 classes; the border's is 255."""
+    palette = voc_palette().tolist()
     colours: dict[Colour, int] = {}
     for number in (*range(len(VOC_CLASSES) + 1), IGNORE_INDEX):
-        # bit k of red, green and blue, from the highest, is bit 3k, 3k + 1 and 3k + 2 of the id
-        red, green, blue = (sum((number >> (3 * k + part) & 1) << (7 - k) for k in range(8)) for part in range(3))
+        red, green, blue = palette[number]
         colours[red, green, blue] = number
     return colours, dict(enumerate(VOC_CLASSES, 1))
 

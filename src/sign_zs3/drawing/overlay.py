@@ -1,19 +1,21 @@
 """Label maps drawn over their images, with a legend: arrays in, arrays out.
 
 Pictures are (height, width, 3) uint8 RGB, labels (H, W) uint8 class indices; seen classes come first. `shown` are the
-indices of the classes to draw; None: all. The names of unseen classes carry a star.
+indices of the classes to draw; None: all. A `palette` is that of the data set's masks, see `protocol_colours`. Names of
+unseen classes carry a star; a class such as ``background`` is not tinted.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.drawing.figures import class_colours
+from sign_zs3.drawing.colours import Palette, is_clear, protocol_colours
+from sign_zs3.protocol import Protocol
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -30,43 +32,52 @@ _STRIP = 64
 
 
 def draw_overlay(
-    image: Picture, labels: Labels, classes: Sequence[str], num_seen: int, shown: Collection[int] | None = None
-) -> Picture:
-    """Draw labels over their image, and below it the names and shares of the classes that it holds.
-
-    Image and labels are as for `blend`; the first `num_seen` of the classes are seen.
-    """
-    picture = blend(image, labels, len(classes), shown)
-    legend = draw_legend(labels, classes, num_seen, picture.shape[1], shown)
+    image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
+    palette: Palette | None = None,
+) -> Picture:  # fmt: skip
+    """Draw labels over their image, and below it the names and shares of the classes that it holds."""
+    picture = blend(image, labels, protocol, shown, palette)
+    legend = draw_legend(labels, protocol, picture.shape[1], shown, palette)
     width = max(picture.shape[1], legend.shape[1])
     return np.concatenate([_widened(picture, width), _widened(legend, width)])
 
 
-def blend(image: Picture, labels: Labels, num_classes: int, shown: Collection[int] | None = None) -> Picture:
+def blend(
+    image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
+    palette: Palette | None = None,
+) -> Picture:  # fmt: skip
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
-    The image has the labels' shape, but for a reduction and its rounding. The result has the size of the labels, but
-    that its longer side has 320 to 1600 pixels.
+    Image and result are those of `at_shown_size`.
     """
-    import cv2
-
-    height, width = labels.shape
-    scale = min(LONGEST / max(height, width), max(1.0, SHORTEST / max(height, width)))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    # OpenCV reads the array in place: of a large image Pillow would make a copy first
-    method = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_NEAREST
-    picture: NDArray[Any] = cv2.resize(image, size[::-1], interpolation=method)
-    rows, columns = ((2 * np.arange(to) + 1) * full // (2 * to) for to, full in zip(size, labels.shape, strict=True))
-    reduced = labels[rows][:, columns]
+    picture, reduced = at_shown_size(image, labels)
     drawn = np.ones(256, np.bool_) if shown is None else np.isin(np.arange(256), list(shown))
-    colours = class_colours(num_classes)[reduced] * 255
+    drawn[[index for index, name in enumerate(protocol.classes) if is_clear(name)]] = False
+    colours = protocol_colours(protocol, palette)[reduced] * 255
     opacity = np.where(drawn[reduced], OPACITY, 0.0)
     opacity[_edges(reduced) & drawn[reduced]] = 1.0
     return np.asarray((picture + (colours - picture) * opacity[..., None]).round(), np.uint8)
 
 
+def at_shown_size(image: Picture, *maps: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Return an image and (H, W) maps of it at the maps' size, but that its longer side has 320 to 1600 pixels.
+
+    The image has the maps' shape, but for a reduction and its rounding.
+    """
+    import cv2
+
+    height, width = maps[0].shape
+    scale = min(LONGEST / max(height, width), max(1.0, SHORTEST / max(height, width)))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    # OpenCV reads the array in place: of a large image Pillow would make a copy first
+    method = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_NEAREST
+    picture: NDArray[Any] = cv2.resize(image, size[::-1], interpolation=method)
+    rows, columns = ((2 * np.arange(to) + 1) * full // (2 * to) for to, full in zip(size, (height, width), strict=True))
+    return picture, *(values[rows][:, columns] for values in maps)
+
+
 def draw_legend(
-    labels: Labels, classes: Sequence[str], num_seen: int, width: int, shown: Collection[int] | None = None
+    labels: Labels, protocol: Protocol, width: int, shown: Collection[int] | None = None, palette: Palette | None = None
 ) -> Picture:
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
@@ -75,8 +86,11 @@ def draw_legend(
     """
     from PIL import Image, ImageDraw
 
-    entries = legend_entries(labels, classes, num_seen)
-    note = NOTE if any(index >= num_seen for _, index in entries) else ""
+    entries = [
+        (f"{short_name(protocol, index)}  {f'{100 * share:.1f} %' if share >= 0.001 else '< 0.1 %'}", index)
+        for index, share in shares(labels)
+    ]
+    note = NOTE if any(index >= protocol.num_seen for _, index in entries) else ""
     size = min(max(width // 45, 13), 24)
     font = _font(size)
     box, line = round(1.1 * size), round(1.7 * size)
@@ -86,7 +100,7 @@ def draw_legend(
     rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (width, line * (rows + bool(note)) + box), "white")
     draw = ImageDraw.Draw(legend)
-    colours = (class_colours(len(classes)) * 255).round().astype(int)
+    colours = (protocol_colours(protocol, palette) * 255).round().astype(int)
     for place, (text, index) in enumerate(entries):
         column, row = divmod(place, rows)
         left, top = box // 2 + column * (width // columns), box // 2 + row * line
@@ -98,22 +112,21 @@ def draw_legend(
     return np.asarray(legend)
 
 
-def legend_entries(labels: Labels, classes: Sequence[str], num_seen: int) -> list[tuple[str, int]]:
-    """Return the text and index of each class that labels (H, W) hold, the largest first.
-
-    A text is the class's name, shortened if it is long, a star where it is unseen, and its share of the pixels.
-    """
-    counts = np.zeros(len(classes), np.int64)
+def shares(labels: Labels) -> list[tuple[int, float]]:
+    """Return each class that labels (H, W) hold and its share of the pixels, the largest first."""
+    counts = np.zeros(256, np.int64)
     # of all at once, NumPy would first make a copy eight times as large
     for start in range(0, len(labels), _STRIP):
-        counts += np.bincount(labels[start : start + _STRIP].ravel(), minlength=len(classes))
-    entries = []
-    for index in sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index]):
-        name, share = classes[index], counts[index] / labels.size
-        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-        percent = f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
-        entries.append((f"{short}{' ★' if index >= num_seen else ''}  {percent}", index))
-    return entries
+        counts += np.bincount(labels[start : start + _STRIP].ravel(), minlength=256)
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    return list(zip(order.tolist(), (counts[order] / labels.size).tolist(), strict=True))
+
+
+def short_name(protocol: Protocol, index: int) -> str:
+    """Return the name of a class for a legend, shortened if it is long, with a star where it is unseen."""
+    name = protocol.classes[index]
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return f"{short}{' ★' if index >= protocol.num_seen else ''}"
 
 
 def _edges(labels: Labels) -> NDArray[np.bool_]:

@@ -1,7 +1,8 @@
 """Images beside their label maps: of the data, of predictions, of pseudo-labels and of several models.
 
 Images are (3, H, W) uint8; truths, labels and predictions (H, W) int64 class indices, 255 where there is none (drawn
-dark grey). The legend of each Matplotlib figure names the classes that are drawn, with a star where one is unseen.
+dark grey). A `palette` is that of the data set's masks, see `protocol_colours`. The legend of each figure names the
+classes that are drawn, with a star where one is unseen.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sign_zs3.drawing.figures import UNLABELLED, class_colours, literal, new_figure, pixels, wrapped
+from sign_zs3.drawing.colours import UNLABELLED, Colours, Palette, protocol_colours
+from sign_zs3.drawing.figures import literal, new_figure, pixels, wrapped
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ LEGEND_ROWS = 14
 
 
 def prediction_panel(
-    images: Maps, truths: Maps, predictions: Maps, protocol: Protocol, title: str = "", confidences: Maps | None = None
-) -> Figure:
+    images: Maps, truths: Maps, predictions: Maps, protocol: Protocol, title: str = "", confidences: Maps | None = None,
+    palette: Palette | None = None,
+) -> Figure:  # fmt: skip
     """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled.
 
     `confidences`, (H, W) float in [0, 1], are heat maps in a fourth row.
     """
-    colours = class_colours(protocol.num_classes)
+    colours = protocol_colours(protocol, palette)
     rows = {
         "image": [pixels(image) for image in images],
         "truth": [colours[truth.numpy()] for truth in truths],
@@ -44,36 +45,38 @@ def prediction_panel(
     }
     if confidences is not None:
         rows["confidence"] = [confidence.numpy() for confidence in confidences]
-    return _stack(rows, _classes_in(*truths, *predictions), protocol, DIM_NOTE, title)
+    return _stack(rows, _classes_in(*truths, *predictions), protocol, colours, DIM_NOTE, title)
 
 
 def pseudo_label_panel(
-    images: Maps, truths: Maps, pseudo_labels: Maps, weights: Maps, protocol: Protocol, title: str = ""
-) -> Figure:
+    images: Maps, truths: Maps, pseudo_labels: Maps, weights: Maps, protocol: Protocol, title: str = "",
+    palette: Palette | None = None,
+) -> Figure:  # fmt: skip
     """Draw a column per image: the image, its labels, the pseudo-labels and their weights.
 
     `weights`, (H, W) float in [0, 1], are those of eq. 17 or say what is kept; NaN where there is no pseudo-label.
     """
-    colours = class_colours(protocol.num_classes)
+    colours = protocol_colours(protocol, palette)
     rows = {
         "image": [pixels(image) for image in images],
         "labels": [colours[truth.numpy()] for truth in truths],
         "pseudo-labels": [colours[labels.numpy()] for labels in pseudo_labels],
         "weight": [weight.numpy() for weight in weights],
     }
-    return _stack(rows, _classes_in(*truths, *pseudo_labels), protocol, "★ unseen in training", title)
+    return _stack(rows, _classes_in(*truths, *pseudo_labels), protocol, colours, "★ unseen in training", title)
 
 
 def comparison_panel(
-    images: Maps, truths: Maps, predictions: Mapping[str, Maps], protocol: Protocol, title: str = ""
-) -> Figure:
+    images: Maps, truths: Maps, predictions: Mapping[str, Maps], protocol: Protocol, title: str = "",
+    palette: Palette | None = None,
+) -> Figure:  # fmt: skip
     """Draw a row per image, as the paper's Figures 3 and 4: image, truth and a column per model, headed by its name."""
+    colours = protocol_colours(protocol, palette)
     shown = _classes_in(*truths, *(labels for model in predictions.values() for labels in model))
     headings = ["image", "truth", *(wrapped(label, 20) for label in predictions)]
     # wide enough for the legend
-    figure = _panel((max(7.0, 1.9 * len(headings)), 1.6 * len(images) + 1.4), shown, protocol, DIM_NOTE, title)
+    figure = _panel((max(7.0, 1.9 * len(headings)), 1.6 * len(images) + 1.4), shown, protocol, colours, DIM_NOTE, title)
     axes = figure.subplots(len(images), len(headings), squeeze=False)
-    colours = class_colours(protocol.num_classes)
     for cells, image, truth, *labels in zip(axes, images, truths, *predictions.values(), strict=True):
         pictures = [pixels(image), colours[truth.numpy()], *(_dimmed(one, truth, colours) for one in labels)]
         for cell, picture in zip(cells, pictures, strict=True):
@@ -85,13 +88,16 @@ def comparison_panel(
 
 
 def contact_sheet(
-    images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "", pairs: int = 3
-) -> Figure:
+    images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "", pairs: int = 3,
+    palette: Palette | None = None,
+) -> Figure:  # fmt: skip
     """Draw `pairs` images in a row, each below its name, with its mask to the right."""
+    colours = protocol_colours(protocol, palette)
     pairs = min(pairs, len(images))
     rows = -(-len(images) // pairs)
-    figure = _panel((4.6 * pairs + 0.2, 2.1 * rows + 0.7), _classes_in(*masks), protocol, "★ unseen class", title)
-    colours = class_colours(protocol.num_classes)
+    figure = _panel(
+        (4.6 * pairs + 0.2, 2.1 * rows + 0.7), _classes_in(*masks), protocol, colours, "★ unseen class", title
+    )
     cells = figure.subplots(rows, 2 * pairs, squeeze=False).flat
     for cell in cells:
         cell.set_axis_off()
@@ -103,9 +109,10 @@ def contact_sheet(
     return figure
 
 
-def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> Figure:
+def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol, palette: Palette | None = None) -> Figure:
     """Draw an image, below its name, beside its mask, with a legend to the right that calls unseen classes so."""
-    patches = _patches(_classes_in(mask), protocol, " (unseen)", "ignored")
+    colours = protocol_colours(protocol, palette)
+    patches = _patches(_classes_in(mask), protocol, colours, " (unseen)", "ignored")
     legend_columns = -(-len(patches) // LEGEND_ROWS)
     figure = new_figure((7 + 2.2 * legend_columns, 4))
     # the layout may put a legend beside its axes a few pixels too far out
@@ -114,7 +121,7 @@ def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> 
     left.imshow(pixels(image))
     left.set_title(literal(name))
     # without "nearest", thin parts of a large mask mix with what is around them
-    right.imshow(class_colours(protocol.num_classes)[mask.numpy()], interpolation="nearest")
+    right.imshow(colours[mask.numpy()], interpolation="nearest")
     right.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize="small", ncols=legend_columns)
     for axes in (left, right):
         axes.set_axis_off()
@@ -122,7 +129,7 @@ def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> 
 
 
 def _stack(
-    rows: Mapping[str, Sequence[Any]], shown: Sequence[int], protocol: Protocol, note: str, title: str
+    rows: Mapping[str, Sequence[Any]], shown: Sequence[int], protocol: Protocol, colours: Colours, note: str, title: str
 ) -> Figure:
     """Draw named rows of pictures, one column per image; those of two axes are heat maps of numbers from 0 to 1."""
     columns = len(next(iter(rows.values())))
@@ -130,7 +137,7 @@ def _stack(
     ratio = max(image.shape[0] / image.shape[1] for image in rows["image"])
     # the legend has six columns, and names of some 20 characters
     size = (max(7.4, 1.7 * columns + 0.6 + 0.6 * maps), 0.8 + 1.6 * min(1.0, ratio) * len(rows))
-    figure = _panel(size, shown, protocol, note, title)
+    figure = _panel(size, shown, protocol, colours, note, title)
     if maps:
         # with a colour bar beside all rows the layout cuts the rows' names by a few pixels
         figure.set_layout_engine("constrained", rect=(0.01, 0, 0.99, 1))
@@ -151,28 +158,29 @@ def _stack(
     return figure
 
 
-def _panel(size: tuple[float, float], shown: Sequence[int], protocol: Protocol, note: str, title: str) -> Figure:
+def _panel(
+    size: tuple[float, float], shown: Sequence[int], protocol: Protocol, colours: Colours, note: str, title: str
+) -> Figure:
     """Return a figure with a legend below of the classes that are shown, for which it is made higher."""
     figure = new_figure((size[0], size[1] + 0.24 * -(-len(shown) // 6)), title)
-    patches = _patches(shown, protocol, " ★", "unlabelled")
+    patches = _patches(shown, protocol, colours, " ★", "unlabelled")
     columns = min(6, len(patches))
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, title=note, title_fontsize=8)
     return figure
 
 
-def _patches(shown: Sequence[int], protocol: Protocol, mark: str, rest: str) -> list[Patch]:
+def _patches(shown: Sequence[int], protocol: Protocol, colours: Colours, mark: str, rest: str) -> list[Patch]:
     """Return a legend's patches: of the classes that are shown, unseen ones with a mark, and of the rest."""
     from matplotlib.patches import Patch
 
-    colours = class_colours(protocol.num_classes)
     names = [literal(name) + (mark if i >= protocol.num_seen else "") for i, name in enumerate(protocol.classes)]
     patches = [Patch(color=colours[label], label=names[label]) for label in shown]
     return [*patches, Patch(color=UNLABELLED, label=rest)]
 
 
-def _dimmed(labels: Tensor, truth: Tensor, colours: NDArray[np.float64]) -> NDArray[np.float64]:
+def _dimmed(labels: Tensor, truth: Tensor, colours: Colours) -> Colours:
     """Return the colours of predicted labels (H, W), dim where the truth is unlabelled."""
-    picture: NDArray[np.float64] = colours[labels.numpy()]
+    picture: Colours = colours[labels.numpy()]
     picture[truth.numpy() == IGNORE_INDEX] *= DIMMED
     return picture
 

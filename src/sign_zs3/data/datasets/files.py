@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,19 @@ def read_index_mask(path: Path) -> NDArray[Any]:
         mask = mask.astype(np.uint8)
     spread = _SPREAD.get(rawmode, 1)
     return mask if spread == 1 else mask // np.uint8(spread)
+
+
+def read_palette(path: Path) -> NDArray[np.uint8] | None:
+    """Return the palette of a mask, (256, 3) RGB, black where it is shorter; None where a file has or gives none."""
+    from PIL import Image as Pillow
+
+    with suppress(UserError), decoding(path, "a palette PNG"):
+        refuse_special(path, "a palette PNG")
+        with Pillow.open(path, formats=FORMATS) as file:
+            if file.mode == "P" and (colours := file.getpalette("RGB")):
+                found = np.array([*colours, *(0,) * 768][:768], np.uint8)
+                return found.reshape(256, 3)
+    return None
 
 
 def _changes_ids(file: Image, rawmode: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import Image, NeededSize, SegmentationDataset, Transform, content_hash
-from sign_zs3.data.datasets.files import missing_files, read_index_mask
+from sign_zs3.data.datasets.files import missing_files, read_index_mask, read_palette
 from sign_zs3.errors import UserError
 from sign_zs3.images import decoding, read_image
 from sign_zs3.protocol import Protocol
@@ -86,6 +87,11 @@ class ListedDataset(SegmentationDataset):
             if known is None or known[0] != state:
                 known = self._fingerprints[index] = state, content_hash(path.read_bytes())
         return known[1]
+
+    @functools.cached_property
+    def palette(self) -> NDArray[np.uint8] | None:
+        """Return the palette of the first mask, (256, 3) RGB by own id; None where it has none."""
+        return read_palette(self.items[0].mask) if self.items else None
 
     def mask_source(self, index: int) -> str:
         """Return the path of the mask."""
