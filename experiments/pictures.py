@@ -89,7 +89,7 @@ def draw_demo(checkpoint: Path, output: Path) -> None:
     """Take a picture of the page, a scene uploaded and two classes taught."""
     from playwright.sync_api import sync_playwright
 
-    from sign_zs3.commands.page import build_page
+    from sign_zs3.commands.page_layout import build_page
 
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -109,13 +109,10 @@ def draw_demo(checkpoint: Path, output: Path) -> None:
         tab.wait_for_function(status, arg="scene.png")
         tab.locator("#new input, #new textarea").first.fill(", ".join(TAUGHT))
         tab.locator("#add").click()
-        tab.wait_for_function(status, arg="added")
-        tab.locator("#overlay img").wait_for()
+        tab.wait_for_function(status, arg="Added")
+        tab.locator(".viewer .side").wait_for()
         tab.wait_for_timeout(1000)
-        legend = tab.locator("#legend").bounding_box()
-        assert legend is not None
-        clip: Any = {"x": 0, "y": 0, "width": 1100, "height": legend["y"] + legend["height"] + 30}
-        tab.screenshot(path=output / "demo.png", full_page=True, clip=clip)
+        tab.screenshot(path=output / "demo.png", full_page=True)
         browser.close()
         page.close(verbose=False)
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gc
 import io
+import json
 import os
 import re
 import shutil
@@ -18,9 +21,11 @@ import pytest
 from PIL import Image
 from tests.conftest import quiet_trainer, tiny_data, tiny_model
 
-from sign_zs3 import ZeroShotTask
+from sign_zs3 import UserError, ZeroShotTask
 from sign_zs3.cli import main
-from sign_zs3.commands.page import Page, Visit, build_page
+from sign_zs3.commands.page import NO_IMAGE, Page, Visit
+from sign_zs3.commands.page_layout import build_page
+from sign_zs3.drawing.colours import protocol_colours
 from sign_zs3.drawing.overlay import blend
 from sign_zs3.vocabulary import save_model
 
@@ -73,30 +78,46 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_an_upload_is_labelled_as_the_model_does(model: ZeroShotTask, picture: Path) -> None:
+def pixels(source: str) -> Any:
+    """Return the pixels of an image that an address holds."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def test_an_image_is_labelled_as_the_model_does(model: ZeroShotTask, picture: Path) -> None:
     page = Page(model)
-    visit, line = page.open(Visit(), picture)
-    assert visit.labels is not None and visit.picture is not None
-    assert np.array_equal(visit.labels, model.segmenter.predict(picture).numpy())
-    legend = page.legend(visit)
-    assert {index for _, index in legend} == set(np.unique(visit.labels).tolist())
-    assert line == f"scene.png: 96 x 96 pixels, {len(legend)} classes found"
-    assert len(legend) > 1
-    names, num_seen = page.protocol(visit).classes, page.protocol(visit).num_seen
-    for text, index in legend:
-        assert text.startswith(names[index]) and ("★" in text) == (index >= num_seen)
-    everything, nothing = page.overlay(visit), page.overlay(visit, [])
-    assert everything is not None and nothing is not None
-    assert np.array_equal(everything, blend(visit.picture, visit.labels, page.protocol(visit)))
-    assert np.array_equal(nothing, visit.picture)
-    # hiding one class gives its pixels the image's colours, and leaves the others
-    hidden = legend[0][1]
-    without = page.overlay(visit, [index for _, index in legend[1:]])
-    assert without is not None
-    changed = (without != everything).any(-1)
-    rows = (2 * np.arange(len(changed)) + 1) * 96 // (2 * len(changed))
-    assert changed.any() and set(np.unique(visit.labels[rows][:, rows][changed]).tolist()) == {hidden}
-    assert page.open(visit, None) == (Visit(), "")
+    image = page.read(picture)
+    assert set(page.preview(image)) == {"picture"}
+    reported: list[tuple[int, int]] = []
+    view, line = page.label(Visit(path=picture), image, lambda *pair: reported.append(pair))
+    assert reported == [(1, 1)]
+    expected = model.segmenter.segment(picture, confidence_map=True)
+    labels, protocol = expected.labels.numpy(), model.protocol
+    assert expected.confidence_map is not None
+    assert line == f"scene.png: 96 x 96 pixels, {len(np.unique(labels))} classes found" and len(view["classes"]) > 1
+    # the download has the data set's own ids, at the image's size
+    assert np.array_equal(pixels(view["index"]), protocol.to_ids()[labels]) and view["file"] == "scene_classes.png"
+    # what is shown is enlarged to 320 pixels; the middle of each pixel
+    middle = (2 * np.arange(96) + 1) * 320 // (2 * 96)
+    assert np.array_equal(pixels(view["labels"])[np.ix_(middle, middle)], labels)
+    sure = pixels(view["confidence"])[np.ix_(middle, middle)]
+    assert np.abs(sure - 100 * expected.confidence_map.numpy()).max() <= 0.51
+    colours = protocol_colours(protocol) * 255
+    for entry in view["classes"]:
+        index = entry["index"]
+        assert entry["name"] == protocol.classes[index] and entry["unseen"] == (index >= protocol.num_seen)
+        assert entry["share"] == pytest.approx((labels == index).mean())
+        assert entry["listed"] == ((labels == index).mean() >= 0.01)
+        assert np.abs(colours[index] - entry["colour"]).max() <= 0.5
+    shares = [entry["share"] for entry in view["classes"]]
+    assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+    # plain types, as JSON takes them
+    json.dumps(view)
+
+
+def test_windows_are_reported(model: ZeroShotTask, picture: Path) -> None:
+    page, reported = Page(model, window=48, overlap=8), list[tuple[int, int]]()
+    page.label(Visit(path=picture), page.read(picture), lambda *pair: reported.append(pair))
+    assert len(reported) > 3 and reported == [(n, len(reported)) for n in range(1, len(reported) + 1)]
 
 
 def test_images_are_read_as_the_checkpoint_says(
@@ -105,60 +126,109 @@ def test_images_are_read_as_the_checkpoint_says(
     reading = {"flip": True, "scales": [0.5, 1.0], "seen_penalty": 0.5}
     for name, value in reading.items():
         monkeypatch.setitem(model.hparams, name, value)
-    visit, _ = Page(model).open(Visit(), picture)
-    assert visit.labels is not None
-    assert np.array_equal(visit.labels, model.segmenter.predict(picture, **reading).numpy())
-    assert not np.array_equal(visit.labels, model.segmenter.predict(picture, seen_penalty=0.0).numpy())
+    page = Page(model)
+    ids = pixels(page.label(Visit(), page.read(picture))[0]["index"])
+    assert np.array_equal(ids, model.protocol.to_ids()[model.segmenter.predict(picture, **reading).numpy()])
+    assert not np.array_equal(ids, model.protocol.to_ids()[model.segmenter.predict(picture, seen_penalty=0.0).numpy()])
+
+
+def test_unseen_classes_are_weighed_beside_the_models_own_penalty(
+    model: ZeroShotTask, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(model.hparams, "seen_penalty", 0.5)
+    page = Page(model)
+
+    def unseen(bonus: float) -> float:
+        view, _ = page.label(Visit(bonus=bonus), page.read(picture))
+        return float(sum(entry["share"] for entry in view["classes"] if entry["unseen"]))
+
+    expected = model.segmenter.predict(picture, seen_penalty=1.25).numpy()
+    assert unseen(0.75) == pytest.approx((expected >= model.protocol.num_seen).mean())
+    assert unseen(-50) == 0 and unseen(50) == pytest.approx(1)
 
 
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:
     page = Page(model)
     before = page.protocol(Visit()).classes
-    visit, line = page.teach(page.open(Visit(), picture)[0], "zebra, black horse")
-    assert line.startswith("added: zebra, black horse (24 classes now); scene.png: 96 x 96 pixels")
-    assert visit.model is not None and visit.labels is not None
+    visit, line = page.teach(Visit(path=picture, bonus=1.0), "zebra, black  horse,")
+    assert line == "Added zebra, black horse: 24 classes now."
+    assert visit.model is not None and (visit.path, visit.bonus) == (picture, 1.0)
     assert page.protocol(visit).classes == (*before, "zebra", "black horse")
-    assert np.array_equal(visit.labels, visit.model.segmenter.predict(picture).numpy())
+    ids = pixels(page.label(visit, page.read(picture))[0]["index"])
+    labels = visit.model.segmenter.predict(picture, seen_penalty=-0.0 + model.hparams["seen_penalty"] + 1.0).numpy()
+    assert np.array_equal(ids, visit.model.protocol.to_ids()[labels])
     assert page.protocol(Visit()).classes == before
-    again, line = page.teach(visit, "zebra")
-    already = "classes: found 'zebra', which the model has already, expected another class; leave it out"
-    assert again is visit and line == already
-    for name in ("Zebra", "black_horse", "Black  Horse", "SKY"):
-        again, line = page.teach(visit, name)
-        assert again is visit and "which the model has already as" in line
-    assert page.protocol(page.teach(visit, "giraffe,")[0]).num_classes == len(before) + 3
-    again, line = page.teach(visit, "qzxqzx")
-    assert again is visit and "qzxqzx" in line and "\n" not in line
-    assert page.teach(visit, " ")[1].startswith("classes: found an empty name")
+    assert page.protocol(page.teach(visit, "giraffe")[0]).num_classes == len(before) + 3
 
 
-def test_bad_uploads_are_one_line(model: ZeroShotTask, picture: Path, tmp_path: Path) -> None:
+OPTIONS = re.compile(r"--|max_pixels|vectors|classes:|expected")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (" , ", "Write the name of a class first, such as zebra."),
+        ("SKY", "“SKY” is a class already: see the list of all classes."),
+        ("zebra, Zebra", "“Zebra” is a class already: see the list of all classes."),
+        ("qzxqzx", "The model has never read the word “qzxqzx”: try another word for it, or the singular."),
+        ("zebrra", "The model has never read the word “zebrra”; did you mean 'zebra'"),
+    ],
+)
+def test_names_that_cannot_be_added_are_explained_to_a_visitor(model: ZeroShotTask, names: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        Page(model).teach(Visit(), names)
+    assert str(error.value).startswith(said) and not OPTIONS.search(str(error.value)) and "\n" not in str(error.value)
+
+
+def test_bad_uploads_are_explained_to_a_visitor(model: ZeroShotTask, picture: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     page = Page(model, max_pixels=96 * 96 - 1)
-    opened = Page(model).open(Visit(), picture)[0]
-    for path, start in (
-        (broken, "broken.png: cannot be decoded"),
-        (picture, "scene.png: found 96 x 96 = 9216 pixels, expected at most 9215"),
-        (tmp_path / "gone.png", "gone.png: not found"),
+    for path, said in (
+        (broken, "broken.png cannot be read as an image: save it as JPEG or PNG and upload that."),
+        (picture, "scene.png has 96 x 96 pixels, this page takes at most 9,215 pixels: make it smaller and upload it"),
+        (tmp_path / "gone.png", NO_IMAGE),
+        (None, NO_IMAGE),
     ):
-        visit, line = page.open(opened, path)
-        assert line.startswith(start) and "\n" not in line and str(tmp_path) not in line
-        assert visit == Visit() and page.overlay(visit) is None and page.legend(visit) == []
+        with pytest.raises(UserError) as error:
+            page.read(path)
+        assert str(error.value).startswith(said) and not OPTIONS.search(str(error.value))
+        assert str(tmp_path) not in str(error.value)
+
+
+def test_examples_are_scenes_or_what_is_given(model: ZeroShotTask, picture: Path) -> None:
+    page = Page(model)
+    assert [name for name, _ in page.thumbnails()] == ["scene 1", "scene 2", "scene 3", "scene 4"]
+    given = Page(model, [picture])
+    ((name, source),) = given.thumbnails(48)
+    assert name == "scene" and pixels(source).shape == (48, 48, 3)
+    folder = page.examples[0].parent
+    assert folder.is_dir()
+    del page
+    gc.collect()
+    assert not folder.exists()
+
+
+def config_of(page: gr.Blocks, elem_id: str) -> dict[str, Any]:
+    return next(part for block in page.blocks.values() if (part := block.get_config()).get("elem_id") == elem_id)
 
 
 def test_a_model_that_cannot_learn_names_says_so(tmp_path: Path) -> None:
     untrained = tiny_model(phases=["train"], joint_generator=False)
     quiet_trainer(tmp_path).fit(untrained, tiny_data())
-    parts = [block.get_config() for block in build_page(untrained.eval()).blocks.values()]
-    box = next(part for part in parts if part.get("elem_id") == "new")
-    assert "found a generator that was never trained" in box["info"] and not box["interactive"]
-    assert not next(part for part in parts if part.get("elem_id") == "add")["interactive"]
+    page = build_page(untrained.eval())
+    assert "cannot learn classes by name" in config_of(page, "new")["info"]
+    assert not config_of(page, "new")["interactive"] and not config_of(page, "add")["interactive"]
+
+
+def test_all_names_are_listed(model: ZeroShotTask) -> None:
+    names = config_of(build_page(model), "names")["value"]
+    assert all(f"<li>{name}" in names for name in model.protocol.classes) and names.count("★</li>") == 4
 
 
 def test_without_gradio_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "sign_zs3.commands.page")
+    monkeypatch.delitem(sys.modules, "sign_zs3.commands.page_layout")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     assert main(["demo", "--ckpt_path", "x.ckpt"]) == 1
     error = capsys.readouterr().err
@@ -198,6 +268,8 @@ def test_the_program_serves_until_it_is_interrupted(
 def url(model: ZeroShotTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    # its statistics of so many runs, which pandas 3 warns of
+    monkeypatch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "10000")
     page = build_page(model)
     try:
         yield page.launch(prevent_thread_lock=True, quiet=True, share=False, server_name="127.0.0.1")[1]
@@ -205,63 +277,171 @@ def url(model: ZeroShotTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         page.close(verbose=False)
 
 
-def test_in_a_browser(url: str, picture: Path, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
+class Browser:
+    """A page in headless Chromium, of which errors in the console, failed answers and other hosts are noted."""
+
+    def __init__(self, tab: Any, url: str) -> None:
+        self.tab = tab
+        self.problems: list[str] = []
+        # the machine may be busy with other tests
+        tab.set_default_timeout(PATIENCE)
+        tab.on("console", lambda message: self.problems.extend([message.text] * (message.type == "error")))
+        tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        tab.on("response", lambda answer: self.problems.extend([answer.url] * (answer.status >= 400)))
+        tab.on("request", lambda request: self._check(request.url))
+        tab.goto(url)
+
+    def _check(self, url: str) -> None:
+        if not url.startswith(("data:", "blob:", "http://127.0.0.1:")):
+            self.problems.append(url)
+
+    def wait_for_status(self, text: str) -> str:
+        from playwright.sync_api import expect
+
+        status = self.tab.locator("#status textarea")
+        # unlike a function of our own, it waits for an element that is drawn anew
+        expect(status).to_have_value(re.compile(re.escape(text)), timeout=PATIENCE)
+        return str(status.input_value())
+
+    def upload(self, path: Path) -> None:
+        self.tab.locator("#upload input[type=file]").set_input_files(str(path))
+
+    def canvas(self) -> Any:
+        """Return the pixels of the viewer, as soon as it stands still."""
+        self.tab.locator(".viewer .side").wait_for()
+        source = self.tab.locator(".viewer canvas").evaluate("canvas => canvas.toDataURL()")
+        return pixels(source)[..., :3]
+
+    def add(self, names: str) -> None:
+        self.tab.locator("#new input, #new textarea").first.fill(names)
+        self.tab.locator("#add").click()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("chromium is not installed")
     api: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        context = browser.new_context(viewport={"width": 1200, "height": 1000})
-        # the machine may be busy with other tests
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(url)
-
-        def overlay() -> Any:
-            source = page.locator("#overlay img").get_attribute("src")
-            return np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"))
-
-        def wait_for_status(text: str, page: Any = page) -> str:
-            status = page.locator("#status textarea")
-            # unlike a function of our own, it waits for an element that is drawn anew
-            api.expect(status).to_have_value(re.compile(re.escape(text)), timeout=PATIENCE)
-            return str(status.input_value())
-
-        page.locator("#upload input[type=file]").set_input_files(str(picture))
-        wait_for_status("scene.png: 96 x 96 pixels")
-        page.locator("#overlay img").wait_for()
-        before, source = overlay(), page.locator("#overlay img").get_attribute("src")
-        page.locator("#legend label").first.click()
-        api.expect(page.locator("#overlay img")).not_to_have_attribute("src", source, timeout=PATIENCE)
-        after = overlay()
-        assert before.shape == after.shape and (before != after).any()
-
-        page.locator("#new input, #new textarea").first.fill("zebra")
-        page.locator("#add").click()
-        assert wait_for_status("added").startswith("added: zebra (23 classes now); scene.png")
-        if os.environ.get("SCREENSHOT"):
-            page.wait_for_timeout(1000)
-            page.screenshot(path=os.environ["SCREENSHOT"], full_page=True)
-        page.locator("#new input, #new textarea").first.fill("qzxqzx")
-        page.locator("#add").click()
-        assert "\n" not in wait_for_status("qzxqzx")
-
-        # another visitor has the classes of the checkpoint
-        other = browser.new_page()
-        other.set_default_timeout(PATIENCE)
-        other.goto(url)
-        other.locator("#new input, #new textarea").first.fill("zebra")
-        other.locator("#add").click()
-        wait_for_status("23 classes now", other)
-
-        broken = tmp_path / "broken.png"
-        broken.write_bytes(b"no image")
-        other.locator("#upload input[type=file]").set_input_files(str(broken))
-        assert wait_for_status("cannot be decoded", other).startswith("broken.png: cannot be decoded")
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield browser
         browser.close()
-    assert requests and {request.split("/")[2].split(":")[0] for request in requests if "://" in request} == {
-        "127.0.0.1"
-    }
+
+
+def test_a_visit(url: str, chromium: Any, model: ZeroShotTask, picture: Path, tmp_path: Path) -> None:
+    page = Browser(chromium.new_page(viewport={"width": 1280, "height": 700}), url)
+    tab, image = page.tab, np.asarray(Image.open(picture))
+    page.upload(picture)
+    page.wait_for_status("scene.png: 96 x 96 pixels")
+    labels = model.segmenter.predict(picture).numpy().astype(np.uint8)
+    everything, bare = blend(image, labels, model.protocol), blend(image, labels, model.protocol, ())
+
+    def close(expected: Any) -> bool:
+        # the picture travels as a JPEG
+        return bool(np.abs(page.canvas() - expected.astype(float)).mean() < 6)
+
+    assert close(everything) and not close(bare)
+    # hiding a class with the keyboard gives its pixels the image's colours, and leaves the others
+    box = tab.locator(".viewer .large input").first
+    box.focus()
+    tab.keyboard.press("Space")
+    largest = int(np.bincount(labels.ravel()).argmax())
+    assert close(blend(image, labels, model.protocol, set(range(22)) - {largest})) and not close(everything)
+    tab.keyboard.press("Space")
+    assert close(everything)
+    # the strength of the colours, by keys too
+    tab.locator(".viewer .opacity input").focus()
+    tab.keyboard.press("Home")
+    assert close(bare)
+    tab.keyboard.press("End")
+    assert np.abs(page.canvas() - bare.astype(float)).mean() > np.abs(everything - bare.astype(float)).mean()
+    tab.get_by_label("Image alone").check()
+    assert close(bare)
+    tab.get_by_label("Confidence").check()
+    assert not close(bare) and not close(everything) and tab.locator(".viewer .scale").is_visible()
+    tab.get_by_label("Classes", exact=True).check()
+
+    # the class at the pointer, and at a place that arrow keys lead to
+    sure = model.segmenter.segment(picture, confidence_map=True).confidence_map
+    assert sure is not None
+    canvas, here = tab.locator(".viewer canvas"), tab.locator(".viewer .here")
+    # the window is too low for a square as wide as its place
+    side = canvas.bounding_box()["height"]
+    assert side < canvas.bounding_box()["width"] - 100
+
+    def text(x: int, y: int) -> str:
+        index = labels[y, x]
+        star = " ★" if index >= model.protocol.num_seen else ""
+        return f"{model.protocol.classes[index]}{star}, {(100 * sure[y, x]).round():.0f} % sure"
+
+    for x, y in ((10, 20), (80, 90)):
+        canvas.hover(position={"x": (x + 0.5) * side / 96, "y": (y + 0.5) * side / 96})
+        assert here.inner_text() == text(x, y)
+    tab.mouse.move(1, 1)
+    assert here.is_hidden()
+    tab.locator("#examples button").last.focus()
+    tab.keyboard.press("Tab")
+    assert here.inner_text() == text(48, 48)
+    for _ in range(6):
+        tab.keyboard.press("ArrowLeft")
+    # a step is a 64th of the 320 pixels that are shown
+    assert here.inner_text() == text(int((160 - 6 * 5) * 96 / 320), 48)
+
+    with tab.expect_download() as download:
+        tab.locator(".viewer .save").click()
+    assert download.value.suggested_filename == "scene_classes.png"
+    saved = np.asarray(Image.open(download.value.path()))
+    assert np.array_equal(saved, model.protocol.to_ids()[labels])
+
+    # all pixels get an unseen class, or none
+    number = tab.locator("#weight input[type=number]")
+    for weight, unseen in (("5", 4), ("-5", 0)):
+        number.fill(weight)
+        number.press("Enter")
+        count = len(np.unique(model.segmenter.predict(picture, seen_penalty=float(weight))))
+        page.wait_for_status(f"{count} class")
+        assert unseen or not tab.locator(".viewer .legend li", has_text="★").count()
+    number.fill("0")
+    number.press("Enter")
+    page.wait_for_status(f"{len(np.unique(labels))} class")
+
+    page.add("zebra")
+    assert page.wait_for_status("Added").startswith("Added zebra: 23 classes now. scene.png")
+    tab.locator("#names summary").click()
+    assert tab.locator("#names li", has_text="zebra").is_visible()
+    page.add("qzxqzx")
+    assert not OPTIONS.search(page.wait_for_status("qzxqzx"))
+
+    # another visitor has the classes of the checkpoint, and takes an example
+    other = Browser(chromium.new_page(), url)
+    other.tab.locator("#examples button").nth(1).click()
+    other.wait_for_status("scene 2.png: 64 x 64 pixels")
+    other.add("zebra")
+    other.wait_for_status("23 classes now")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    other.upload(broken)
+    other.wait_for_status("broken.png cannot be read as an image")
+    assert other.tab.locator(".viewer").is_hidden()
+    assert page.problems == [] and other.problems == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (768, "light"), (1280, "light"), (1280, "dark")])
+def test_the_page_fits_and_is_accessible(url: str, chromium: Any, picture: Path, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = Browser(chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme), url)
+    page.upload(picture)
+    page.wait_for_status("scene.png: 96 x 96 pixels")
+    page.canvas()
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#upload", "#examples img >> nth=3", ".viewer canvas", ".viewer .save", "#add", "#weight"):
+        box = page.tab.locator(part).bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width, part
+    if os.environ.get("SCREENSHOTS"):
+        page.tab.screenshot(path=f"{os.environ['SCREENSHOTS']}/page-{width}-{scheme}.png", full_page=True)
+    found = axe.Axe().run(page.tab).response["violations"]
+    serious = [
+        (one["id"], node["html"]) for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]
+    ]
+    assert serious == [] and page.problems == []

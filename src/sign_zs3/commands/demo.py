@@ -6,6 +6,10 @@ from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.commands.predict import add_windows, window_options
 from sign_zs3.errors import UserError
 
+EXAMPLES_HELP = """\
+Images to choose from on the page, or folders of them (default: drawn scenes where the model's classes are those of the
+built-in data, else none)."""
+
 
 def run(args: list[str]) -> int:
     """Serve the page until Ctrl-C; a UserError without gradio, a usable checkpoint and a free address."""
@@ -13,16 +17,18 @@ def run(args: list[str]) -> int:
     # nobody is told who uses the page; gradio reads this when it is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from sign_zs3.commands.page import build_page
+        from sign_zs3.commands.page_layout import build_page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         message = "demo: gradio is not installed, expected it for the page: pip install 'sign-zs3[demo]'"
         raise UserError(message) from None
+    from sign_zs3.images import find_images
     from sign_zs3.tasks.loading import load_task
 
+    examples = [*find_images(options.examples, "--examples")] if options.examples else []
     model = load_task(options.ckpt_path)
-    page = build_page(model, **window_options(model.segmenter, options))
+    page = build_page(model, examples, **window_options(model.segmenter, options))
     try:
         _, url, _ = page.launch(
             server_name=options.host, server_port=options.port, share=False, inbrowser=False, quiet=True,
@@ -44,5 +50,6 @@ def _parser() -> VerbParser:
     made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
+    made.add_argument("--examples", nargs="+", default=(), metavar="PATH", help=EXAMPLES_HELP)
     add_windows(made)
     return made

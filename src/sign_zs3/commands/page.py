@@ -1,184 +1,209 @@
-"""A page to try a model in the browser: upload, overlay, legend, classes by name. Needs gradio, the extra ``demo``."""
+"""What the page of a model does, apart from how it looks: images read and labelled, classes taught, what is shown.
 
-from collections.abc import Collection
+Messages are for visitors of the page, who know no option of the command line. How it looks is in `page_layout`.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sign_zs3.commands.checkpoints import listed
-from sign_zs3.drawing.colours import protocol_colours
-from sign_zs3.drawing.overlay import NOTE, blend, shares, short_name
-from sign_zs3.errors import UserError
+from sign_zs3.data.datasets.shapes import NAMES, UNSEEN, draw_scene
+from sign_zs3.drawing.colours import is_clear, protocol_colours
+from sign_zs3.drawing.overlay import OPACITY, at_shown_size, shares
+from sign_zs3.embeddings import ClassTable
+from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.images import read_image
 from sign_zs3.limits import MAX_PIXELS
 from sign_zs3.protocol import Protocol
+from sign_zs3.reports.predictions import index_map
 from sign_zs3.tasks.base import ZeroShotTask
+from sign_zs3.vocabulary.editing import check_new
 from sign_zs3.vocabulary.extension import check_teachable, extend
 
 KEPT = 3600
 """Seconds for which uploads, and what a visitor added, are kept."""
-FORGOTTEN = f"This page keeps an image for {KEPT // 60} minutes: upload it again"
-_CSS = """
-#upload {min-height: 9em}
-#legend label {border-left: 1.4em solid var(--colour, transparent); min-width: 11em}
-#status textarea {font-size: 1.05em}
-"""
+LISTED = 0.01
+"""Share of the pixels from which on the legend lists a class; the others are folded."""
+NO_IMAGE = f"There is no image: upload one, or take an example. Images are kept for {KEPT // 60} minutes."
+NOT_TEACHABLE = "This model cannot learn classes by name."
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What one visitor has before them: a model with their own classes (None: the page's), and an image.
+    """What one visitor has: a model with their own classes (None: the page's), an image, and a bonus of unseen classes.
 
-    The `picture` is (h, w, 3) uint8 RGB, as it is shown; the `labels` (H, W) uint8 class indices, at its own size.
+    The `bonus` is added to the scores of unseen classes, beside the model's own `seen_penalty`.
     """
 
     model: ZeroShotTask | None = None
     path: Path | None = None
-    picture: NDArray[np.uint8] | None = None
-    labels: NDArray[np.uint8] | None = None
+    bonus: float = 0.0
 
 
 class Page:
-    """What the page of a model, which is not changed, does, apart from how it looks.
+    """What the page of a model, which is not changed, does.
 
-    An image of more than `max_pixels` is refused; the options are those of `Segmenter.segment`, by default the model's.
+    Args:
+        model: A trained model.
+        examples: Image files to choose from; without any, a model of the built-in data has drawn scenes.
+        max_pixels: An image of more pixels is refused.
+        options: Those of `Segmenter.segment`, by default the model's.
     """
 
-    def __init__(self, model: ZeroShotTask, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
+    def __init__(
+        self, model: ZeroShotTask, examples: Sequence[Path] = (), max_pixels: int = MAX_PIXELS, **options: Any
+    ) -> None:
         self.model = model
         self.max_pixels = max_pixels
+        self.examples = [*examples]
+        if not examples and model.protocol.dataset == "shapes":
+            folder = Path(tempfile.mkdtemp(prefix="sign-zs3-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self.examples = _write_scenes(folder)
         self.options = model.evaluation_options | options
 
     def protocol(self, visit: Visit) -> Protocol:
         """Return the classes of a visitor."""
         return (visit.model or self.model).protocol
 
-    def open(self, visit: Visit, path: str | Path | None) -> tuple[Visit, str]:
-        """Label an image; return what the visitor has then, and the line on it."""
-        visit = replace(visit, path=None, picture=None, labels=None)
-        if path is None:
-            return visit, ""
-        path = Path(path)
+    @property
+    def teachable(self) -> bool:
+        """Whether the model can learn classes by their names."""
         try:
-            image = read_image(path, max_pixels=self.max_pixels)[0]
-            segmenter = (visit.model or self.model).segmenter
-            found = segmenter.segment(image, max_pixels=self.max_pixels, **self.options).labels.numpy()
+            check_teachable(self.model)
+        except UserError:
+            return False
+        return True
+
+    @functools.cached_property
+    def table(self) -> ClassTable | None:
+        """The table of class vectors of the training, None where it is not there."""
+        vectors = self.model.hparams["vectors"]
+        try:
+            return ClassTable.bundled() if vectors == "bundled" else ClassTable.load(vectors)
+        except (UserError, OSError):
+            return None
+
+    def thumbnails(self, side: int = 192) -> list[tuple[str, str]]:
+        """Return the name and a small picture, as an address, of each example."""
+        found = []
+        for path in self.examples:
+            small = Image.fromarray(self.read(path))
+            small.thumbnail((side, side))
+            found.append((path.stem, _source(small, "JPEG")))
+        return found
+
+    def read(self, path: str | Path | None) -> NDArray[np.uint8]:
+        """Read an image, (H, W, 3) RGB; a UserError says to a visitor why it cannot be."""
+        if path is None or not Path(path).exists():
+            raise UserError(NO_IMAGE)
+        name = Path(path).name
+        try:
+            return read_image(Path(path), max_pixels=self.max_pixels)[0]
         except UserError as error:
-            # where the server keeps an upload is of no use to a visitor
-            return visit, _line(error).replace(str(path), path.name)
-        picture = blend(image, found, self.protocol(visit), shown=())
-        height, width = found.shape
-        number = len(np.unique(found))
-        line = f"{path.name}: {width} x {height} pixels, {number} {'class' if number == 1 else 'classes'} found"
-        return replace(visit, path=path, picture=picture, labels=found), line
+            if size := re.search(r"found (\d+ x \d+) = \d+ pixels", str(error)):
+                most = f"this page takes at most {self.max_pixels:,} pixels"
+                raise UserError(f"{name} has {size[1]} pixels, {most}: make it smaller and upload it again.") from error
+            raise UserError(f"{name} cannot be read as an image: save it as JPEG or PNG and upload that.") from error
+
+    def preview(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return what the viewer shows before the image is labelled: itself."""
+        return {"picture": _source(at_shown_size(image, image[:, :, 0])[0], "JPEG")}
+
+    def label(
+        self, visit: Visit, image: NDArray[np.uint8], report: Callable[[int, int], object] | None = None
+    ) -> tuple[dict[str, Any], str]:
+        """Label a visitor's image; return what the viewer shows, and a line on it.
+
+        `report` is called with the number of windows that are read, and of all.
+        """
+        protocol, segmenter = self.protocol(visit), (visit.model or self.model).segmenter
+        options = self.options | {"seen_penalty": self.options["seen_penalty"] + visit.bonus}
+        found = segmenter.segment(image, max_pixels=self.max_pixels, confidence_map=True, report=report, **options)
+        assert found.confidence_map is not None
+        labels, (height, width) = found.labels.numpy(), found.labels.shape
+        sure = (100 * found.confidence_map).round().byte().numpy()
+        _, small, sure = at_shown_size(image, labels, sure)
+        held, name = shares(labels), visit.path.name if visit.path else "image"
+        colours = (protocol_colours(protocol) * 255).round().astype(int).tolist()
+        view = self.preview(image) | {
+            "labels": _source(small),
+            "confidence": _source(sure),
+            "index": _source(index_map(labels, protocol)),
+            "file": f"{Path(name).stem}_classes.png",
+            "alternative": f"{name}, each pixel in the colour of its class",
+            "opacity": OPACITY,
+            "classes": [
+                {
+                    "index": index,
+                    "name": protocol.classes[index],
+                    "unseen": index >= protocol.num_seen,
+                    "colour": colours[index],
+                    "share": share,
+                    "listed": share >= LISTED or len(held) == 1,
+                    "clear": is_clear(protocol.classes[index]),
+                }
+                for index, share in held
+            ],
+        }
+        return view, f"{name}: {width} x {height} pixels, {len(held)} {'class' if len(held) == 1 else 'classes'} found"
 
     def teach(self, visit: Visit, names: str) -> tuple[Visit, str]:
-        """Add classes for a visitor by their names, split at commas, and label the image again."""
+        """Add classes for a visitor by their names, split at commas; a UserError says to a visitor why it cannot be."""
+        new = [" ".join(name.split()) for name in listed(names) if name.strip()]
+        if not new:
+            raise UserError("Write the name of a class first, such as zebra.")
+        known = [*self.protocol(visit).classes]
+        for name in new:
+            try:
+                check_new(name, known)
+            except UserError as error:
+                raise UserError(f"“{name}” is a class already: see the list of all classes.") from error
+            known.append(name)
+            if self.table is not None and not self.table.has(name):
+                hint = did_you_mean(name, self.table.names, 2, ": try another word for it, or the singular.")
+                raise UserError(f"The model has never read the word “{name}”{hint}")
         try:
-            new = [name for name in listed(names) if name] or [""]
             visit = replace(visit, model=extend(visit.model or self.model, new))
         except UserError as error:
-            return visit, _line(error)
-        line = f"added: {', '.join(new)} ({self.protocol(visit).num_classes} classes now)"
-        if visit.path is None:
-            return visit, line
-        visit, found = self.open(visit, visit.path)
-        return visit, f"{line}; {found}"
-
-    def overlay(self, visit: Visit, shown: Collection[int] | None = None) -> NDArray[np.uint8] | None:
-        """Return the image with the colours of the classes `shown`, (h, w, 3) RGB; None: without an image."""
-        if visit.picture is None or visit.labels is None:
-            return None
-        return blend(visit.picture, visit.labels, self.protocol(visit), shown)
-
-    def legend(self, visit: Visit) -> list[tuple[str, int]]:
-        """Return the classes of the image, the largest first: their text, with a star where unseen, and their index."""
-        if visit.labels is None:
-            return []
-        protocol = self.protocol(visit)
-        return [(f"{short_name(protocol, i)}  {100 * share:.1f} %", i) for i, share in shares(visit.labels)]
+            reason = " ".join(str(error).split())
+            raise UserError(f"{', '.join(new)} cannot be added on this page ({reason})") from error
+        return visit, f"Added {', '.join(new)}: {self.protocol(visit).num_classes} classes now."
 
 
-def build_page(model: ZeroShotTask, **options: Any) -> gr.Blocks:
-    """Return the page of a model, to be launched, with the options of `Page`; a visitor's classes are theirs alone."""
-    page = Page(model, **options)
-    protocol = page.protocol(Visit())
-    try:
-        check_teachable(model)
-        refusal = None
-    except UserError as error:
-        refusal = _line(error)
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    # one at a time: two at once would share the cores
-    heavy = private | {"concurrency_id": "model", "concurrency_limit": 1}
-
-    with gr.Blocks(title="sign-zs3", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as blocks:
-        gr.HTML(
-            f"<style>{_CSS}</style><h1>{type(model).__name__.removesuffix('Module')}: segmentation by class names</h1>"
-            f"{protocol.num_classes} classes: {protocol.num_seen} seen in training, {len(protocol.unseen)} unseen (★)"
-        )
-        visit = gr.State(Visit(), time_to_live=KEPT)
-        with gr.Row():
-            # not an Image, whose own reader would fail before ours can say why
-            upload = gr.File(label="Image", elem_id="upload", height=150)
-            with gr.Column():
-                new = gr.Textbox(
-                    label="Add classes by name",
-                    placeholder="zebra, black horse",
-                    info=refusal or "Several by commas; no training images are needed. It takes some seconds.",
-                    interactive=refusal is None,
-                    elem_id="new",
-                )
-                add = gr.Button("Add", variant="primary", interactive=refusal is None, elem_id="add")
-        status = gr.Textbox(label="Status", interactive=False, lines=1, elem_id="status")
-        with gr.Row():
-            shared: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["download", "fullscreen"]}
-            original = gr.Image(label="Image", elem_id="original", **shared)
-            overlay = gr.Image(label="Classes", elem_id="overlay", **shared)
-        legend = gr.CheckboxGroup([], label="Legend", info=f"Untick a class to hide it. {NOTE}", elem_id="legend")
-        colours = gr.HTML()
-        outputs = [visit, original, overlay, legend, colours, status]
-
-        def everything(now: Visit, line: str) -> tuple[Any, ...]:
-            entries = page.legend(now)
-            indices = [index for _, index in entries]
-            update = gr.CheckboxGroup(choices=entries, value=indices)
-            return now, now.picture, page.overlay(now), update, _colours(indices, page.protocol(now)), line
-
-        def on_upload(now: Visit, path: str | None) -> tuple[Any, ...]:
-            return everything(*page.open(now, path))
-
-        def on_add(now: Visit, text: str) -> tuple[Any, ...]:
-            after, line = page.teach(now, text)
-            if after is now:
-                # refused: what the visitor sees stays, hidden classes included
-                return (*(gr.skip() for _ in outputs[:-1]), line)
-            return everything(after, line)
-
-        def on_toggle(now: Visit, shown: list[int]) -> tuple[Any, ...]:
-            if now.labels is None:
-                return now, gr.skip(), FORGOTTEN
-            return now, page.overlay(now, shown), gr.skip()
-
-        upload.change(on_upload, [visit, upload], outputs, **heavy)
-        add.click(on_add, [visit, new], outputs, **heavy)
-        new.submit(on_add, [visit, new], outputs, **heavy)
-        # returning the visit renews the time for which it is kept
-        legend.input(on_toggle, [visit, legend], [visit, overlay, status], **private)
-    assert isinstance(blocks, gr.Blocks)
-    return blocks
+def _write_scenes(folder: Path, count: int = 4) -> list[Path]:
+    """Write the first test scenes of the built-in data that hold an unseen class; return their paths."""
+    unseen = [own_id for own_id, name in NAMES.items() if name in UNSEEN]
+    made: list[Path] = []
+    index = 0
+    while len(made) < count:
+        image, mask = draw_scene(index, 0, "test")
+        index += 1
+        # something else beside it
+        if np.isin(mask, unseen).any() and len(np.unique(mask)) > 3:
+            made.append(folder / f"scene {len(made) + 1}.png")
+            Image.fromarray(image).save(made[-1])
+    return made
 
 
-def _colours(indices: list[int], protocol: Protocol) -> str:
-    """Return the style that gives each entry of the legend its class's colour."""
-    colours = (protocol_colours(protocol) * 255).round().astype(int)[indices].tolist()
-    rules = (f"#legend label:nth-of-type({n}) {{--colour: rgb{tuple(c)}}}" for n, c in enumerate(colours, 1))
-    return f"<style>{' '.join(rules)}</style>"
-
-
-def _line(error: UserError) -> str:
-    return " ".join(str(error).split())
+def _source(pixels: NDArray[np.uint8] | Image.Image, kind: str = "PNG") -> str:
+    """Return an image as an address that holds it."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    content = io.BytesIO()
+    image.save(content, format=kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -212,19 +212,21 @@ def check_windows(window: int, overlap: int) -> None:
 
 def label_by_windows(
     pixels: Tensor | NDArray[np.uint8], score: Callable[[Tensor, Place | None], Scores], num_classes: int, window: int,
-    overlap: int, stride: int, confidence_map: bool,
+    overlap: int, stride: int, confidence_map: bool, report: Callable[[int, int], object] | None = None,
 ) -> Segmentation:  # fmt: skip
     """Label an image (3, H, W) in windows that overlap; memory holds the scores of one window.
 
     `score` maps a window (1, 3, h, w), on the CPU, and its place to its scores. `window` is the side of the windows in
-    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image.
+    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image. `report` is called after each
+    window with how many are read and how many there are.
     """
     height, width = pixels.shape[-2:]
     size = window or max(height, width)
     labels = torch.empty((height, width), dtype=torch.uint8)
     confidences = torch.empty((height, width)) if confidence_map else None
     sums = torch.zeros(num_classes, dtype=torch.float64)
-    for (rows, columns), core, target in windows(height, width, size, overlap, stride):
+    areas = list(windows(height, width, size, overlap, stride))
+    for number, ((rows, columns), core, target) in enumerate(areas, 1):
         read = pixels[:, rows, columns]
         # a copy: an array may be read-only, or run backwards
         read = read if isinstance(read, Tensor) else torch.from_numpy(read.copy())
@@ -236,6 +238,8 @@ def label_by_windows(
         sums.scatter_add_(0, label.flatten(), confidence.flatten().double())
         if confidences is not None:
             confidences[target] = confidence
+        if report is not None:
+            report(number, len(areas))
     return Segmentation.of(labels, sums, confidences)
 
 

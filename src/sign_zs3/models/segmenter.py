@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -191,6 +191,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         overlap: int | None = None,
         max_pixels: int = MAX_PIXELS,
         confidence_map: bool = False,
+        report: Callable[[int, int], object] | None = None,
     ) -> Segmentation:
         """Label one image at its own size, a large one in windows that overlap.
 
@@ -208,6 +209,7 @@ class Segmenter(nn.Module, PretrainedFolder):
             overlap: Pixels that neighbouring windows share at least; None: a quarter of the window.
             max_pixels: An image of more pixels is refused.
             confidence_map: Also return each pixel's confidence.
+            report: Called after each window with the number of windows that are read and of all.
 
         Raises:
             UserError: The image cannot be read, is no RGB image or is too large; or an option is out of range.
@@ -228,4 +230,4 @@ class Segmenter(nn.Module, PretrainedFolder):
             # windows begin at whole cells of the image at every scale, unless that leaves them hardly a place to begin
             stride = repeats_after(self.encoder.period, options.get("scales", (1.0,)))
             stride = stride if 2 * stride <= window else self.encoder.places.step
-            return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map)
+            return label_by_windows(pixels, score, self.num_classes, window, overlap, stride, confidence_map, report)
