@@ -198,12 +198,12 @@ class Sheets:
 def sheets(monkeypatch: pytest.MonkeyPatch) -> Sheets:
     drawn, draw = Sheets(), panels.contact_sheet
 
-    def record(images: Any, masks: Any, names: Any, protocol: Protocol, title: str = "") -> Any:
+    def record(images: Any, masks: Any, names: Any, protocol: Protocol, title: str = "", **rest: Any) -> Any:
         drawn.samples = [
             {"image": image, "mask": mask, "id": name} for image, mask, name in zip(images, masks, names, strict=True)
         ]
         drawn.protocol = protocol
-        return draw(images, masks, names, protocol, title)
+        return draw(images, masks, names, protocol, title, **rest)
 
     monkeypatch.setattr(panels, "contact_sheet", record)
     return drawn
