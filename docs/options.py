@@ -19,7 +19,8 @@ from pytorch_lightning import Trainer
 
 from sign_zs3.callbacks import ScheduleCheckpoint
 from sign_zs3.cli import main
-from sign_zs3.commands.configuration import SECTIONS, TRAINING, VERBS
+from sign_zs3.commands.configuration import TRAINING, VERBS
+from sign_zs3.commands.help import EXAMPLES
 from sign_zs3.commands.training import TRAINER_DEFAULTS
 from sign_zs3.data import datamodules
 from sign_zs3.tasks import METHODS
@@ -38,12 +39,6 @@ CONFIGURED = {
     "debug": "Show the traceback of an error.",
 }
 """What the options mean that all verbs with a configuration have."""
-ABOUT = {
-    "fit": "Train: run the phases of the schedule, print the table of scores, and write `results.json`, pictures and "
-    "checkpoints into the run's folder.",
-    "validate": "Score a checkpoint on the validation images.",
-    "test": "Score a checkpoint on the test images.",
-}
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -85,18 +80,19 @@ def _verb(*verb: str) -> str:
     if parser is None:
         lines += ["```text", text.rstrip(), "```", ""]
     else:
-        configured = any(action.dest.startswith("trainer.") for action in parser._actions)
-        # what Lightning says of its own methods is not what they do here
-        about = ABOUT.get(name, parser.description or "")
-        usage = f"sign-zs3 {name} --config FILE [options]" if configured else parser.format_usage()
-        left_out = {*SECTIONS, *CONFIGURED, "data", "verbose"} if configured else set()
-        rows = [_option(action) for action in parser._actions if _is_shown(action) and action.dest not in left_out]
-        lines += [escape(about), "", "```text", usage.removeprefix("usage: ").rstrip(), "```", ""]
-        lines += [table(["option", "what it does"], rows), ""] if rows else []
-        if configured:
-            lines += ["Also [the options of every verb that takes a configuration](#options-of-configured).", ""]
-        lines += [escape(parser.epilog or ""), ""]
-        text = f"{about} {parser.epilog}"
+        rows = [_option(action) for action in parser._actions if _is_shown(action)]
+        usage = parser.format_usage().removeprefix("usage: ").rstrip()
+        lines += [
+            escape(parser.description or ""),
+            "",
+            "```text",
+            usage,
+            "```",
+            "",
+            table(["option", "what it does"], rows),
+        ]
+        lines += ["", escape(parser.epilog or ""), "", "```bash", *EXAMPLES.get(name, ()), "```", ""]
+        text = f"{parser.description} {parser.epilog}"
     # verbs of a verb are named in its help
     within = dict.fromkeys(re.findall(rf"sign-zs3 {verb[0]} ([a-z]+)", text)) if len(verb) == 1 else ()
     return "\n".join([*lines, *(_verb(*verb, word) for word in within)])
