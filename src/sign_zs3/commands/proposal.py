@@ -47,11 +47,6 @@ class Plan:
         warp = min(320, max(128, 32 * round(area**0.5 / 32)))
         return cls(False, warp, max(96, round(warp * 0.6 / 32) * 32), min(2000, max(200, 50 * round(train / 50))))
 
-    @property
-    def rounds(self) -> int:
-        """Rounds of self-training: of few images a second one has gained nothing."""
-        return 1 if self.iterations < 300 else 2
-
     def seconds(self, encode: float, counts: Mapping[str, int], area: float) -> float:
         """Return how long a training on the CPU takes, where the encoder takes `encode` seconds for a warped image.
 
@@ -61,7 +56,7 @@ class Plan:
             area: Mean pixels of a test image, which keeps its size.
         """
         images = 2 * counts["train"] + counts["test"] * area / self.warp**2  # mirrored ones, too
-        iterations = (5 + self.rounds) * self.iterations / 2
+        iterations = 7 * self.iterations / 2  # of all steps
         return START + encode * (images + iterations * PASSES * BATCH * (self.crop / self.warp) ** 2)
 
     def text(
@@ -81,7 +76,7 @@ class Plan:
         return template.read_text(encoding="utf-8").format(
             name=name, file=file, root=as_yaml(data["root"]), places=places, unseen=as_yaml(list(unseen)),
             chosen=chosen, warp=self.warp, crop=self.crop, train_iterations=self.iterations,
-            half_iterations=self.iterations // 2, rounds=self.rounds, install=install, **counts,
+            half_iterations=self.iterations // 2, install=install, **counts,
         )  # fmt: skip
 
 
