@@ -107,7 +107,7 @@ def test_a_run_that_fails_later_keeps_its_folder(tmp_path: Path, monkeypatch: py
     def fail(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("later")
 
-    monkeypatch.setattr("sign_zs3.commands.training.print_table", fail)
+    monkeypatch.setattr("sign_zs3.commands.training.ZeroShotCLI._report", fail)
     assert main(["fit", "--config", config]) == 1
     assert (tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt").is_file()
     # a start that fails afterwards takes nothing away from it
