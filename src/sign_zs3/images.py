@@ -182,7 +182,7 @@ def find_images(
             found.setdefault(path.parent.resolve() / path.name, (path, Path(path.name)))
         else:
             raise UserError(
-                f"{option}: {path} is not there, or in a closed folder, expected an image or a folder of images; "
+                f"{option}: {path} is not there, or may not be read, expected an image or a folder of images; "
                 "correct the path"
             )
     if problems and not found:

@@ -78,7 +78,7 @@ PAGES = {
     "fit": Page(
         "sign-zs3 fit --config FILE [--SECTION.OPTION VALUE ...]",
         "Train on seen classes and class names, then test. A table of IoU per class after each phase is\n"
-        "printed; results.json, panel.png, checkpoints/ and logs are written to runs/version_N.",
+        "printed; results.json, panel.png, checkpoints/ and logs are written to version_N in the folder of runs.",
         {
             "What to run": {
                 **_WHAT,

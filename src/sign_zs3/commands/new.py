@@ -29,8 +29,8 @@ from sign_zs3.files import check_writable, from_home, replacing
 from sign_zs3.protocol import IGNORE_INDEX
 
 DESCRIPTION = """\
-Write a configuration for a folder of your own: images, masks with an id per pixel, and classes.txt, which is proposed
-where it is missing. Every mask is read once. Nothing that exists is overwritten."""
+Write a configuration for a folder of your own: images, masks with an id per pixel, and classes.txt, which is
+written with names to be replaced where it is missing. Every mask is read once. Nothing that exists is overwritten."""
 
 
 class _List(argparse.Action):

@@ -28,7 +28,7 @@ and one predictions.json with the pixels and the mean confidence of each class."
 EPILOG = """\
 The test images of a data set, whose paths and sizes a configuration knows, are labelled by the other form: `sign-zs3
 predict --config FILE --ckpt_path PATH`; `sign-zs3 predict --config FILE --help` lists its options."""
-CKPT_HELP = "The trained model: a .ckpt file, or a folder that save_pretrained wrote."
+CKPT_HELP = "The trained model: a .ckpt file, or a folder that `export` wrote."
 IMAGES_HELP = "Images, and folders that are searched with their subfolders. EXIF orientation is followed."
 OUTPUT_HELP = "Folder to write into (default: predictions). Subfolders of the images' folder are kept."
 OVERWRITE_HELP = "Write into a folder that holds files already; those of the same names are replaced."

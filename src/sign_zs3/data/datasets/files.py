@@ -65,7 +65,8 @@ def read_classes(path: Path, largest: int = 254) -> dict[int, str]:
     for number, line in read_lines(path, "class", expected):
         match = CLASS_LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; correct the line")
+            advice = "put a tab between id and name, not spaces" if re.match(r"\d+ ", line) else "correct the line"
+            raise UserError(f"{path}: found {line!r:.100} in line {number}, expected {expected}; {advice}")
         digits, name = match.groups()
         if len(name) > MAX_NAME:
             what = f"{path}: found a name of {len(name)} characters in line {number}"
