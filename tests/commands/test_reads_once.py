@@ -78,15 +78,15 @@ def test_panels_open_the_checkpoint_of_each_model_once(run: Path, tmp_path: Path
 
 def test_the_page_opens_its_checkpoint_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio")
-    from sign_zs3.commands import page
+    from sign_zs3.commands import page_layout
 
     served: list[Any] = []
 
-    def build_page(model: Any, **options: Any) -> Any:
+    def build_page(model: Any, examples: Any, **options: Any) -> Any:
         served.append(model)
         return SimpleNamespace(launch=lambda **_: (None, "", None), block_thread=lambda: None, close=lambda **_: None)
 
-    monkeypatch.setattr(page, "build_page", build_page)
+    monkeypatch.setattr(page_layout, "build_page", build_page)
     with counted(run / "whole.ckpt") as opened:
         assert main(["demo", "--ckpt_path", str(run / "whole.ckpt")]) == 0
     assert len(served) == opened.count == 1
