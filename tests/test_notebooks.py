@@ -1,4 +1,4 @@
-"""The notebooks run from start to end on tiny data, in a kernel of this interpreter."""
+"""The notebooks run from start to end on tiny data, in a kernel of this interpreter; README's block runs, too."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sign_zs3 import load_recipe
 from sign_zs3.data.datasets.shapes import NAMES, draw_scene
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat: pip install nbformat")
 nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install nbclient")
 pytest.importorskip("ipykernel", reason="notebooks need a kernel: pip install ipykernel")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LENGTHS = {"TRAIN_ITERATIONS": 2, "GENERATOR_ITERATIONS": 1, "TRANSFER_ITERATIONS": 1, "SELF_TRAINING_ITERATIONS": 1}
 SIZES = {"TRAIN_SIZE": 16, "TEST_SIZE": 8}
 TINY: dict[str, dict[str, Any]] = {
@@ -33,7 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
 # a line of each table, with a number
 SAID = {
     "annealed_self_training": r"T = 2\.0 +\d+\.\d +\d+\.\d +\d+\.\d",
-    "own_data": r"no vector for 1 of 22 class names: .*lemondisc",
+    "own_data": r"no vector for 1 of 17 class names: .*lemondisc",
     "quickstart": r"harmonic mIoU",
     "teach_a_class": r"extend with data +\d+\.\d +\d+\.\d +\d+\.\d",
 }
@@ -89,6 +91,16 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
     assert TINY[path.stem].keys() <= assigned(parameters.source).keys()
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_comments_give_the_lengths_of_the_demo(path: Path) -> None:
+    lengths = load_recipe("quickstart")["model"]
+    source = parameters_of(nbformat.read(path, as_version=4)).source
+    named = dict(re.findall(r"^(\w+)_ITERATIONS = \d+  # (\d+)\b", source, re.MULTILINE))
+    assert {"TRAIN", "GENERATOR", "TRANSFER"} <= named.keys()
+    for name, length in named.items():
+        assert int(length) == lengths[f"{name.lower()}_iterations"]
+
+
 def run(path: Path, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a notebook in an empty folder; return it with its outputs."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -133,3 +145,27 @@ def test_a_folder_of_ones_own_is_read_and_not_written(tmp_path: Path, monkeypatc
     last = notebook.cells[-1].outputs
     assert any("mean confidence" in output.get("text", "") for output in last)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_block_of_the_readme_prints_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = [
+        re.findall(r"## In a notebook\n\n```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+        for page in ("README.md", "docs/start.md")
+    ]
+    assert blocks[0] == blocks[1]
+    (block,) = blocks[0]
+    lengths = {name.lower(): length for name, length in LENGTHS.items()}
+    for whole, short in {
+        "batch_size=8": "batch_size=8, train_size=16, test_size=8",
+        'load_recipe("quickstart")["model"]': f'load_recipe("quickstart")["model"] | {lengths}',
+    }.items():
+        assert whole in block
+        block = block.replace(whole, short)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(draw_scene(0, 0)[0]).save("image.jpg")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["labels"].shape == (64, 64)
+    assert "test/harmonic_miou" in capsys.readouterr().out
