@@ -80,7 +80,7 @@ def test_a_table_of_two_sources(tmp_path: Path, capsys: pytest.CaptureFixture[st
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["reports", output, "vectors.bin", "vectors.vec"])
     first = path.read_bytes()
-    assert main(["embed", *arguments, "--output", str(path)]) == 0
+    assert main(["embed", *arguments, "--output", str(path), "--overwrite"]) == 0
     assert path.read_bytes() == first
 
 

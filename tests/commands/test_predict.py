@@ -433,9 +433,9 @@ def test_an_output_that_exists_is_refused(predict: Program, tmp_path: Path) -> N
     [
         (
             ["none.png"],
-            "--data.images: none.png is not there, or in a closed folder, expected an image or a folder of images",
+            "--images: none.png is not there, or may not be read, expected an image or a folder of images",
         ),
-        (["empty"], "--data.images: found no image in empty, expected files that end in .jpg"),
+        (["empty"], "--images: found no image in empty, expected files that end in .jpg"),
         (["a.png", "--output", "a.png"], "--output: found the file a.png, expected a folder"),
         (["a.png", "--ckpt_path", "none.ckpt"], "checkpoint: none.ckpt is not there"),
         (["a.png", "--ckpt_path", "a.png"], "checkpoint: a.png"),

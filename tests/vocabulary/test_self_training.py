@@ -24,7 +24,7 @@ def test_self_training_on_images_without_masks(checkpoint: str, tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(generator(new).parameters(), generator(old).parameters(), strict=True))
     save_model(new, tmp_path / "new.ckpt")
     assert load_task(tmp_path / "new.ckpt").protocol == old.protocol
-    with pytest.raises(UserError, match=r"nothing is not there, or in a closed folder, expected an image"):
+    with pytest.raises(UserError, match=r"nothing is not there, or may not be read, expected an image"):
         self_train(old, [tmp_path / "nothing"])
     with pytest.raises(UserError, match="iterations: found 0"):
         self_train(old, [tmp_path], iterations=0)

@@ -43,7 +43,7 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky=a,sky=b", "--output", new], "found 'sky' twice"),
         ("remove", ["--ckpt_path", checkpoint, "--classes", "moon", "--output", new], "found 'moon', expected one of"),
-        ("extend", [*zebra, new, "--images", str(tmp_path / "none")], "none is not there, or in a closed folder"),
+        ("extend", [*zebra, new, "--images", str(tmp_path / "none")], "none is not there, or may not be read"),
     ):  # fmt: skip
         code, out = run(verb, *options)
         assert code == 1, out
