@@ -72,7 +72,7 @@ class Page:
         self.max_pixels = max_pixels
         self.examples = [*examples]
         if not examples and model.protocol.dataset == "shapes":
-            folder = Path(tempfile.mkdtemp(prefix="sign-zs3-"))
+            folder = Path(tempfile.mkdtemp(prefix="sign_zs3_page_"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             self.examples = _write_scenes(folder)
         self.options = model.evaluation_options | options
