@@ -22,18 +22,13 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv in the project and install everything that the README's commands need
 
-$(READY): setup.cfg pyproject.toml
-	@echo "installing into $(VENV): torch, all extras and developers' tools; with CUDA, several gigabytes: some minutes"
+$(READY): EXTRAS := dev
+$(BASIC): EXTRAS := lite,demo
+$(READY) $(BASIC): setup.cfg pyproject.toml
+	@echo "installing into $(VENV), with the extras $(EXTRAS); with CUDA, torch takes several gigabytes: some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
-
-$(BASIC): setup.cfg pyproject.toml
-	@echo "installing into $(VENV): torch, the page in the browser and others; with CUDA, several gigabytes: some minutes"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[lite,demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(if $(wildcard $(READY)),$(READY),$(BASIC))  ## train all steps on the built-in data, print the GZSL table, write pictures (about 5 minutes on two cores)
