@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -40,6 +41,7 @@ _ORIENTATION = 0x0112
 _DARK = 64
 # EXIF orientations that swap height and width
 _TURNED = (5, 6, 7, 8)
+_OPENING = Lock()
 
 
 def read_image(
@@ -72,7 +74,7 @@ def read_image(
     """
     with decoding(path, "an image"):
         refuse_special(path, "an image")
-        with _limit(max_pixels), Pillow.open(path, formats=FORMATS) as file:
+        with _opened(path, max_pixels) as file:
             rawmode = raw_mode(file)  # before the EXIF of a PNG, for which Pillow decodes all of it
             stored = (file.height, file.width)
             if max_pixels is not None:
@@ -116,16 +118,20 @@ def _predictions_among(files: Sequence[Path]) -> set[Path]:
     return written
 
 
-@contextmanager
-def _limit(max_pixels: int | None) -> Iterator[None]:
-    """Let the caller's limit stand in for Pillow's own, which warns at half of the size that it refuses."""
-    before = Pillow.MAX_IMAGE_PIXELS
-    if max_pixels is not None:
+def _opened(path: Path, max_pixels: int | None) -> Pillow.Image:
+    """Open an image; the caller's limit stands in for Pillow's own, which warns at half of the size that it refuses.
+
+    Pillow's limit is a global, which only opening asks: it is off for no longer than that, and in one thread at a time.
+    """
+    if max_pixels is None:
+        return Pillow.open(path, formats=FORMATS)
+    with _OPENING:
+        before = Pillow.MAX_IMAGE_PIXELS
         Pillow.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Pillow.MAX_IMAGE_PIXELS = before
+        try:
+            return Pillow.open(path, formats=FORMATS)
+        finally:
+            Pillow.MAX_IMAGE_PIXELS = before
 
 
 def find_images(

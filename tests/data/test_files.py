@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +356,24 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="2500000000 pixels") as caught:
             read(path)
         refusal(caught, path)
+
+
+def test_pillow_keeps_its_limit_when_threads_read_with_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(noise(8, 8)).save(path)
+    limit, open_image = Image.MAX_IMAGE_PIXELS, Image.open
+
+    def open_slowly(*args: Any, **options: Any) -> Image.Image:
+        time.sleep(0.01 * next(calls))
+        return open_image(*args, **options)
+
+    calls = itertools.count(1)
+    monkeypatch.setattr(Image, "open", open_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: read_image(path, max_pixels=100), range(4)))
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_huge_image_is_read_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
