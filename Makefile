@@ -67,7 +67,7 @@ mutants: setup  ## break functional/ and metrics.py in 1100 places; fails if tes
 	$(BIN)/mutmut export-cicd-stats
 	$(BIN)/python tests/shares.py mutants/mutmut-cicd-stats.json 0.85 killed/total
 
-table1-msrc: setup  ## Table 1 on MSRC-21 with three seeds (DATA=folder of MSRC v2; about 20 minutes on two cores)
+table1-msrc: setup  ## Table 1 on MSRC-21 with three seeds (DATA=folder of MSRC v2; about 25 minutes on two cores)
 	$(BIN)/python experiments/tables.py table1 --data $(DATA)
 
 ablations-msrc: setup  ## Tables 2 to 4 and Figure 5 on MSRC-21 (about half an hour on two cores)

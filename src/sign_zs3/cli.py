@@ -43,6 +43,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*no pre-optimization state was saved")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # the log counts them
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
     try:

@@ -219,6 +219,14 @@ def test_development_shows_pseudo_unseen_classes_in_validation_only(fake_voc: Fa
     assert not any(torch.isin(batch["mask"], unseen).any() for batch in module.train_dataloader())
 
 
+@pytest.mark.parametrize(("options", "stage"), [({"development": 8}, "fit"), ({}, "validate")])
+def test_without_validation_images_nothing_is_trained_that_they_are_to_score(
+    fake_voc: FakeVOC, options: dict[str, Any], stage: str
+) -> None:
+    with pytest.raises(UserError, match=r"^validation images: found none.*give --data\.val_fraction"):
+        voc(fake_voc, val_fraction=0, **options).setup(stage)
+
+
 def test_own_validation_cuts_nothing() -> None:
     module = OwnValidation(num_workers=0)
     module.setup("fit")

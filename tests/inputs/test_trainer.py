@@ -312,9 +312,11 @@ def test_what_matters_to_trainings_alone_is_taken_elsewhere(
     command = ["--config", "run.yaml", "--ckpt_path", "runs/version_0/checkpoints/train.ckpt"]
     options = ["--trainer.callbacks", "ModelCheckpoint", "--trainer.enable_progress_bar", "false"]
     assert main(["test", *command, *options]) == 0
-    assert main(["validate", *command, *options, "--trainer.limit_test_batches", "0"]) == 0
-    assert main(["test", *command, "--trainer.limit_test_batches", "0"]) == 1
-    assert "trainer.limit_test_batches: found 0, but" in capsys.readouterr().err
+    limits = ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "1.0"]
+    assert main(["validate", *command, *options, *limits]) == 0
+    for verb, name in (("test", "limit_test_batches"), ("validate", "limit_val_batches")):
+        assert main([verb, *command, f"--trainer.{name}", "0"]) == 1
+        assert f"trainer.{name}: found 0, but" in capsys.readouterr().err
 
 
 def test_own_checkpoints_that_never_came_are_told(fit: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -233,7 +233,7 @@ EXAMPLES = {
         "sign-zs3 data convert SegmentationClass --colours labelmap.txt --output photos",
     ),
     "demo": (
-        "sign-zs3 demo --ckpt_path runs/demo/version_0/checkpoints/last.ckpt",
+        "sign-zs3 demo --ckpt_path runs/shapes/version_0/checkpoints/last.ckpt",
         "sign-zs3 demo --ckpt_path last.ckpt --host 0.0.0.0 --port 8000",
     ),
     "embed": (

@@ -12,8 +12,8 @@ import numpy as np
 from sign_zs3.data.survey import Mask
 from sign_zs3.embeddings.table import ClassTable
 
-PASSES = 0.8
-"""Time of an iteration per crop, beside that of the encoder for an image of a crop's size: measured on one core."""
+PASSES = 1.3
+"""Time of an iteration per crop, beside that of the encoder for an image of a crop's size: measured on two cores."""
 START = 30
 """Seconds of imports, tests and pictures."""
 BATCH = 8

@@ -143,6 +143,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             self.train_indices, self.val_indices = tuple(range(len(self.train_set))), tuple(range(len(self.val_set)))
         else:
             self.train_indices, self.val_indices = self._cut(len(self.train_set))
+        if not self.val_indices and (self.development or stage == "validate"):
+            raise UserError("validation images: found none, expected some to score: give --data.val_fraction 0.2")
         log.info("training images: %d, validation images: %d", len(self.train_indices), len(self.val_indices))
         if self.development:
             # hyperparameters are chosen on this split: its scores must not be those of test images

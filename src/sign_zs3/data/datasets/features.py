@@ -80,7 +80,7 @@ class FeatureDataset(Samples):
                 for mirrored in missing:
                     self.cache.write(self._file(index, mirrored), self._encoded(image, mask.shape, mirrored))
                 computed += len(missing)
-        if progress:
+        if progress and computed:
             log.info("features: %d images in %s, %d maps computed", len(indices), self.cache.folder, computed)
 
     def sample(self, index: int, seed: int, compact: bool = False) -> Sample:
