@@ -35,8 +35,6 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 # progress bars, and warnings with paths of the machine that builds
 nb_output_stderr = "remove"
-# a slider does nothing without a kernel, and its scripts would come from elsewhere
-nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 
 # -- docstrings
 autodoc_typehints = "description"

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import math
-import queue
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +35,6 @@ SAID = {
     "quickstart": r"harmonic mIoU",
     "teach_a_class": r"extend with data +\d+\.\d +\d+\.\d +\d+\.\d",
 }
-
-
-@pytest.fixture(autouse=True)
-def awake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for messages every second: what nbclient sends for a widget may swallow the word that an answer has come.
-
-    Without it about one run in ten of a notebook with widgets waits for the whole timeout, and then finds the answer.
-    """
-    channel = pytest.importorskip("jupyter_client.channels").AsyncZMQSocketChannel
-    ask = channel.get_msg
-
-    async def get_msg(self: Any, timeout: float | None = None) -> Any:
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 1:
-            with contextlib.suppress(queue.Empty):
-                return await ask(self, 1)
-        return await ask(self, max(0.0, left))
-
-    monkeypatch.setattr(channel, "get_msg", get_msg)
 
 
 def parameters_of(notebook: Any) -> Any:
