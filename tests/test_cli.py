@@ -271,29 +271,36 @@ def test_threads_sleep_soon_unless_the_user_says_how_they_wait(chosen: dict[str,
     assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("presses", "told"), [(1, "saved after 2 batches"), (2, "saved after 0 batches, 2 more are lost")]
+)
 def test_an_interrupted_run_says_how_to_go_on(
+    presses: int,
+    told: str,
     config: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(self: ScheduleProgressBar, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+    def press(self: ScheduleProgressBar, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
+        model = trainer.lightning_module
+        if isinstance(model, ZeroShotTask) and model.schedule.batches == 2:
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(ScheduleProgressBar, "on_train_batch_end", interrupt)
-            assert main(["fit", "--config", config]) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)  # Lightning lets no second one through
+    with monkeypatch.context() as patch:
+        patch.setattr(ScheduleProgressBar, "on_train_batch_end", press)
+        assert main(["fit", "--config", config, "--model.train_iterations", "9", "--checkpoint.every", "5"]) == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
     last = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt"
-    assert f"interrupted; saved after 0 batches; go on with --ckpt_path {last}" in caplog.messages
+    assert f"interrupted; {told}; go on with --ckpt_path {last}" in caplog.messages
     assert {record.name.partition(".")[0] for record in caplog.records} == {"sign_zs3"}  # nothing of Lightning's own
-    capsys.readouterr()
+    capfd.readouterr()
     assert main(["fit", "--config", config, "--ckpt_path", str(last)]) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     commands = [line.split(" # ")[0].split() for line in out.split("next:\n")[1].splitlines()]
     assert [words[words.index("--ckpt_path") - 1] for words in commands] == ["predict", "extend", "demo"]
     assert all(Path(words[words.index("--ckpt_path") + 1]).is_file() for words in commands)

@@ -25,10 +25,10 @@ class ScheduleCheckpoint(Checkpoint):
 
     Files lie in ``checkpoints/`` of the run's folder. Each is written beside its place and renamed, so that a
     run that dies while writing leaves the last one whole. ``last.ckpt`` is there before the first batch, so that a disk
-    that cannot be written to is noticed at once, and before each validation. SIGTERM, ``--trainer.max_time`` and, in a
-    SLURM job, the signal before its time limit save between two batches and stop the run; that job is put back into
-    SLURM's queue, and goes on from there when it is started again. After an error, also a loss that is not finite, the
-    files stay as they are.
+    that cannot be written to is noticed at once, before each validation and at the end of each phase. Ctrl-C, SIGTERM,
+    ``--trainer.max_time`` and, in a SLURM job, the signal before its time limit save between two batches and stop the
+    run; that job is put back into SLURM's queue, and goes on from there when it is started again. A second Ctrl-C stops
+    at once. After an error, also a loss that is not finite, the files stay as they are.
 
     Args:
         every: Iterations between two saves of ``last.ckpt``; 0: only when training stops.
@@ -93,13 +93,14 @@ class ScheduleCheckpoint(Checkpoint):
         if finished is not None:
             self.phase_files[finished.name] = str(self._folder / f"{finished.name}.ckpt")
             self.save(trainer, finished.name)
-        if self.every and schedule.batches_pending == 0 and schedule.iteration % self.every == 0:
+        interval_ends = schedule.batches_pending == 0 and self.every and schedule.iteration % self.every == 0
+        if interval_ends or (finished is not None and self.every):
             self._save_last(trainer, pl_module)
         if not schedule.done and self.signals.agreed(trainer):
             self._save_last(trainer, pl_module)
             self.signals.requeue(trainer)
             trainer.strategy.barrier("requeued")  # SLURM may end all ranks when one has ended
-            raise SIGTERMException(self.signals.received)
+            raise self.signals.exception
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save before a validation, which may take longer than a signal leaves."""
@@ -115,7 +116,7 @@ class ScheduleCheckpoint(Checkpoint):
         # ranks may have different numbers of batches, so each stops for itself
         if self.signals.received is not None:
             self.signals.requeue(trainer)
-            raise SIGTERMException(self.signals.received)
+            raise self.signals.exception
 
     on_predict_start = on_test_start
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _stop_evaluation
@@ -132,10 +133,14 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
+        self.signals.restore_interrupt()
         if self._saved_at < 0 or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         path = self._folder / "last.ckpt"
         if isinstance(exception, SIGTERMException):
             log.info("saved; go on with --ckpt_path %s", path)
         elif isinstance(exception, KeyboardInterrupt):
-            log.info("interrupted; saved after %d batches; go on with --ckpt_path %s", self._saved_at, path)
+            assert isinstance(pl_module, ZeroShotTask)
+            since = pl_module.schedule.batches - self._saved_at
+            lost = f", {since} more are lost" if since else ""
+            log.info("interrupted; saved after %d batches%s; go on with --ckpt_path %s", self._saved_at, lost, path)

@@ -1,4 +1,4 @@
-"""SIGTERM and the signal of SLURM before a time limit: noted when they come, acted upon between two batches."""
+"""Ctrl-C, SIGTERM and the signal of SLURM before a time limit: noted when they come, acted upon between two batches."""
 
 import hashlib
 import logging
@@ -38,24 +38,32 @@ class StopSignals:
         self._between_batches = False
         self._trainer: pl.Trainer | None = None
         self._former: tuple[signal.Signals, Any] | None = None
+        self._former_interrupt: Any = None
         self._launcher: _SubprocessScriptLauncher | None = None
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Handle SLURM's requeue signal until `restore`: Lightning leaves it alone where it has a handler."""
-        self._trainer, self._between_batches = trainer, False
+        self._trainer, self._between_batches, self.received = trainer, False, None
         slurm = trainer._accelerator_connector.cluster_environment
         number = slurm.requeue_signal if isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue else None
         if number and self._former is None and threading.current_thread() is threading.main_thread():
             self._former = (number, signal.signal(number, self._note_requeue))
 
     def restore(self) -> None:
-        """Put back the handler that was there before `prepare`."""
+        """Put back the handler that was there before `prepare`, and that of Ctrl-C."""
+        self.restore_interrupt()
         if self._former is not None:
             signal.signal(*self._former)
             self._former = None
 
+    def restore_interrupt(self) -> None:
+        """Put back the handler of Ctrl-C that was there before `take_over`."""
+        if self._former_interrupt is not None:
+            signal.signal(signal.SIGINT, self._former_interrupt)
+            self._former_interrupt = None
+
     def take_over(self, trainer: pl.Trainer) -> None:
-        """Handle SIGTERM, until Lightning puts the former handler back."""
+        """Handle Ctrl-C until `restore`, and SIGTERM until Lightning puts the former handler back."""
         self._between_batches = True
         if trainer.received_sigterm:
             self.received = self.received or "SIGTERM"  # it came before anything of ours was called
@@ -63,6 +71,13 @@ class StopSignals:
         self._launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
+            if self._former_interrupt is None:
+                self._former_interrupt = signal.signal(signal.SIGINT, self._note_interrupt)
+
+    @property
+    def exception(self) -> BaseException:
+        """What ends the run once all is saved."""
+        return KeyboardInterrupt() if self.received == "SIGINT" else SIGTERMException(self.received)
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Say whether any rank was told to stop; called on all ranks."""
@@ -94,6 +109,13 @@ class StopSignals:
         first, self.received = self.received is None, self.received or signal.Signals(number).name
         if first and self._launcher is not None:
             self._launcher.kill(number)
+
+    def _note_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None or self._trainer is None or not self._trainer.training:
+            raise KeyboardInterrupt
+        self.received = "SIGINT"
+        # print and logging are no functions for a signal handler
+        os.write(2, b"\nstopping after this iteration, to save it; Ctrl-C again stops at once\n")
 
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
         self._requeue = True

@@ -6,6 +6,7 @@ with any number of workers, sees the samples of one never stopped. Evaluation re
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def worker_options(num_workers: int) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _start_worker,
         "generator": torch.Generator(),
         "pin_memory": torch.cuda.is_available(),
     }
@@ -256,7 +257,9 @@ def collate(samples: list[Sample]) -> Any:
     return default_collate(samples)
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal; the main one decides when to stop, and needs batches until then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # OpenCV, whether loaded already or by the first sample, would start a thread per core in each worker
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
     if cv2 := sys.modules.get("cv2"):
