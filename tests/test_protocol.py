@@ -117,3 +117,11 @@ def test_voc_default_is_the_published_split() -> None:
         "train",
         "tvmonitor",
     ]
+
+
+@pytest.mark.parametrize("palette", ["00ff", "zz" * 768, "AB" * 768])
+def test_a_palette_that_is_none(palette: str) -> None:
+    fields = published_protocol("voc").as_dict()
+    assert "palette" not in fields
+    with pytest.raises(UserError, match="expected 1536 hexadecimal digits or none"):
+        Protocol.from_dict({**fields, "palette": palette})

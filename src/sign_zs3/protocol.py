@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,8 @@ class Protocol:
         ids: The data set's own ids (0..254) of `classes`, in the same order.
         num_seen: S, the number of seen classes.
         ignored_ids: Own ids (0..255) that mean "no label".
+        palette: Colours of the data set's own masks: RGB of the ids 0..255 as 1,536 hexadecimal digits; empty: none.
+            Two splits that differ in nothing else are equal.
 
     Raises:
         UserError: Lengths differ, a name or id repeats, an id is out of range or class and ignored, or none is seen.
@@ -45,10 +48,11 @@ class Protocol:
     ids: tuple[int, ...]
     num_seen: int
     ignored_ids: tuple[int, ...] = ()
+    palette: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for field in _LISTS:
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for problem in self._problems():
             raise UserError(f"class split {self.dataset!s:.100}/{self.split!s:.100}: {problem}")
 
@@ -66,6 +70,8 @@ class Protocol:
             yield from (f"found the {kind} id {i}, expected 0 to {most}; renumber the masks" for i in outside)
         for i in sorted(set(self.ids) & set(self.ignored_ids)):
             yield f"found the id {i} as a class and as ignored, expected one of them; remove it from the other"
+        if not re.fullmatch("(?:[0-9a-f]{1536})?", self.palette):
+            yield f"found the palette {self.palette!r:.20}, expected 1536 hexadecimal digits or none; leave it out"
         if not 1 <= self.num_seen <= names:
             expected = "expected at least one seen class; shorten the list of unseen classes"
             yield f"found {self.num_seen} seen of {names} classes, {expected}"
@@ -100,7 +106,8 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain types, as hyperparameters and JSON hold them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        items = ((key, list(value) if isinstance(value, tuple) else value) for key, value in asdict(self).items())
+        return {key: value for key, value in items if value or key != "palette"}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Protocol:
@@ -110,7 +117,8 @@ class Protocol:
             UserError: A field is missing, unknown, of another type or out of range.
         """
         kinds = {"dataset": str, "split": str, "classes": str, "ids": int, "num_seen": int, "ignored_ids": int}
-        if odd := sorted(kinds.keys() ^ {*fields, "ignored_ids"}):
+        kinds["palette"] = str
+        if odd := sorted(kinds.keys() ^ {*fields, "ignored_ids", "palette"}):
             found = f"{', '.join(map(str, fields)):.200}"
             raise UserError(f"protocol: found {found}, expected {', '.join(kinds)} ({odd[0]})")
         for name, value in fields.items():

@@ -36,11 +36,11 @@ class Drawn:
         self.names: list[str] = []
 
         def panel(*args: Any) -> None:
-            names = ("images", "truths", "predictions", "protocol", "title", "confidences", "palette")
+            names = ("images", "truths", "predictions", "protocol", "title", "confidences")
             self.panels.append(dict(zip(names, args, strict=True)))
 
         def pseudo(*args: Any) -> None:
-            names = ("images", "truths", "labels", "weights", "protocol", "title", "palette")
+            names = ("images", "truths", "labels", "weights", "protocol", "title")
             self.pseudo.append(dict(zip(names, args, strict=True)))
 
         def put(_: PictureLogger, trainer: pl.Trainer, key: str, figure: Any, step: int, name: str) -> None:
@@ -173,9 +173,8 @@ def test_pseudo_labels_that_are_kept(fit: Fit, drawn: Drawn) -> None:
         assert abs(there.sum() - 0.25 * there.numel()) <= 1
 
 
-@pytest.mark.parametrize("development", [0, 3])
-def test_training_images_where_there_are_no_others(tmp_path: Path, drawn: Drawn, development: int) -> None:
-    data = tiny_data(development=development)
+def test_training_images_where_there_are_no_others(tmp_path: Path, drawn: Drawn) -> None:
+    data = tiny_data()
     # as a folder without a list of its own for validation
     data.own_validation, data.val_fraction = False, 0.0
     quiet_trainer(tmp_path, PictureLogger(every=0)).fit(tiny_model(phases=["train"]), data)

@@ -108,7 +108,7 @@ def predict(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_the_files_of_an_image(predict: Program, segmenter: Segmenter, tmp_path: Path) -> None:
     image = scene()
     Image.fromarray(image).save(tmp_path / "photo.png")
-    assert predict("photo.png") == 0
+    assert predict("photo.png") == 0, predict.err
     assert predict.out == "predictions: predictions (1 image: NAME.png, NAME_overlay.jpg; predictions.json)\n"
     folder = tmp_path / "predictions"
     assert sorted(path.name for path in folder.iterdir()) == ["photo.png", "photo_overlay.jpg", "predictions.json"]
@@ -243,7 +243,7 @@ def test_a_folder_that_save_pretrained_wrote(predict: Program, segmenter: Segmen
     segmenter.save_pretrained(tmp_path / "model")
     Image.fromarray(scene()).save(tmp_path / "photo.png")
     predict.checkpoint = tmp_path / "model"
-    assert predict("photo.png") == 0
+    assert predict("photo.png") == 0, predict.err
     index = np.asarray(opened("predictions/photo.png"))
     np.testing.assert_array_equal(index, own_ids(segmenter, segmenter.predict(scene())))
     assert report_of(Path("predictions"))["options"]["seen_penalty"] == 0.25

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -148,12 +150,23 @@ def folder(root: Path, palette: list[int] | None) -> FolderDataModule:
 def test_the_palette_of_masks_is_used(tmp_path: Path, palette: list[int] | None, used: bool) -> None:
     data = folder(tmp_path / "data", palette)
     assert data.test_set is not None and data.protocol.classes == ("zebra", "grass")
-    colours = protocol_colours(data.protocol, data.test_set.palette)[:2]
+    colours = protocol_colours(data.protocol)[:2]
     own = np.array([[30, 40, 250], [200, 10, 20]]) / 255
     assert np.allclose(colours, own if used else class_colours(["grass", "zebra"])[::-1])
     drawn = data.test_set.plot(data.test_set[0]).axes[1].images[0].get_array()
     assert drawn is not None
     assert np.allclose(drawn[0, 0], colours[int(data.test_set[0]["mask"][0, 0])])
+    # a checkpoint and an exported folder hold the protocol, and so the colours
+    stored = Protocol.from_dict(json.loads(json.dumps(data.protocol.as_dict())))
+    assert np.array_equal(protocol_colours(stored), protocol_colours(data.protocol))
+    assert stored == replace(stored, palette="")
+
+
+def test_a_class_for_which_a_palette_has_no_colour_gets_one_by_its_name(tmp_path: Path) -> None:
+    known = folder(tmp_path / "data", [0, 0, 0, 200, 10, 20, 30, 40, 250]).protocol
+    taught = replace(known, classes=(*known.classes, "sky"), ids=(*known.ids, 3))
+    by_name = dict(zip(["grass", "zebra", "sky"], class_colours(["grass", "zebra", "sky"]), strict=True))
+    assert np.allclose(protocol_colours(taught)[:3], [*protocol_colours(known)[:2], by_name["sky"]])
 
 
 def test_background_is_not_tinted() -> None:

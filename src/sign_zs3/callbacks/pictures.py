@@ -16,7 +16,6 @@ from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Sample, SegmentationDataset
 from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing import charts, figures, panels
-from sign_zs3.drawing.colours import Palette
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.functional.geometry import PIXELS, map_size, shrink_labels
 from sign_zs3.models.inference import label_scores
@@ -71,7 +70,6 @@ class PictureLogger(pl.Callback):
         self.count = count
         self._folder = Path()
         self._shown: list[_Shown] = []
-        self._palette: Palette | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Learn where files go."""
@@ -87,8 +85,6 @@ class PictureLogger(pl.Callback):
                     f"PictureLogger: found a {type(data).__name__}, expected a ZeroShotDataModule, whose data sets it "
                     "shows: leave the callback out, or derive the data module from that class"
                 )
-            assert data.train_set is not None
-            self._palette = data.train_set.palette
             self._shown = [_reduced(sample) for sample in _examples(data, self.count)]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -131,7 +127,7 @@ class PictureLogger(pl.Callback):
             assert confidence is not None
             labels.append(label[0].cpu())
             confidences.append(confidence[0].cpu())
-        panel = panels.prediction_panel(pictures, truths, labels, protocol, title, confidences, self._palette)
+        panel = panels.prediction_panel(pictures, truths, labels, protocol, title, confidences)
         self._put(trainer, "pictures/panel", panel, schedule.batches, f"panel-{number}")
         masks = {"truth": truths, "prediction": labels}
         if phase.kind == "self_training":
@@ -139,9 +135,7 @@ class PictureLogger(pl.Callback):
             hp = model.hparams
             rule = f"T = {hp['temperature']:g}" if hp["self_training"] == "annealed" else f"top {hp['top_fraction']:g}"
             subtitle = f"{title}, {hp['self_training']}, {rule}"
-            panel = panels.pseudo_label_panel(
-                pictures, truths, masks["pseudo-labels"], weights, protocol, subtitle, self._palette
-            )
+            panel = panels.pseudo_label_panel(pictures, truths, masks["pseudo-labels"], weights, protocol, subtitle)
             self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -179,20 +173,15 @@ def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, co
     samples = [dataset[index] for index in choose_examples(dataset, count)]
     images, truths = ([sample[key] for sample in samples] for key in ("image", "mask"))
     labels = [model.label_image(image) for image in images]
-    panel = panels.prediction_panel(images, truths, labels, dataset.protocol, palette=dataset.palette)
+    panel = panels.prediction_panel(images, truths, labels, dataset.protocol)
     figures.save_figure(panel, path)
 
 
 def _examples(data: ZeroShotDataModule, count: int) -> list[Sample]:
-    assert data.train_set is not None and data.val_set is not None
-    dataset, indices = data.val_set, data.val_indices
-    if not indices:
-        indices = data.train_indices
-        # where nothing is cut off for it, the validation set reads whole images of the training list; but under
-        # `development` it would show what training may not see
-        if data.development:
-            dataset = data.train_set
-    return [dataset[index] for index in choose_examples(dataset, count, indices)]
+    assert data.val_set is not None
+    # where nothing is cut off for it, the validation set reads whole images of the training list
+    indices = data.val_indices or data.train_indices
+    return [data.val_set[index] for index in choose_examples(data.val_set, count, indices)]
 
 
 def _reduced(sample: Sample) -> _Shown:

@@ -41,7 +41,7 @@ class PredictionWriter(BasePredictionWriter):
             # as it is stored: that of the batch may be warped
             dataset = _dataset(trainer)
             image, protocol = dataset.read(index)[0], pl_module.protocol
-            self._images[index] = write_prediction(self._folder, name, name, image, found, protocol, dataset.palette)
+            self._images[index] = write_prediction(self._folder, name, name, image, found, protocol)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, of the images of all ranks, and say where everything is."""

@@ -143,7 +143,7 @@ def _show(args: list[str]) -> int:
     samples = [_thinned(dataset[index]) for index in chosen]
     images, masks, names = ([sample[key] for sample in samples] for key in ("image", "mask", "id"))
     title = f"{dataset.protocol.dataset}, {part}"
-    sheet = contact_sheet(images, masks, names, dataset.protocol, title, palette=dataset.palette)
+    sheet = contact_sheet(images, masks, names, dataset.protocol, title)
     save_figure(sheet, Path(config["output"]))
     print(f"contact sheet of {len(chosen)} of {len(pool)} images: {config['output']}")
     return 0

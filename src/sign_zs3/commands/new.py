@@ -81,7 +81,9 @@ def run(args: list[str]) -> int:
             print(f"warning:  no test image shows {each}: it will have no score", file=sys.stderr)
     for number, each in names.items():
         if each not in (*unseen, *lacking) and not pixels["train"][:, number].any():
-            print(f"warning:  no training image shows {each}: it cannot be learnt, see ignored_classes", file=sys.stderr)
+            print(
+                f"warning:  no training image shows {each}: it cannot be learnt, see ignored_classes", file=sys.stderr
+            )
     counts = {part: len(of) for part, of in pixels.items()}
     plan = Plan.for_masks(masks, counts["train"], gpu=has_gpu())
     with replacing(output) as beside:

@@ -144,4 +144,4 @@ def _panels(rows: Sequence[Row], phase: str | None, count: int, title: str) -> F
         model = load_task(path).to(device)
         check_classes(model.protocol, data.protocol, f"the data of {configs[0]}")
         predictions[label] = [model.label_image(image) for image in images]
-    return comparison_panel(images, truths, predictions, data.protocol, title, data.test_set.palette)
+    return comparison_panel(images, truths, predictions, data.protocol, title)

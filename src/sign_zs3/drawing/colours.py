@@ -88,21 +88,25 @@ def class_colours(names: Sequence[str]) -> Colours:
     return _chosen(tuple(names)).copy()
 
 
-def protocol_colours(protocol: Protocol, palette: Palette | None = None) -> Colours:
+def protocol_colours(protocol: Protocol) -> Colours:
     """Return the colours of a protocol's classes by contiguous id, (256, 3) RGB in [0, 1]; `UNLABELLED` elsewhere.
 
-    They are those of the `palette`, (256, 3) uint8 by own id, if it tells all classes apart and is not all grey; else
-    of Pascal VOC's for data of that name; else `class_colours` in the order of the own ids, alike for all splits.
+    They are those of the palette of the data set's masks, if it tells all classes apart and is not all grey; else of
+    Pascal VOC's for data of that name; else `class_colours` in the order of the own ids, alike for all splits. A class
+    for which a palette has only black, as for one that was taught afterwards, gets one of the latter, too.
     """
     table, ids = np.tile(np.array(UNLABELLED), (256, 1)), np.array(protocol.ids)
-    if palette is None and protocol.dataset == "voc":
+    order = np.argsort(ids)
+    table[order] = class_colours([protocol.classes[index] for index in order])
+    palette = np.frombuffer(bytes.fromhex(protocol.palette), np.uint8).reshape(-1, 3)
+    if not palette.size and protocol.dataset == "voc":
         palette = voc_palette()
-    own = None if palette is None else palette[ids]
-    if own is not None and len(np.unique(own, axis=0)) == len(own) and (np.ptp(own, axis=1) > 0).any():
-        table[: len(ids)] = own / 255
-    else:
-        order = np.argsort(ids)
-        table[order] = class_colours([protocol.classes[index] for index in order])
+    if palette.size:
+        own = np.where(
+            palette[ids].any(axis=1, keepdims=True) | (ids == 0)[:, None], palette[ids] / 255, table[: len(ids)]
+        )
+        if len(np.unique(own, axis=0)) == len(own) and (np.ptp(palette[ids], axis=1) > 0).any():
+            table[: len(ids)] = own
     return table
 
 

@@ -1,8 +1,8 @@
 """Label maps drawn over their images, with a legend: arrays in, arrays out.
 
 Pictures are (height, width, 3) uint8 RGB, labels (H, W) uint8 class indices; seen classes come first. `shown` are the
-indices of the classes to draw; None: all. A `palette` is that of the data set's masks, see `protocol_colours`. Names of
-unseen classes carry a star; a class such as ``background`` is not tinted.
+indices of the classes to draw; None: all. Names of unseen classes carry a star; a class such as ``background`` is not
+tinted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.drawing.colours import Palette, is_clear, protocol_colours
+from sign_zs3.drawing.colours import is_clear, protocol_colours
 from sign_zs3.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -33,18 +33,16 @@ _STRIP = 64
 
 def draw_overlay(
     image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
-    palette: Palette | None = None,
 ) -> Picture:  # fmt: skip
     """Draw labels over their image, and below it the names and shares of the classes that it holds."""
-    picture = blend(image, labels, protocol, shown, palette)
-    legend = draw_legend(labels, protocol, picture.shape[1], shown, palette)
+    picture = blend(image, labels, protocol, shown)
+    legend = draw_legend(labels, protocol, picture.shape[1], shown)
     width = max(picture.shape[1], legend.shape[1])
     return np.concatenate([_widened(picture, width), _widened(legend, width)])
 
 
 def blend(
     image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
-    palette: Palette | None = None,
 ) -> Picture:  # fmt: skip
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
@@ -53,7 +51,7 @@ def blend(
     picture, reduced = at_shown_size(image, labels)
     drawn = np.ones(256, np.bool_) if shown is None else np.isin(np.arange(256), list(shown))
     drawn[[index for index, name in enumerate(protocol.classes) if is_clear(name)]] = False
-    colours = protocol_colours(protocol, palette)[reduced] * 255
+    colours = protocol_colours(protocol)[reduced] * 255
     opacity = np.where(drawn[reduced], OPACITY, 0.0)
     opacity[_edges(reduced) & drawn[reduced]] = 1.0
     return np.asarray((picture + (colours - picture) * opacity[..., None]).round(), np.uint8)
@@ -76,9 +74,7 @@ def at_shown_size(image: Picture, *maps: NDArray[Any]) -> tuple[NDArray[Any], ..
     return picture, *(values[rows][:, columns] for values in maps)
 
 
-def draw_legend(
-    labels: Labels, protocol: Protocol, width: int, shown: Collection[int] | None = None, palette: Palette | None = None
-) -> Picture:
+def draw_legend(labels: Labels, protocol: Protocol, width: int, shown: Collection[int] | None = None) -> Picture:
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
     The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
@@ -100,7 +96,7 @@ def draw_legend(
     rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (width, line * (rows + bool(note)) + box), "white")
     draw = ImageDraw.Draw(legend)
-    colours = (protocol_colours(protocol, palette) * 255).round().astype(int)
+    colours = (protocol_colours(protocol) * 255).round().astype(int)
     for place, (text, index) in enumerate(entries):
         column, row = divmod(place, rows)
         left, top = box // 2 + column * (width // columns), box // 2 + row * line

@@ -1,8 +1,7 @@
 """Images beside their label maps: of the data, of predictions, of pseudo-labels and of several models.
 
 Images are (3, H, W) uint8; truths, labels and predictions (H, W) int64 class indices, 255 where there is none (drawn
-dark grey). A `palette` is that of the data set's masks, see `protocol_colours`. The legend of each figure names the
-classes that are drawn, with a star where one is unseen.
+dark grey). The legend of each figure names the classes that are drawn, with a star where one is unseen.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sign_zs3.drawing.colours import UNLABELLED, Colours, Palette, protocol_colours
+from sign_zs3.drawing.colours import UNLABELLED, Colours, protocol_colours
 from sign_zs3.drawing.figures import literal, new_figure, pixels, wrapped
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
@@ -31,13 +30,12 @@ LEGEND_ROWS = 14
 
 def prediction_panel(
     images: Maps, truths: Maps, predictions: Maps, protocol: Protocol, title: str = "", confidences: Maps | None = None,
-    palette: Palette | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a column per image: the image, its truth, the prediction, dim where nothing is labelled.
 
     `confidences`, (H, W) float in [0, 1], are heat maps in a fourth row.
     """
-    colours = protocol_colours(protocol, palette)
+    colours = protocol_colours(protocol)
     rows = {
         "image": [pixels(image) for image in images],
         "truth": [colours[truth.numpy()] for truth in truths],
@@ -50,13 +48,12 @@ def prediction_panel(
 
 def pseudo_label_panel(
     images: Maps, truths: Maps, pseudo_labels: Maps, weights: Maps, protocol: Protocol, title: str = "",
-    palette: Palette | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a column per image: the image, its labels, the pseudo-labels and their weights.
 
     `weights`, (H, W) float in [0, 1], are those of eq. 17 or say what is kept; NaN where there is no pseudo-label.
     """
-    colours = protocol_colours(protocol, palette)
+    colours = protocol_colours(protocol)
     rows = {
         "image": [pixels(image) for image in images],
         "labels": [colours[truth.numpy()] for truth in truths],
@@ -68,10 +65,9 @@ def pseudo_label_panel(
 
 def comparison_panel(
     images: Maps, truths: Maps, predictions: Mapping[str, Maps], protocol: Protocol, title: str = "",
-    palette: Palette | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a row per image, as the paper's Figures 3 and 4: image, truth and a column per model, headed by its name."""
-    colours = protocol_colours(protocol, palette)
+    colours = protocol_colours(protocol)
     shown = _classes_in(*truths, *(labels for model in predictions.values() for labels in model))
     headings = ["image", "truth", *(wrapped(label, 20) for label in predictions)]
     # wide enough for the legend
@@ -89,10 +85,9 @@ def comparison_panel(
 
 def contact_sheet(
     images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "", pairs: int = 3,
-    palette: Palette | None = None,
 ) -> Figure:  # fmt: skip
     """Draw `pairs` images in a row, each below its name, with its mask to the right."""
-    colours = protocol_colours(protocol, palette)
+    colours = protocol_colours(protocol)
     pairs = min(pairs, len(images))
     rows = -(-len(images) // pairs)
     figure = _panel(
@@ -109,9 +104,9 @@ def contact_sheet(
     return figure
 
 
-def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol, palette: Palette | None = None) -> Figure:
+def sample_panel(image: Tensor, mask: Tensor, name: str, protocol: Protocol) -> Figure:
     """Draw an image, below its name, beside its mask, with a legend to the right that calls unseen classes so."""
-    colours = protocol_colours(protocol, palette)
+    colours = protocol_colours(protocol)
     patches = _patches(_classes_in(mask), protocol, colours, " (unseen)", "ignored")
     legend_columns = -(-len(patches) // LEGEND_ROWS)
     figure = new_figure((7 + 2.2 * legend_columns, 4))

@@ -24,7 +24,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 FORMAT = 1  # raised when older versions would misread what is written
-LATER_OPTIONS = frozenset({"protocol", "ignored_ids", "flip", "scales"})  # where they are missing, defaults hold
+# where they are missing, defaults hold
+LATER_OPTIONS = frozenset({"protocol", "ignored_ids", "palette", "flip", "scales"})
 
 _EXPECTED = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE} that `sign-zs3 export` or save_pretrained wrote"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

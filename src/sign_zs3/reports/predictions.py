@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sign_zs3.drawing.colours import Palette, palette_bytes, protocol_colours
+from sign_zs3.drawing.colours import palette_bytes, protocol_colours
 from sign_zs3.files import replacing, write_json
 from sign_zs3.images import REPORT
 from sign_zs3.models.inference import Segmentation
@@ -31,23 +31,22 @@ def paths_of(name: str) -> tuple[str, str]:
     return f"{inside}.png", f"{inside}{OVERLAY_SUFFIX}"
 
 
-def index_map(labels: NDArray[np.uint8], protocol: Protocol, palette: Palette | None = None) -> Image.Image:
+def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
     """Return (H, W) class indices as a palette image of the data set's own ids, coloured as `protocol_colours` says."""
     from PIL import Image
 
     image = Image.fromarray(protocol.to_ids()[labels])
-    image.putpalette(palette_bytes(protocol.ids, protocol_colours(protocol, palette)[: protocol.num_classes]))
+    image.putpalette(palette_bytes(protocol.ids, protocol_colours(protocol)[: protocol.num_classes]))
     return image
 
 
 def write_prediction(
     folder: Path, name: str, file: str, image: NDArray[np.uint8], found: Segmentation, protocol: Protocol,
-    palette: Palette | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the index map and the overlay of an (h, w, 3) RGB image, and return its entry in the report.
 
-    `name` says where in `folder` they go, as `paths_of` does; the report calls the image `file`. A `palette` is that of
-    the data set's masks. A UserError means that one cannot be written.
+    `name` says where in `folder` they go, as `paths_of` does; the report calls the image `file`. A UserError means that
+    one cannot be written.
     """
     from PIL import Image
 
@@ -55,9 +54,9 @@ def write_prediction(
 
     labels = found.labels.numpy()
     index, overlay = paths_of(name)
-    picture = Image.fromarray(draw_overlay(image, labels, protocol, palette=palette))
+    picture = Image.fromarray(draw_overlay(image, labels, protocol))
     with replacing(folder / index) as beside:
-        index_map(labels, protocol, palette).save(beside, format="PNG")
+        index_map(labels, protocol).save(beside, format="PNG")
     content = io.BytesIO()
     # without the usual subsampling of colour, which would smear outlines and characters
     picture.save(content, format="JPEG", quality=90, subsampling=0)

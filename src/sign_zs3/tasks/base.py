@@ -160,7 +160,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         run.check_data(data, self.hparams)
         if self.is_built:
             self._adopt(protocol)
-        elif self._is_open:
+        elif self._is_open or protocol == self.protocol:  # which may have colours that the model's lacks
             self._take(protocol)
         building.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":

@@ -132,10 +132,12 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         if self.test_set is None and not self.development:
             # checked by `fit` too, which ends with the test scores
             self.test_set = self.make_dataset("test", hide_unseen=False, augment=False)
+            self.protocol = self.test_set.protocol  # which knows the colours of the masks
             log.info("test images: %d", len(self.test_set))
         if (stage in ("test", "predict") and not self.development) or self.train_set is not None:
             return
         self.train_set = self.make_dataset("train", hide_unseen=True, augment=True)
+        self.protocol = self.train_set.protocol
         self.val_set = self.make_dataset(
             "val" if self.own_validation else "train", hide_unseen=self.development == 0, augment=False
         )

@@ -85,11 +85,6 @@ class SegmentationDataset(Samples):
         """Class names by contiguous id, seen ones first."""
         return self.protocol.classes
 
-    @property
-    def palette(self) -> NDArray[np.uint8] | None:
-        """Return the colours that the masks bring along, (256, 3) RGB by own id; None: none."""
-        return None
-
     @abstractmethod
     def name(self, index: int) -> str:
         """Return the name of an image, unique in the data set and fit for a file name."""
@@ -189,7 +184,7 @@ class SegmentationDataset(Samples):
         """Return a figure, of no window, with the image beside its mask and a legend that marks unseen classes."""
         from sign_zs3.drawing.panels import sample_panel
 
-        return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol, self.palette)
+        return sample_panel(sample["image"], sample["mask"], sample["id"], self.protocol)
 
     def check_sizes(self, index: int, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
         """Refuse an image and a mask whose (height, width) differ."""

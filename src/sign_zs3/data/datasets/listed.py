@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +56,9 @@ class ListedDataset(SegmentationDataset):
     ) -> None:
         super().__init__(protocol, hide_unseen, transform)
         self.items = tuple(items)
+        # pictures are to have the colours that the masks have
+        if not protocol.palette and self.items and (palette := read_palette(self.items[0].mask)) is not None:
+            self.protocol = replace(protocol, palette=palette.tobytes().hex())
         self.problems = tuple(problems)
         self._fingerprints: dict[int, tuple[tuple[int, int], str]] = {}
         if not check:
@@ -87,11 +89,6 @@ class ListedDataset(SegmentationDataset):
             if known is None or known[0] != state:
                 known = self._fingerprints[index] = state, content_hash(path.read_bytes())
         return known[1]
-
-    @functools.cached_property
-    def palette(self) -> NDArray[np.uint8] | None:
-        """Return the palette of the first mask, (256, 3) RGB by own id; None where it has none."""
-        return read_palette(self.items[0].mask) if self.items else None
 
     def mask_source(self, index: int) -> str:
         """Return the path of the mask."""
