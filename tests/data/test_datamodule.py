@@ -222,6 +222,23 @@ def test_development_shows_pseudo_unseen_classes_in_validation_only(fake_voc: Fa
     assert not any(torch.isin(batch["mask"], unseen).any() for batch in module.train_dataloader())
 
 
+def test_ignored_classes_are_no_labels(fake_voc: FakeVOC) -> None:
+    plain = voc(fake_voc)
+    plain.setup("test")
+    assert plain.test_set is not None
+    masks = [plain.test_set[index]["mask"] for index in range(len(plain.test_set))]
+    shown = int(
+        next(mask[mask < plain.protocol.num_seen][0] for mask in masks if (mask < plain.protocol.num_seen).any())
+    )
+    name = plain.protocol.classes[shown]
+    fewer = voc(fake_voc, ignored_classes=[name])
+    fewer.setup("test")
+    assert fewer.test_set is not None
+    assert [*fewer.protocol.classes] == [c for c in plain.protocol.classes if c != name]
+    for index, mask in enumerate(masks):
+        assert torch.equal(fewer.test_set[index]["mask"] == 255, (mask == 255) | (mask == shown))
+
+
 def rare_shapes(**options: Any) -> ShapesDataModule:
     """Scenes of which few hold a class of the threshold."""
     options = {"train_size": 60, "test_size": 1, "batch_size": 4, "repeat_threshold": 0.2} | options
