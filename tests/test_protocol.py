@@ -101,6 +101,30 @@ def test_unseen_name_given_twice() -> None:
         published_protocol("voc", ["cow", "cow"])
 
 
+def test_ignored_classes_are_no_classes() -> None:
+    whole = published_protocol("voc", ["sheep", "sofa"])
+    protocol = published_protocol("voc", ["sheep", "sofa"], ignored_classes=["train", "aeroplane"])
+    assert protocol.classes == tuple(name for name in whole.classes if name not in ("train", "aeroplane"))
+    assert protocol.ids == tuple(i for i in whole.ids if i not in (1, 19)) and protocol.num_seen == 16
+    assert protocol.ignored_ids == (0, 1, 19, 255) and protocol.split == "custom"
+    table = protocol.lookup()
+    assert {int(table[i]) for i in protocol.ignored_ids} == {255}
+
+
+@pytest.mark.parametrize(
+    ("unseen", "ignored", "message"),
+    [
+        (["sheep"], ["trian"], r"ignored_classes: found 'trian', expected a class of voc \(.*\); did you mean 'train'"),
+        (["sheep"], ["sheep"], "unseen: found 'sheep', which is in ignored_classes too"),
+        # of the published split
+        (None, ["train"], "unseen: found 'train', which is in ignored_classes too"),
+    ],
+)
+def test_ignored_classes_that_do_not_fit(unseen: list[str] | None, ignored: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        published_protocol("voc", unseen, ignored_classes=ignored)
+
+
 def test_all_unseen_is_refused() -> None:
     with pytest.raises(UserError, match="at least one seen"):
         published_protocol("voc", list(VOC_CLASSES))

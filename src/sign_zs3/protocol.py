@@ -84,20 +84,28 @@ class Protocol:
         names: Mapping[int, str],
         unseen: Sequence[str],
         ignored_ids: Collection[int] = (IGNORE_INDEX,),
+        ignored_classes: Sequence[str] = (),
     ) -> Protocol:
         """Split the classes of a data set by name; both halves are ordered by the data set's own id.
 
-        `names` maps own ids to class names; the names in `unseen` stand in any order. All are `composed`.
+        `names` maps own ids to class names; the names in `unseen` stand in any order, and those in `ignored_classes`
+        are left out: their ids are ignored ones. All are `composed`.
 
         Raises:
-            UserError: An unseen name is no class (close matches are proposed) or is given twice, or none is left seen.
+            UserError: A name is no class (close matches are proposed), is given twice or is both unseen and ignored, or
+                no class is left seen.
         """
         names, unseen = {i: composed(name) for i, name in names.items()}, [composed(name) for name in unseen]
-        for name in unseen:
+        left_out = [composed(name) for name in ignored_classes]
+        for option, name in (*(("ignored_classes", name) for name in left_out), *(("unseen", name) for name in unseen)):
             if name not in names.values():
                 hint = did_you_mean(name, names.values(), otherwise="; correct the name")
                 known = ", ".join(names[i] for i in sorted(names))
-                raise UserError(f"unseen: found {name!r}, expected a class of {dataset} ({known}){hint}")
+                raise UserError(f"{option}: found {name!r}, expected a class of {dataset} ({known}){hint}")
+        if both := [name for name in unseen if name in left_out]:
+            raise UserError(f"unseen: found {both[0]!r}, which is in ignored_classes too; remove it from one of them")
+        ignored_ids = {*ignored_ids, *(i for i, name in names.items() if name in left_out)}
+        names = {i: name for i, name in names.items() if name not in left_out}
         if twice := _repeated(unseen):
             raise UserError(f"unseen: found {twice[0]!r} twice, expected each name once; remove one")
         ordered = sorted(names, key=lambda i: (names[i] in unseen, i))

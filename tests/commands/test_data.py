@@ -141,6 +141,26 @@ def test_check_of_what_is_not_there_shows_no_table(tmp_path: Path, capsys: pytes
     assert last.startswith("error: 1 fault;")
 
 
+def test_check_tells_of_classes_that_are_rare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(20):
+        mask = np.full((8, 8), 1, np.uint8)
+        mask[0] = 2 if number % 6 == 1 else 1
+        mask[1] = 3 if number % 7 == 0 else 1
+        Image.fromarray(np.stack([mask] * 3, axis=2)).save(tmp_path / "images" / f"{number:02}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number:02}.png")
+    (tmp_path / "classes.txt").write_text("1\tgrass\n2\tcow\n3\tdog\n", encoding="utf-8")
+    command = ["data", "check", "--data", "FolderDataModule", "--data.root", str(tmp_path), "--data.unseen", "[dog]"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if re.search(r"\bcow\b", line))
+    images = int(re.findall(r"\d+", row)[1])
+    assert 0 < images <= 4 and f"training: cow is in {images} images, grass in 16; with --data.repeat_threshold" in out
+    # dog is rarer, but unseen: no image comes more often for it
+    assert "training: dog" not in out
+
+
 def test_check_names_classes_that_are_absent(fake: FakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
     fake.write_classes("".join(f"{i}\t{name}\n" for i, name in {**FOLDER_CLASSES, 9: "moon", 10: "sun"}.items()))
     assert main(["data", "check", *options(fake)]) == 0

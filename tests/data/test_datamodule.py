@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import itertools
 import logging
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from sign_zs3.data.datamodules import VOCDataModule, ZeroShotDataModule
+from sign_zs3.data.datamodules import ShapesDataModule, VOCDataModule, ZeroShotDataModule
 from sign_zs3.data.datasets.base import SegmentationDataset
-from sign_zs3.data.stream import LoaderPlan
+from sign_zs3.data.stream import LoaderPlan, repeat_factors
 from sign_zs3.data.transforms import training_preset
 from sign_zs3.errors import UserError
 from tests.data.conftest import TRAIN_AUG, VAL, WITH_UNSEEN, FakeVOC, ToyDataset, same_samples
@@ -219,6 +222,56 @@ def test_development_shows_pseudo_unseen_classes_in_validation_only(fake_voc: Fa
     assert not any(torch.isin(batch["mask"], unseen).any() for batch in module.train_dataloader())
 
 
+def test_ignored_classes_are_no_labels(fake_voc: FakeVOC) -> None:
+    plain = voc(fake_voc)
+    plain.setup("test")
+    assert plain.test_set is not None
+    masks = [plain.test_set[index]["mask"] for index in range(len(plain.test_set))]
+    shown = int(
+        next(mask[mask < plain.protocol.num_seen][0] for mask in masks if (mask < plain.protocol.num_seen).any())
+    )
+    name = plain.protocol.classes[shown]
+    fewer = voc(fake_voc, ignored_classes=[name])
+    fewer.setup("test")
+    assert fewer.test_set is not None
+    assert [*fewer.protocol.classes] == [c for c in plain.protocol.classes if c != name]
+    for index, mask in enumerate(masks):
+        assert torch.equal(fewer.test_set[index]["mask"] == 255, (mask == 255) | (mask == shown))
+
+
+def rare_shapes(**options: Any) -> ShapesDataModule:
+    """Scenes of which few hold a class of the threshold."""
+    options = {"train_size": 60, "test_size": 1, "batch_size": 4, "repeat_threshold": 0.2} | options
+    module = ShapesDataModule(**options)
+    module.setup("fit")
+    return module
+
+
+def test_images_of_rare_classes_come_more_often(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sign_zs3"):
+        module = rare_shapes()
+    assert module.repeats is not None and module.train_set is not None
+    masks = [module.train_set[index]["mask"] for index in range(60)]
+    # unseen classes are hidden, so none of them makes an image come more often
+    held = np.array([[bool((mask == c).any()) for c in range(module.protocol.num_seen)] for mask in masks])
+    assert np.array_equal(module.repeats, repeat_factors(held, 0.2)) and module.repeats.max() > 1
+    names = Counter(name for batch in itertools.islice(module.train_dataloader(), 200) for name in batch["id"])
+    wanted = module.repeats / module.repeats.sum()
+    for index in (int(wanted.argmax()), int(wanted.argmin())):
+        share = names[module.train_set.name(index)] / names.total()
+        assert share == pytest.approx(wanted[index], rel=0.25)
+    rarest = module.protocol.classes[int(np.where(held.any(axis=0), held.sum(axis=0), 61).argmin())]
+    assert f"up to {module.repeats.max():.1f} of one; the rarest, {rarest}, is in" in caplog.text
+    assert rare_shapes(repeat_threshold=0).repeats is None
+
+
+def test_another_threshold_is_another_run() -> None:
+    before, same, other = rare_shapes(), rare_shapes(), rare_shapes(repeat_threshold=0.5)
+    assert before.state_dict() == same.state_dict()
+    assert before.state_dict()["training"] != other.state_dict()["training"]
+    assert before.state_dict()["training"] != rare_shapes(repeat_threshold=0).state_dict()["training"]
+
+
 @pytest.mark.parametrize(("options", "stage"), [({"development": 8}, "fit"), ({}, "validate")])
 def test_without_validation_images_nothing_is_trained_that_they_are_to_score(
     fake_voc: FakeVOC, options: dict[str, Any], stage: str
@@ -245,6 +298,7 @@ def test_own_validation_cuts_nothing() -> None:
         ({"development": 15}, "development: found 15, expected 1 to 14"),
         ({"val_fraction": 1.0}, "val_fraction: found 1.0"),
         ({"val_fraction": -0.1}, "val_fraction: found -0.1"),
+        ({"repeat_threshold": 1.5}, "repeat_threshold: found 1.5, expected a share of the images"),
         ({"unseen_pixels": "forget"}, "unseen_pixels: found 'forget', expected one of ignore, drop"),
         ({"unseen": ["unicorn"]}, "unseen: found 'unicorn', expected a class of voc"),
         ({"crop_size": 0}, "crop_size: found 0"),

@@ -126,7 +126,7 @@ def test_label_maps_read_as_the_pngs_of_the_same_scenes(fake_context: FakeContex
         for index in range(len(maps)):
             assert same_samples(maps[index], pngs[index])
             assert maps.read_mask(index).dtype == np.uint8
-            assert maps.holds_unseen(index) == pngs.holds_unseen(index)
+            assert np.array_equal(maps.held(index), pngs.held(index))
 
 
 def test_pngs_come_before_label_maps(fake_context: FakeContext) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from sign_zs3.data.stream import (
     StreamLoader,
     StreamSampler,
     UnscoredSamples,
+    repeat_factors,
     worker_options,
 )
 from sign_zs3.data.transforms import training_preset
@@ -82,6 +85,55 @@ def test_extra_images_join_without_labels() -> None:
 def test_without_extra_images_the_order_stays() -> None:
     plain, joined = toy_stream(), toy_stream(extra_from=4)
     assert [plain.locate(p) for p in range(40)] == [joined.locate(p) for p in range(40)]
+
+
+REPEATS = [1.0, 1.3, 2.5, 1.0, 3.0, 1.0, 1.7, 1.0, 1.0, 1.0, 1.2]
+
+
+def test_repeated_images_come_as_often_as_their_factors_say() -> None:
+    stream = toy_stream(repeats=REPEATS)
+    length = len(stream)
+    assert length == math.ceil(sum(REPEATS))
+    epochs = [Counter(stream.locate(p)[0] for p in range(e * length, (e + 1) * length)) for e in range(400)]
+    scaled = np.array(REPEATS) * length / sum(REPEATS)
+    for image, factor in enumerate(scaled):
+        counts = [epoch[image] for epoch in epochs]
+        assert set(counts) <= {math.floor(factor), math.floor(factor) + 1}
+        # a mean of 400 draws that are one apart
+        assert abs(np.mean(counts) - factor) < 4 * 0.5 / 400**0.5
+    assert len({tuple(stream.locate(p)[0] for p in range(e * length, (e + 1) * length)) for e in range(20)}) == 20
+
+
+def test_factors_of_one_change_nothing() -> None:
+    plain, repeated = toy_stream(), toy_stream(repeats=[1.0] * N)
+    assert [plain.locate(p) for p in range(40)] == [repeated.locate(p) for p in range(40)]
+
+
+def test_with_repeats_a_position_says_all() -> None:
+    options: dict[str, Any] = {"repeats": REPEATS[:8], "extra": (8, 9, 10), "extra_from": 13}
+    forwards, backwards = (Stream(ToyDataset(N), range(8), 3, **options) for _ in range(2))
+    found = [forwards.locate(p) for p in range(80)]
+    assert [backwards.locate(p) for p in reversed(range(80))] == found[::-1]
+    second = found[13 : 13 + len(forwards) + 3]
+    assert sorted(image for image, labelled in second if not labelled) == [8, 9, 10]
+    assert {image for image, labelled in second if labelled} == set(range(8))
+    one = take(StreamLoader(forwards, 2 * B), 9)
+    two = [take(StreamLoader(backwards, B, rank, 2), 9) for rank in range(2)]
+    assert [b["id"] for b in one] == [[*x["id"], *y["id"]] for x, y in zip(*two, strict=True)]
+    assert same_batches(take(StreamLoader(forwards, 2 * B, position=4), 5), one[4:])
+
+
+def test_repeat_factors_are_those_of_the_rarest_class() -> None:
+    held = np.random.default_rng(0).random((50, 6)) < [0.9, 0.5, 0.2, 0.1, 0.04, 0]
+    factors = repeat_factors(held, 0.25)
+    for image, classes in enumerate(held):
+        shares = [held[:, c].sum() / 50 for c in np.flatnonzero(classes)]
+        assert factors[image] == pytest.approx(max([1.0, *(math.sqrt(0.25 / share) for share in shares)]))
+    assert (repeat_factors(held, 0) == 1).all() and factors.max() > 1.5
+    # every class that is rarer than the threshold comes more often than before
+    often = (factors[:, None] * held).sum(axis=0) / factors.sum()
+    rare = (held.mean(axis=0) < 0.25) & held.any(axis=0)
+    assert (often[rare] > held.mean(axis=0)[rare]).all() and rare.sum() == 2
 
 
 def test_an_empty_pool_and_a_negative_position_are_refused() -> None:

@@ -92,9 +92,13 @@ def test_images_are_taken_as_they_are_stored(fake_voc: FakeVOC) -> None:
     assert not np.array_equal(stored, stored[::-1, ::-1])
 
 
-def test_holds_unseen(fake_voc: FakeVOC) -> None:
+def test_held(fake_voc: FakeVOC) -> None:
     dataset = VOCDataset(fake_voc.root, "train", fake_voc.root)
-    assert {dataset.name(i) for i in range(len(dataset)) if dataset.holds_unseen(i)} == set(WITH_UNSEEN)
+    unseen = dataset.protocol.num_seen
+    assert {dataset.name(i) for i in range(len(dataset)) if dataset.held(i)[unseen:].any()} == set(WITH_UNSEEN)
+    for index in range(len(dataset)):
+        held = np.flatnonzero(dataset.held(index)).tolist()
+        assert held == sorted({*dataset[index]["mask"].flatten().tolist()} - {255})
 
 
 @pytest.mark.parametrize("void", [False, True])

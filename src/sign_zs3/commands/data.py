@@ -32,6 +32,8 @@ Examples:
 
 LISTED = 12
 """Absent classes that are named before they are only counted."""
+UNEVEN = 4
+"""How many times as many images the commonest seen class has as the rarest one, for it to be told."""
 
 SHOWN = 256
 """Height and width in pixels that an image keeps at least in a contact sheet, whose cells are smaller."""
@@ -103,6 +105,14 @@ def _print(protocol: Protocol, counts: dict[Part, SplitCount], report: dict[str,
             f"training: {training['images_with_unseen']} of {counts['train'].images} images hold an unseen class "
             f"(unseen_pixels=drop leaves these out); {pixels} truly unseen"
         )
+        shown = sorted(
+            (e["images"]["train"], e["name"]) for e in report["classes"] if e["seen"] and e["images"]["train"]
+        )
+        if shown and shown[-1][0] >= UNEVEN * shown[0][0]:
+            print(
+                f"training: {shown[0][1]} is in {shown[0][0]} images, {shown[-1][1]} in {shown[-1][0]}; with "
+                "--data.repeat_threshold images of rare seen classes come more often"
+            )
     if unknown := report["unknown_ids"]:
         named = (f"{i} ({n} mask{'s' * (n > 1)})" for i, n in list(unknown.items())[:LISTED])
         print(f"ids that are neither a class nor ignored: {', '.join(named)}{', ...' * (len(unknown) > LISTED)}")

@@ -102,16 +102,23 @@ PUBLISHED: Mapping[str, Published] = {
 ``zs3-N`` ZS3Net's nested ones with N unseen classes."""
 
 
-def published_protocol(dataset: str, unseen: Sequence[str] | None = None, split: str = "default") -> Protocol:
+def published_protocol(
+    dataset: str,
+    unseen: Sequence[str] | None = None,
+    split: str = "default",
+    ignored_classes: Sequence[str] | None = (),
+) -> Protocol:
     """Return a published class split, or one's own by the names of the unseen classes.
 
     Args:
         dataset: A key of `PUBLISHED`.
         unseen: Names of the unseen classes; None takes those of `split`.
         split: Name of a split; it also says whether id 0 is the seen class ``background`` or ignored.
+        ignored_classes: Names of classes to leave out: their pixels are ignored; None for none.
 
     Raises:
-        UserError: There is no such data set or split, or a name is no class.
+        UserError: There is no such data set or split, a name is no class, or one of the split's unseen classes is
+            ignored.
     """
     if dataset not in PUBLISHED:
         raise UserError(f"data set: found {dataset!r}, expected one of {', '.join(PUBLISHED)}")
@@ -122,6 +129,6 @@ def published_protocol(dataset: str, unseen: Sequence[str] | None = None, split:
     if splits[split].background:
         names = {0: "background", **names}
         ignored_ids = tuple(i for i in ignored_ids if i != 0)
-    if unseen is not None:
-        return Protocol.build(dataset, "custom", names, unseen, ignored_ids)
-    return Protocol.build(dataset, split, names, splits[split].unseen, ignored_ids)
+    name = split if unseen is None and not ignored_classes else "custom"
+    unseen = splits[split].unseen if unseen is None else unseen
+    return Protocol.build(dataset, name, names, unseen, ignored_ids, ignored_classes or ())

@@ -4,7 +4,7 @@ A seed and a position say which image comes and how it is augmented. No random s
 with any number of workers, sees the samples of one never stopped. Evaluation reads each image exactly once.
 """
 
-import functools
+import math
 import os
 import signal
 import sys
@@ -46,7 +46,8 @@ class LoaderPlan:
 class Stream(Dataset[Sample]):
     """An endless, seeded sequence of augmented samples, addressed by position.
 
-    Positions 0..n-1 are a permutation of the n images, n..2n-1 another one, and so on.
+    Positions 0..n-1 are a permutation of the n images, n..2n-1 another one, and so on. With `repeats` an epoch is
+    longer: image i is in it r_i times on average, and at least floor(r_i) times.
 
     Args:
         dataset: Where the images come from.
@@ -56,6 +57,7 @@ class Stream(Dataset[Sample]):
             the images that training left out.
         extra_from: First position of the larger pool; None: never.
         compact: Leave masks at uint8 (see `SegmentationDataset.sample`).
+        repeats: The factor r_i of each of the images, at least 1 (see `repeat_factors`); None: 1.
 
     Raises:
         UserError: The pool is empty.
@@ -70,6 +72,7 @@ class Stream(Dataset[Sample]):
         extra: Sequence[int] = (),
         extra_from: int | None = None,
         compact: bool = False,
+        repeats: Sequence[float] | NDArray[np.float64] | None = None,
     ) -> None:
         if not indices:
             raise UserError("training images: found none, expected at least one; check the lists and `unseen_pixels`")
@@ -79,10 +82,13 @@ class Stream(Dataset[Sample]):
         self.extra = tuple(extra)
         self.extra_from = extra_from if self.extra else None
         self.compact = compact
+        self.repeats = np.ones(len(self.indices)) if repeats is None else np.array(repeats, np.float64)
+        self._length: int = math.ceil(float(self.repeats.sum()))
+        self._order: tuple[int, int, NDArray[np.int64]] | None = None  # of the last stage and epoch
 
     def __len__(self) -> int:
-        """Return n, the number of images of the pool without `extra`; positions go on beyond it."""
-        return len(self.indices)
+        """Return the length of an epoch of the pool without `extra`; positions go on beyond it."""
+        return self._length
 
     def __getitem__(self, position: int) -> Sample:
         """Return the sample at a position, at least 0 (see `SegmentationDataset.sample`)."""
@@ -97,19 +103,52 @@ class Stream(Dataset[Sample]):
         """Return the image at a position, and whether its labels may be shown; IndexError: it is negative."""
         if position < 0:
             raise IndexError(f"position {position} is negative")
-        stage, start, length = 0, 0, len(self.indices)
+        stage, start, length = 0, 0, len(self)
         if self.extra_from is not None and position >= self.extra_from:
             stage, start, length = 1, self.extra_from, length + len(self.extra)
         epoch, offset = divmod(position - start, length)
-        place = int(_permutation(self.seed, stage, epoch, length)[offset])
+        if self._order is None or self._order[:2] != (stage, epoch):
+            self._order = stage, epoch, self._draw_order(stage, epoch)
+        place = int(self._order[2][offset])
         if place < len(self.indices):
             return self.indices[place], True
         return self.extra[place - len(self.indices)], False
 
+    def _draw_order(self, stage: int, epoch: int) -> NDArray[np.int64]:
+        """Draw the places in the pool of an epoch, each r times on average: systematic sampling of a shuffled list."""
+        rng = np.random.default_rng([self.seed, _ORDER, stage, epoch])
+        extra = len(self.extra) if stage else 0
+        order = rng.permutation(len(self.indices) + extra)
+        if len(self) == len(self.indices):
+            return order
+        # an epoch has whole samples: all factors grow by the same little
+        factors = np.concatenate([self.repeats * (len(self) / self.repeats.sum()), np.ones(extra)])[order]
+        start = rng.random()
+        ends = np.floor(start + np.cumsum(factors)).astype(np.int64)
+        ends[-1] = len(self) + extra  # without rounding errors
+        return rng.permutation(np.repeat(order, ends - np.concatenate([[0], ends[:-1]])))
 
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, stage: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, _ORDER, stage, epoch]).permutation(length)
+
+def repeat_factors(held: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
+    """Return how often each image is to come in an epoch, so that images of rare classes come more often.
+
+    r_i = max over the classes c of image i of max(1, sqrt(t / f_c)), where f_c is the share of images that hold c: a
+    class in a share t of the images or more does not count (Gupta et al., LVIS, CVPR 2019, section 4).
+
+    >>> repeat_factors(np.array([[1, 0], [1, 0], [1, 0], [1, 1]], np.bool_), threshold=1).tolist()
+    [1.0, 1.0, 1.0, 2.0]
+
+    Args:
+        held: (N, K), whether an image holds a class.
+        threshold: t, a share of the images in [0, 1]; 0 gives 1 for all.
+
+    Returns:
+        (N,), at least 1.
+    """
+    shares = held.mean(axis=0)
+    of_class = np.sqrt(threshold / np.where(shares > 0, shares, 1))
+    factors: NDArray[np.float64] = np.where(held, np.maximum(of_class, 1), 1.0).max(axis=1, initial=1.0)
+    return factors
 
 
 class StreamSampler(DistributedSampler[int]):

@@ -1,6 +1,7 @@
 """What all data modules share: the class split, the cut for validation, dropped images and the loaders."""
 
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import Dataset
@@ -26,6 +28,7 @@ from sign_zs3.data.stream import (
     StreamLoader,
     UnscoredSamples,
     collate,
+    repeat_factors,
     worker_options,
 )
 from sign_zs3.errors import UserError, check_at_least, check_choice
@@ -34,7 +37,7 @@ from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
-_OF_THE_CUT = ("val_fraction", "val_size", "test_fraction", "seed", "unseen_pixels", "development")
+_OF_THE_CUT = ("val_fraction", "val_size", "test_fraction", "seed", "unseen_pixels", "development", "repeat_threshold")
 _Share = TypeVar("_Share")
 
 
@@ -56,6 +59,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             that holds one, until self-training reads it with all pixels unlabelled.
         development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
         val_fraction: Share of the training list that is cut off for validation; 0 for no validation.
+        repeat_threshold: Seen classes in less than this share of the training images come more often, see
+            `sign_zs3.data.stream.repeat_factors`; 0 leaves each image as likely. All masks are read before training.
 
     Attributes:
         protocol: The class split; under `development` the one that takes its place.
@@ -85,12 +90,15 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         unseen_pixels: Literal["ignore", "drop"] = "ignore",
         development: int = 0,
         val_fraction: float = 0.05,
+        repeat_threshold: float = 0.0,
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_at_least(0, num_workers=num_workers, seed=seed, development=development)
         if not 0 <= val_fraction < 1:
             raise UserError(f"val_fraction: found {val_fraction}, expected at least 0 and below 1; correct it")
+        if not 0 <= repeat_threshold <= 1:
+            raise UserError(f"repeat_threshold: found {repeat_threshold}, expected a share of the images, in [0, 1]")
         check_choice("unseen_pixels", unseen_pixels, "ignore", "drop")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -99,6 +107,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.unseen_pixels = unseen_pixels
         self.development = development
         self.val_fraction = val_fraction
+        self.repeat_threshold = repeat_threshold
         self.protocol = protocol.development(development, seed) if development else protocol
         self.train_set: SegmentationDataset | None = None
         self.val_set: SegmentationDataset | None = None
@@ -106,6 +115,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         self.train_indices: tuple[int, ...] = ()
         self.dropped_indices: tuple[int, ...] = ()
         self.val_indices: tuple[int, ...] = ()
+        self.repeats: NDArray[np.float64] | None = None
         self.plan = LoaderPlan()
         self._with_maps: dict[int, FeatureDataset] = {}
 
@@ -157,6 +167,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             log.info("unseen_pixels=ignore: training hides unseen pixels; train/hidden_pixels counts them")
         if self.has_masks:
             look_at_masks(self.train_set, self.train_indices, self.known_numbering)
+        if self.repeat_threshold:
+            self._repeat(self.train_set)
 
     def follow(self, plan: LoaderPlan) -> None:
         """Make the loaders that are asked for from now on as a run needs them.
@@ -180,6 +192,10 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         sets = {"training": (self.train_set, self.train_indices), "validation": (self.val_set, self.val_indices)}
         images = {name: [dataset.name(i) for i in indices] for name, (dataset, indices) in sets.items()}
         options = {name: getattr(self, name) for name in _OF_THE_CUT if hasattr(self, name)}
+        if self.repeats is not None:
+            images["training"] = [
+                f"{name} {each:.6f}" for name, each in zip(images["training"], self.repeats, strict=True)
+            ]
         return {"options": options, **{name: content_hash("\n".join(of).encode()) for name, of in images.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -247,8 +263,9 @@ class ZeroShotDataModule(LightningDataModule, ABC):
                 # the names of all, and on a machine with a disk of its own the maps that others computed
                 maps.fill(needed)
         stream = Stream(
-            samples, self.train_indices, self.seed, extra=extra, extra_from=joining, compact=self.trainer is not None
-        )
+            samples, self.train_indices, self.seed, extra=extra, extra_from=joining, compact=self.trainer is not None,
+            repeats=self.repeats,
+        )  # fmt: skip
         return StreamLoader(
             stream, self.batch_size, rank, world_size, self.num_workers, plan.batches, position=plan.position
         )
@@ -305,19 +322,37 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         order = np.random.default_rng([self.seed, length]).permutation(length).tolist()
         return tuple(sorted(order[count:])), tuple(sorted(order[:count]))
 
-    def _drop(self, dataset: SegmentationDataset) -> None:
-        """Leave out the training images that hold an unseen class; each rank reads its share of the masks."""
+    def _held(self, dataset: SegmentationDataset) -> NDArray[np.bool_]:
+        """Read which classes each training image holds, (N, K); each rank reads its share of the masks."""
 
-        def held(rank: int, count: int) -> list[int]:
-            mine = indices[rank::count]
+        def held(rank: int, count: int) -> list[NDArray[np.bool_]]:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                return list(compress(mine, pool.map(dataset.holds_unseen, mine)))
+                return list(pool.map(dataset.held, self.train_indices[rank::count]))
 
-        indices = self.train_indices
-        dropped = {index for share in in_shares(held, *self._rank()) for index in share}
-        self.train_indices = tuple(index for index in indices if index not in dropped)
-        self.dropped_indices = tuple(index for index in indices if index in dropped)
-        left_out, of = len(dropped), len(indices)
+        shares = in_shares(held, *self._rank())
+        found = np.empty((len(self.train_indices), self.protocol.num_classes), np.bool_)
+        for rank, share in enumerate(shares):
+            found[rank :: len(shares)] = share
+        return found
+
+    def _repeat(self, dataset: SegmentationDataset) -> None:
+        """Let images of rare seen classes come more often."""
+        held = self._held(dataset)[:, : self.protocol.num_seen]
+        self.repeats = repeat_factors(held, self.repeat_threshold)
+        rarest = int(np.where(held.any(axis=0), held.sum(axis=0), len(held) + 1).argmin())
+        log.info(
+            "repeat_threshold=%g: an epoch has %d samples of %d images, up to %.1f of one; the rarest, %s, is in %d",
+            self.repeat_threshold, math.ceil(self.repeats.sum()), len(held), self.repeats.max(),
+            self.protocol.classes[rarest], held[:, rarest].sum(),
+        )  # fmt: skip
+
+    def _drop(self, dataset: SegmentationDataset) -> None:
+        """Leave out the training images that hold an unseen class."""
+        indices, held = self.train_indices, self._held(dataset)
+        dropped: list[bool] = [bool(each[self.protocol.num_seen :].any()) for each in held]
+        self.train_indices = tuple(index for index, out in zip(indices, dropped, strict=True) if not out)
+        self.dropped_indices = tuple(compress(indices, dropped))
+        left_out, of = len(self.dropped_indices), len(indices)
         log.info("unseen_pixels=drop: %d of %d training images hold an unseen class and are left out", left_out, of)
         if not self.train_indices:
             raise UserError(

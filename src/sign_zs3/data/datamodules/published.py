@@ -19,15 +19,22 @@ class COCOStuffDataModule(ImageDataModule):
         val_size: How many of the last training images, by name, are for validation.
         split: ``default`` (also named ``spnet``): the 15 unseen classes of SPNet, CaGNet and SIGN.
         unseen: Names of the unseen classes instead of the split's.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused; `val_fraction` has no use here.
     """
 
     known_numbering = True
 
     def __init__(
-        self, root: str, val_size: int = 10_000, split: str = "default", unseen: list[str] | None = None, **kwargs: Any
+        self,
+        root: str,
+        val_size: int = 10_000,
+        split: str = "default",
+        unseen: list[str] | None = None,
+        ignored_classes: list[str] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(published_protocol("coco_stuff", unseen, split), **kwargs)
+        super().__init__(published_protocol("coco_stuff", unseen, split, ignored_classes), **kwargs)
         self.root = from_home(root)
         self.val_size = val_size
         # without a validation image there is no split "val"
@@ -52,6 +59,7 @@ class PascalContextDataModule(ImageDataModule):
         split: ``default``: cow, motorbike, sofa and cat are unseen, unlabelled pixels ignored; with 59 classes also
             ``zs3-2``, ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where the background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
 
@@ -66,9 +74,10 @@ class PascalContextDataModule(ImageDataModule):
         num_classes: Literal[33, 59] = 33,
         split: str = "default",
         unseen: list[str] | None = None,
+        ignored_classes: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(published_protocol(f"pascal_context_{num_classes}", unseen, split), **kwargs)
+        super().__init__(published_protocol(f"pascal_context_{num_classes}", unseen, split, ignored_classes), **kwargs)
         self.root = from_home(root)
         self.labels = None if labels is None else from_home(labels)
         self.lists = {"train": train_list, "test": test_list}
@@ -91,6 +100,7 @@ class VOCDataModule(ImageDataModule):
         split: ``default``: pottedplant, sheep, sofa, train and tvmonitor are unseen, background is ignored; ``zs3-2``,
             ``-4``, ``-6``, ``-8``, ``-10``: ZS3Net's, where background is a seen class.
         unseen: Names of the unseen classes instead of the split's.
+        ignored_classes: Names of classes to leave out: their pixels are ignored.
         download: Fetch what is missing (3.4 GB).
         **kwargs: Further arguments of `ImageDataModule`, which says what is refused.
     """
@@ -103,10 +113,11 @@ class VOCDataModule(ImageDataModule):
         sbd_root: str | None = None,
         split: str = "default",
         unseen: list[str] | None = None,
+        ignored_classes: list[str] | None = None,
         download: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(published_protocol("voc", unseen, split), **kwargs)
+        super().__init__(published_protocol("voc", unseen, split, ignored_classes), **kwargs)
         self.root = from_home(root)
         self.sbd_root = None if sbd_root is None else from_home(sbd_root)
         self.download = download

@@ -26,6 +26,7 @@ class ShapesDataModule(ZeroShotDataModule):
         ignored_classes: Names of classes to leave out: their pixels are ignored.
         unseen_pixels: ``"ignore"`` or ``"drop"``, as in `ZeroShotDataModule`.
         development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
+        repeat_threshold: As in `ZeroShotDataModule`.
 
     Raises:
         UserError: An option is out of range or names no class.
@@ -48,6 +49,7 @@ class ShapesDataModule(ZeroShotDataModule):
         ignored_classes: list[str] | None = None,
         unseen_pixels: Literal["ignore", "drop"] = "ignore",
         development: int = 0,
+        repeat_threshold: float = 0.0,
     ) -> None:
         super().__init__(
             shapes_protocol(unseen, ignored_classes or ()),
@@ -57,6 +59,7 @@ class ShapesDataModule(ZeroShotDataModule):
             seed=seed,
             unseen_pixels=unseen_pixels,
             development=development,
+            repeat_threshold=repeat_threshold,
         )
         self.lengths = {"train": train_size, "val": val_size, "test": test_size}
         self.scene_size = scene_size

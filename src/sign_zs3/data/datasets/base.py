@@ -156,9 +156,10 @@ class SegmentationDataset(Samples):
             "hidden": torch.tensor(hidden),
         }
 
-    def holds_unseen(self, index: int) -> bool:
-        """Tell whether an image holds a pixel of an unseen class, from its mask."""
-        return bool(self._is_unseen(self.contiguous(index, self.read_mask(index))).any())
+    def held(self, index: int) -> NDArray[np.bool_]:
+        """Tell from its mask which classes an image holds, unseen ones too: bool (K,) by contiguous id."""
+        pixels = np.bincount(self.contiguous(index, self.read_mask(index)).ravel(), minlength=256)
+        return pixels[: self.protocol.num_classes] > 0
 
     def examine(self, index: int) -> tuple[NDArray[np.int64] | None, list[str]]:
         """Return the pixels per own id, and a line per fault, of an image and its mask that are read whole.

@@ -47,14 +47,11 @@ def folder_protocol(
         if name not in names.values():
             hint = did_you_mean(name, names.values(), 1, "; correct the name, or root where it is another folder")
             raise UserError(f"ignored_classes: found {name!r}, expected a class of {path}{hint}")
-        if name in map(composed, unseen or ()):
-            raise UserError(f"unseen: found {name!r}, which is in ignored_classes too; remove it from one of them")
     for i, name in names.items():
         if name.lower() in _NO_LABEL and name not in ignored_classes:
             log.warning("%s: %r (id %d) is a class; name it in ignored_classes if it means no label", path, name, i)
-    kept = {i: name for i, name in names.items() if name not in ignored_classes}
-    ignored = (names.keys() - kept.keys()) | ({*ignored_ids, IGNORE_INDEX} - names.keys())
-    return Protocol.build(Path(root).resolve().name, "custom", kept, unseen or (), ignored)
+    ignored = {*ignored_ids, IGNORE_INDEX} - names.keys()
+    return Protocol.build(Path(root).resolve().name, "custom", names, unseen or (), ignored, ignored_classes)
 
 
 class FolderDataset(ListedDataset):

@@ -68,13 +68,9 @@ def shapes_protocol(unseen: Sequence[str] | None = None, ignored_classes: Sequen
         unseen: Names of the unseen classes; None means the default four pairs.
         ignored_classes: Names of classes to leave out: their pixels are ignored.
     """
-    if unknown := sorted(set(ignored_classes) - set(NAMES.values())):
-        expected = f"a class of shapes ({', '.join(NAMES.values())})"
-        raise UserError(f"ignored_classes: found {unknown[0]!r}, expected {expected}; correct the name")
-    names = {own_id: name for own_id, name in NAMES.items() if name not in ignored_classes}
-    ignored_ids = {0, IGNORE_INDEX} | (NAMES.keys() - names.keys())
     split = "default" if unseen is None and not ignored_classes else "custom"
-    return Protocol.build("shapes", split, names, UNSEEN if unseen is None else unseen, ignored_ids)
+    unseen = UNSEEN if unseen is None else unseen
+    return Protocol.build("shapes", split, NAMES, unseen, (0, IGNORE_INDEX), ignored_classes)
 
 
 def draw_scene(index: int, seed: int, split: str = "train", size: int = 64) -> tuple[Image, Image]:
