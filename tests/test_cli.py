@@ -73,6 +73,8 @@ def test_fit_ends_with_table_results_and_pictures(
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     assert main(["test", "--config", config, "--ckpt_path", checkpoint]) == 0
     assert results(tmp_path / "runs" / "version_1")["test"] == found["test"]
+    tested = capsys.readouterr().out
+    assert "IoU on test images, %" in tested and "Test metric" not in tested  # Lightning's table
     assert main(["validate", "--config", config, "--ckpt_path", checkpoint]) == 0
     assert main(["predict", "--config", config, "--ckpt_path", checkpoint]) == 0
     written = sorted((tmp_path / "runs" / "version_3" / "predictions").iterdir())

@@ -57,7 +57,8 @@ def print_table(protocol: Protocol, phases: Mapping[str, Scores], unseen_share: 
     from rich.markup import escape
     from rich.table import Column, Table
 
-    title = escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images after each phase, %")
+    when = " after each phase" if len(phases) > 1 else ""
+    title = escape(f"{protocol.dataset}, split {protocol.split}: IoU on test images{when}, %")
     # words, which a narrow terminal sets one below the other
     columns = (Column(name.replace("_", " "), justify="right") for name in phases)
     table = Table(Column("class", no_wrap=True), "split", *columns, title=title)
