@@ -273,6 +273,49 @@ def test_threads_sleep_soon_unless_the_user_says_how_they_wait(chosen: dict[str,
     assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr
 
 
+def test_colours_of_masks_are_stored_and_outlive_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    colours = [0, 0, 0, 200, 10, 20, 30, 40, 250, 10, 220, 90]
+    for name in ("images", "masks"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    for number in range(8):
+        rows = np.random.default_rng(number).integers(1, 4, (32, 32), np.uint8)
+        Image.fromarray(np.stack([rows * 60] * 3, axis=2)).save(tmp_path / "photos" / "images" / f"{number}.png")
+        mask = Image.fromarray(rows)
+        mask.putpalette(colours)
+        mask.save(tmp_path / "photos" / "masks" / f"{number}.png")
+    (tmp_path / "photos" / "classes.txt").write_text("1\tgrass\n2\tcow\n3\tsheep\n", encoding="utf-8")
+    options = {"root": "photos", "unseen": ["sheep"], "crop_size": 32, "warp_size": 32, "batch_size": 2}
+    content = {
+        "model": {**TINY, "phases": ["train"]}, "data": {"class_path": "FolderDataModule", "init_args": options},
+        "trainer": {"accelerator": "cpu", "default_root_dir": "runs"},
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = ["fit", "--config", "run.yaml", "--data.num_workers", "0", "--trainer.enable_progress_bar", "false"]
+    assert main(command) == 0 and main([*command, "--ckpt_path", "last"]) == 0
+    for run in ("version_0", "version_1"):
+        last = tmp_path / "runs" / run / "checkpoints" / "last.ckpt"
+        held = torch.load(last, weights_only=True)
+        for protocol in (held["hyper_parameters"]["protocol"], held["sign_zs3"]["protocol"]):
+            assert bytes.fromhex(protocol["palette"])[:12] == bytes(colours)
+        assert main(["predict", "--ckpt_path", str(last), "--images", "photos/images", "--output", run]) == 0
+        with Image.open(tmp_path / run / "0.png") as index:
+            palette = index.getpalette()
+        assert palette is not None and palette[3:12] == colours[3:]
+
+
+def test_a_job_that_ignores_ctrl_c_goes_on(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(self: ScheduleProgressBar, *args: object, **kwargs: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ScheduleProgressBar, "on_train_batch_end", press)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main(["fit", "--config", config, "--model.phases", "[train]"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("presses", "told"), [(1, "saved after 2 batches"), (2, "saved after 0 batches, 2 more are lost")]
 )

@@ -49,13 +49,14 @@ def main(args: list[str] | None = None) -> int:
     try:
         return _run(given)
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes 1 of it
-            return 130
+        interrupted = isinstance(stop.__context__, KeyboardInterrupt)  # Lightning makes 1 of it
         # Lightning's exception is not imported here, since that takes seconds
-        if type(stop).__name__ != "SIGTERMException":
+        if not interrupted and type(stop).__name__ != "SIGTERMException":
             raise
         if any(int(os.environ.get(name, "0")) > 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
             return 0  # another status than 0 would have Lightning or srun kill rank 0, which may not be through yet
+        if interrupted:
+            return 130
         print(f"stopped by {stop.code or 'SIGTERM'}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:

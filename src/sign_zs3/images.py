@@ -121,13 +121,12 @@ def _predictions_among(files: Sequence[Path]) -> set[Path]:
 def _opened(path: Path, max_pixels: int | None) -> Pillow.Image:
     """Open an image; the caller's limit stands in for Pillow's own, which warns at half of the size that it refuses.
 
-    Pillow's limit is a global, which only opening asks: it is off for no longer than that, and in one thread at a time.
+    Pillow's limit is a global: it is off while an image is opened, no longer, and in one thread at a time.
     """
-    if max_pixels is None:
-        return Pillow.open(path, formats=FORMATS)
     with _OPENING:
         before = Pillow.MAX_IMAGE_PIXELS
-        Pillow.MAX_IMAGE_PIXELS = None
+        if max_pixels is not None:
+            Pillow.MAX_IMAGE_PIXELS = None
         try:
             return Pillow.open(path, formats=FORMATS)
         finally:

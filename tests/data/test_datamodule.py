@@ -265,6 +265,28 @@ def test_images_of_rare_classes_come_more_often(caplog: pytest.LogCaptureFixture
     assert rare_shapes(repeat_threshold=0).repeats is None
 
 
+def test_ranks_share_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = rare_shapes()
+    for ranks in (2, 70):  # more than images, so that some have none
+
+        def shares(work: Any, rank: int, world_size: int, ranks: int = ranks) -> list[Any]:
+            return [work(each, ranks) for each in range(ranks)]
+
+        monkeypatch.setattr("sign_zs3.data.datamodules.base.in_shares", shares)
+        assert alone.repeats is not None and np.array_equal(rare_shapes().repeats, alone.repeats)
+
+
+def test_what_was_refused_is_prepared_whole_the_next_time(fake_voc: FakeVOC) -> None:
+    module = voc(fake_voc, val_fraction=0, unseen_pixels="drop")
+    for _ in range(2):
+        with pytest.raises(UserError, match="validation images: found none"):
+            module.setup("validate")
+    module.setup("fit")
+    assert module.dropped_indices
+    with pytest.raises(UserError, match="validation images: found none"):
+        module.setup("validate")
+
+
 def test_another_threshold_is_another_run() -> None:
     before, same, other = rare_shapes(), rare_shapes(), rare_shapes(repeat_threshold=0.5)
     assert before.state_dict() == same.state_dict()

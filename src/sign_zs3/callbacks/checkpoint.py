@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 class ScheduleCheckpoint(Checkpoint):
     """Save ``last.ckpt`` at intervals and when training stops, and ``PHASE.ckpt`` at the end of each phase.
 
-    Files lie in ``checkpoints/`` of the run's folder. Each is written beside its place and renamed, so that a
-    run that dies while writing leaves the last one whole. ``last.ckpt`` is there before the first batch, so that a disk
-    that cannot be written to is noticed at once, before each validation and at the end of each phase. Ctrl-C, SIGTERM,
-    ``--trainer.max_time`` and, in a SLURM job, the signal before its time limit save between two batches and stop the
-    run; that job is put back into SLURM's queue, and goes on from there when it is started again. A second Ctrl-C stops
-    at once. After an error, also a loss that is not finite, the files stay as they are.
+    Files lie in ``checkpoints/`` of the run's folder. Each is written beside its place and renamed, so that a run that
+    dies while writing leaves the last one whole. ``last.ckpt`` is there before the first batch, so that a disk that
+    cannot be written to is noticed at once, before each validation and, unless `every` is 0, at the end of each phase.
+    Ctrl-C, SIGTERM, ``--trainer.max_time`` and, in a SLURM job, the signal before its time limit save between two
+    batches and stop the run; that job is put back into SLURM's queue, and goes on from there when it is started again.
+    A second Ctrl-C stops at once. After an error, also a loss that is not finite, the files stay as they are.
 
     Args:
         every: Iterations between two saves of ``last.ckpt``; 0: only when training stops.
@@ -61,6 +61,7 @@ class ScheduleCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write files without Lightning's detour; look out for signals; end with the process that started this one."""
         self.signals.prepare(trainer)
+        self._saved_at = -1
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         end_with_parent()
@@ -124,8 +125,8 @@ class ScheduleCheckpoint(Checkpoint):
     def _save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ZeroShotTask)
         if self._saved_at != pl_module.schedule.batches:
-            self._saved_at = pl_module.schedule.batches
             path = self.save(trainer, "last")
+            self._saved_at = pl_module.schedule.batches
             if trainer.is_global_zero:
                 note_for_job(Path(trainer.default_root_dir), path)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sign_zs3.files import replacing
@@ -43,7 +45,9 @@ class StopSignals:
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Handle SLURM's requeue signal until `restore`: Lightning leaves it alone where it has a handler."""
-        self._trainer, self._between_batches, self.received = trainer, False, None
+        self._trainer, self._between_batches = trainer, False
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.received, self._requeue = None, False  # of an earlier run; what a test comes after still counts
         slurm = trainer._accelerator_connector.cluster_environment
         number = slurm.requeue_signal if isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue else None
         if number and self._former is None and threading.current_thread() is threading.main_thread():
@@ -71,7 +75,8 @@ class StopSignals:
         self._launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
-            if self._former_interrupt is None:
+            # a job in the background ignores Ctrl-C
+            if self._former_interrupt is None and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
                 self._former_interrupt = signal.signal(signal.SIGINT, self._note_interrupt)
 
     @property
@@ -111,11 +116,11 @@ class StopSignals:
             self._launcher.kill(number)
 
     def _note_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None or self._trainer is None or not self._trainer.training:
+        if self.received is not None or self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             raise KeyboardInterrupt
         self.received = "SIGINT"
-        # print and logging are no functions for a signal handler
-        os.write(2, b"\nstopping after this iteration, to save it; Ctrl-C again stops at once\n")
+        with suppress(OSError):  # print and logging are no functions for a signal handler
+            os.write(2, b"\nstopping after this iteration, to save it; Ctrl-C again stops at once\n")
 
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
         self._requeue = True

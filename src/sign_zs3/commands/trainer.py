@@ -41,10 +41,11 @@ def prepare(config: Any, verb: str | None) -> None:
         ("barebones", True, "without checkpoints there is nothing to report", ("fit",)),
         ("enable_checkpointing", False, "the table is that of the phases' checkpoints", ("fit",)),
         ("limit_test_batches", 0, "the table is that of the test images", ("fit", "test")),
-        ("limit_val_batches", 0, "the scores are those of validation images", ("validate",)),
+        ("limit_val_batches", 0, "the scores are those of the validation images", ("validate",)),
     ):
         if verb in verbs and config.get(name) == refused:
-            raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out, or give --trainer.{name} 1.0")
+            other = f", or give --trainer.{name} 1.0" if refused == 0 and refused is not False else ""
+            raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out{other}")
     check_precision(config.get("precision"))
     check_strategy(config.get("strategy"))
     accelerator, cuda, mps = config.get("accelerator"), torch.cuda.is_available(), torch.backends.mps.is_available()

@@ -205,7 +205,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def _adopt(self, protocol: Protocol) -> None:
         """Take ids and order of the data's classes, where they are those of the model."""
         rows = building.order_from(self.protocol, protocol)
-        if rows is None or protocol == self.protocol:
+        if rows is None or (protocol == self.protocol and protocol.palette in ("", self.protocol.palette)):
             return
         self.load_state_dict(building.in_order(self.state_dict(), rows))
         self.progress.looked_up = tuple(self.progress.looked_up[row] for row in rows)

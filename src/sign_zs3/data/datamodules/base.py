@@ -4,10 +4,11 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import compress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from sign_zs3.data.datasets.base import Part, Sample, Samples, SegmentationDatas
 from sign_zs3.data.datasets.features import FeatureDataset, View
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.numbering import look_at_masks
+from sign_zs3.data.shares import in_shares
 from sign_zs3.data.stream import (
     Loader,
     LoaderPlan,
@@ -32,13 +34,11 @@ from sign_zs3.data.stream import (
     worker_options,
 )
 from sign_zs3.errors import UserError, check_at_least, check_choice
-from sign_zs3.files import line_of
 from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
 _OF_THE_CUT = ("val_fraction", "val_size", "test_fraction", "seed", "unseen_pixels", "development", "repeat_threshold")
-_Share = TypeVar("_Share")
 
 
 class ZeroShotDataModule(LightningDataModule, ABC):
@@ -142,33 +142,45 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         if self.test_set is None and not self.development:
             # checked by `fit` too, which ends with the test scores
             self.test_set = self.make_dataset("test", hide_unseen=False, augment=False)
-            self.protocol = self.test_set.protocol  # which knows the colours of the masks
+            self._take_colours(self.test_set)
             log.info("test images: %d", len(self.test_set))
-        if (stage in ("test", "predict") and not self.development) or self.train_set is not None:
+        if stage in ("test", "predict") and not self.development:
             return
-        self.train_set = self.make_dataset("train", hide_unseen=True, augment=True)
-        self.protocol = self.train_set.protocol
+        if self.train_set is None:
+            self.train_set = self._prepared()
+        if not self.val_indices and (self.development or stage == "validate"):
+            option = "val_size, or a list of them" if self.own_validation else "val_fraction 0.2"
+            raise UserError(f"validation images: found none, expected some to score: give --data.{option}")
+
+    def _prepared(self) -> SegmentationDataset:
+        """Return the training images, once they are cut, looked at and counted."""
+        train_set = self.make_dataset("train", hide_unseen=True, augment=True)
+        self._take_colours(train_set)
         self.val_set = self.make_dataset(
             "val" if self.own_validation else "train", hide_unseen=self.development == 0, augment=False
         )
         if self.own_validation:
-            self.train_indices, self.val_indices = tuple(range(len(self.train_set))), tuple(range(len(self.val_set)))
+            self.train_indices, self.val_indices = tuple(range(len(train_set))), tuple(range(len(self.val_set)))
         else:
-            self.train_indices, self.val_indices = self._cut(len(self.train_set))
-        if not self.val_indices and (self.development or stage == "validate"):
-            raise UserError("validation images: found none, expected some to score: give --data.val_fraction 0.2")
+            self.train_indices, self.val_indices = self._cut(len(train_set))
         log.info("training images: %d, validation images: %d", len(self.train_indices), len(self.val_indices))
         if self.development:
             # hyperparameters are chosen on this split: its scores must not be those of test images
             self.test_set = self.val_set
         if self.unseen_pixels == "drop":
-            self._drop(self.train_set)
+            self._drop(train_set)
         else:
             log.info("unseen_pixels=ignore: training hides unseen pixels; train/hidden_pixels counts them")
         if self.has_masks:
-            look_at_masks(self.train_set, self.train_indices, self.known_numbering)
+            look_at_masks(train_set, self.train_indices, self.known_numbering)
         if self.repeat_threshold:
-            self._repeat(self.train_set)
+            self._repeat(train_set)
+        return train_set
+
+    def _take_colours(self, dataset: SegmentationDataset) -> None:
+        """Take the colours of the masks for pictures and checkpoints; the first data set that has any decides."""
+        if not self.protocol.palette:
+            self.protocol = replace(self.protocol, palette=dataset.protocol.palette)
 
     def follow(self, plan: LoaderPlan) -> None:
         """Make the loaders that are asked for from now on as a run needs them.
@@ -325,12 +337,14 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _held(self, dataset: SegmentationDataset) -> NDArray[np.bool_]:
         """Read which classes each training image holds, (N, K); each rank reads its share of the masks."""
 
-        def held(rank: int, count: int) -> list[NDArray[np.bool_]]:
+        def held(rank: int, count: int) -> NDArray[np.bool_]:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                return list(pool.map(dataset.held, self.train_indices[rank::count]))
+                share = list(pool.map(dataset.held, self.train_indices[rank::count]))
+            return np.array(share, np.bool_).reshape(-1, classes)  # also of a rank for which no image is left
 
+        classes = self.protocol.num_classes
         shares = in_shares(held, *self._rank())
-        found = np.empty((len(self.train_indices), self.protocol.num_classes), np.bool_)
+        found = np.empty((len(self.train_indices), classes), np.bool_)
         for rank, share in enumerate(shares):
             found[rank :: len(shares)] = share
         return found
@@ -365,30 +379,3 @@ def _ready(dataset: SegmentationDataset | None) -> SegmentationDataset:
     if dataset is None:
         raise RuntimeError("call setup() before asking for a loader")
     return dataset
-
-
-def in_shares(work: Callable[[int, int], _Share], rank: int = 0, world_size: int = 1) -> list[_Share]:
-    """Return what `work` of (rank, number of ranks) gave on each rank, once it is done on all of them.
-
-    Before the processes are connected, each does the whole work. A UserError: it was raised on some rank, or work
-    failed on another one of several.
-    """
-    if not torch.distributed.is_initialized():
-        rank, world_size = 0, 1
-    if world_size == 1:
-        return [work(rank, world_size)]
-    share: Any
-    try:
-        share = work(rank, world_size)
-    except UserError as error:
-        # the others must hear of it, or they would wait for this share
-        share = error
-    except Exception as error:
-        share = UserError(f"process {rank} failed: {type(error).__name__}: {line_of(error)} (--debug shows more)")
-        share.__cause__ = error
-    shares = [share] * world_size
-    torch.distributed.all_gather_object(shares, share)
-    for found in shares:
-        if isinstance(found, UserError):
-            raise found
-    return shares
