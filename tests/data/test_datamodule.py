@@ -273,7 +273,8 @@ def test_ranks_share_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
             return [work(each, ranks) for each in range(ranks)]
 
         monkeypatch.setattr("sign_zs3.data.datamodules.base.in_shares", shares)
-        assert alone.repeats is not None and np.array_equal(rare_shapes().repeats, alone.repeats)
+        shared = rare_shapes().repeats
+        assert shared is not None and alone.repeats is not None and np.array_equal(shared, alone.repeats)
 
 
 def test_what_was_refused_is_prepared_whole_the_next_time(fake_voc: FakeVOC) -> None:
