@@ -55,7 +55,7 @@ _TOLD = {
     "these one by one, as {option}.NAME",
     r"expected \"subcommand\"": f"found no verb, expected one of {', '.join((*TRAINING, *VERBS))}",
     r"Linked \"([\w.]+)\" must be given via \"([\w.]+)\"": "--{}: is set by --{}: give that one",
-    r"\((\w+)\) --> ([\w.]+): invalid": "--{1}: is set by --{0}; leave it out",
+    r"\((\w+)\) --> ([\w.]+): (?:invalid|.* is not callable)": "--{1}: is set by --{0}; leave it out",
     r"Call to compute_fn .* failed: (.*)": "{}",
     r"is abstract[\s\S]*Given value: \{(?!'class_path')": "{option}: found options without a class, expected "
     "class_path: FolderDataModule, or another class, with the options below init_args",
