@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from sign_zs3.functional import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional import (
+    balanced_weights,
+    pixel_cross_entropy,
+    transfer_loss,
+    weighted_cross_entropy,
+    weighted_mean,
+)
 
 
 def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,3 +94,39 @@ def test_weights_matter_up_to_a_factor() -> None:
     assert weighted_mean(values, 8 * weights) == 2
     assert weighted_mean(values, 1e-3 * weights) == 2
     assert weighted_mean(values, torch.zeros(3)) == 0
+
+
+def test_a_balanced_loss_is_the_mean_over_classes_of_their_means() -> None:
+    logits, labels = case()
+    by_class = [pixel_cross_entropy(logits, labels.where(labels == c, 255)) for c in labels[labels != 255].unique()]
+    torch.testing.assert_close(pixel_cross_entropy(logits, labels, balance=1), torch.stack(by_class).mean())
+    # between the two ends a class counts by the power 1 - balance of its pixels
+    sizes = torch.bincount(labels[labels != 255]).float()
+    half = (torch.stack(by_class) * sizes.sqrt()).sum() / sizes.sqrt().sum()
+    torch.testing.assert_close(pixel_cross_entropy(logits, labels, balance=0.5), half)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.3, 1.0])
+def test_balancing_keeps_the_sum_and_the_proportions_within_a_class(balance: float) -> None:
+    _, labels = case()
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) * (labels != 255)
+    balanced = balanced_weights(labels, weights, balance)
+    torch.testing.assert_close(balanced.sum(), weights.sum())
+    factors = {c: (balanced / weights)[labels == c] for c in range(5)}
+    for c, factor in factors.items():
+        torch.testing.assert_close(factor, factor[:1].expand_as(factor), msg=f"class {c}")
+    totals = torch.stack([weights[labels == c].sum() for c in range(5)])
+    if balance == 0:
+        torch.testing.assert_close(balanced, weights)
+    else:  # the heavier a class, the smaller its factor
+        order = totals.argsort()
+        assert (torch.stack([factors[c][0] for c in range(5)])[order].diff() < 0).all()
+
+
+def test_balancing_nothing_is_nothing() -> None:
+    labels = torch.full((1, 2, 2), 255)
+    assert not balanced_weights(labels, torch.zeros(1, 2, 2), 1).any()
+    loss = pixel_cross_entropy(logits := torch.randn(1, 3, 2, 2, requires_grad=True), labels, balance=1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss == 0
+    assert logits.grad is not None and not logits.grad.any()

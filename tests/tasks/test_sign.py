@@ -160,6 +160,7 @@ def test_transfer_teaches_unseen_classes(fit: Fit) -> None:
 CHANGES: list[dict[str, Any]] = [
     {"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"adversarial": "none"}, {"adversarial": "l1"},
     {"clip_norm": 0.1}, {"rounds": 2}, {"center_vectors": True}, {"bandwidths": [1.0]},
+    {"class_balance": 0.5, "phases": ["train"]}, {"class_balance": 0.5, "phases": ["transfer"]},
 ]  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def test_options_change_the_result_and_stay_finite(fit: Fit, options: dict[str, 
     model = fit(**options)
     assert model.schedule.done
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values() if value.is_floating_point())
-    assert not same(state_of(model), state_of(fit()))
+    assert not same(state_of(model), state_of(fit(phases=options.get("phases"))))
 
 
 def built(model: SIGNModule) -> SIGNModule:
@@ -216,6 +217,33 @@ def test_weight_zero_on_pseudo_labels_is_supervised_training(fit: Fit, monkeypat
     monkeypatch.setattr(SIGNModule, "pseudo_labels", lambda self, batch: PseudoLabels(
         batch["mask"], zero := torch.zeros(batch["mask"].shape), torch.zeros_like(batch["valid"]), zero))  # fmt: skip
     assert same(state_of(plain.segmenter), state_of(fit(rounds=1).segmenter))
+
+
+def test_balanced_steps_are_means_over_classes() -> None:
+    model, batch = built(tiny_model()).eval(), a_batch()
+    model.segmenter.known.fill_(True)
+    segmenter, seen, mask = model.segmenter, model.protocol.num_seen, batch["mask"]
+    features = segmenter.features(batch["image"]).features
+    noise = torch.Generator().manual_seed(0)
+    labels = torch.where(mask == 255, torch.randint(seen, seen + 4, mask.shape, generator=noise), mask)
+    pseudo = PseudoLabels(labels, torch.rand(mask.shape, generator=noise), mask == 255, torch.rand(mask.shape))
+
+    def supervised(mask: Tensor, balance: float) -> Tensor:
+        return steps.supervised_losses(segmenter, {**batch, "mask": mask}, seen, None, balance)[1].total
+
+    def transfer(mask: Tensor, balance: float) -> Tensor:
+        random = steps.random_labels((2, *features.shape[-2:]), seen, seen + 4, 1)
+        return steps.transfer_losses(segmenter, features, mask, features, random, balance).terms["loss_seg"]
+
+    def self_training(among: Tensor, balance: float) -> Tensor:
+        shown = {**batch, "mask": among.where(mask != 255, 255), "valid": mask == 255}
+        some = pseudo._replace(chosen=(mask == 255) & (among != 255))
+        return steps.self_training_losses(segmenter, shown, some, None, balance)[1].total
+
+    for loss, known in ((supervised, mask), (transfer, mask), (self_training, labels)):
+        each = [loss(known.where(known == c, 255), 0) for c in known[known != 255].unique()]
+        assert len(each) > 2
+        torch.testing.assert_close(loss(known, 1), torch.stack(each).mean())
 
 
 def test_random_labels_follow_the_odds() -> None:

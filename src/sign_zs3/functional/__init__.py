@@ -1,7 +1,13 @@
 """The paper's equations as pure functions on tensors, each with its number, shapes and errors."""
 
 from sign_zs3.functional.adversarial import discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional.cross_entropy import (
+    balanced_weights,
+    pixel_cross_entropy,
+    transfer_loss,
+    weighted_cross_entropy,
+    weighted_mean,
+)
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl, mmd
 from sign_zs3.functional.geometry import map_size, resize_map, resize_scores, shrink_labels
 from sign_zs3.functional.gzsl import confusion_matrix, gzsl_scores, per_class_iou
@@ -16,6 +22,7 @@ from sign_zs3.functional.teaching import excess_logit, logits_beside_old
 __all__ = [
     "absolute_positional_encoding",
     "annealed_weights",
+    "balanced_weights",
     "class_mmd",
     "confident_fraction",
     "confusion_matrix",

@@ -7,12 +7,13 @@ from torch.nn import functional as F
 from sign_zs3.protocol import IGNORE_INDEX
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, balance: float = 0.0) -> Tensor:
     """Return the mean cross-entropy of labelled pixels (eq. 3 and 9).
 
     Args:
         logits: (N, C, H, W), float.
         labels: (N, H, W) int64 class indices; pixels of 255 do not count.
+        balance: In [0, 1]: 0 weighs all pixels alike, 1 all classes, see `balanced_weights`.
 
     Returns:
         Scalar float32; 0 with a gradient path when no pixel is labelled.
@@ -22,22 +23,55 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     # CUDA has no deterministic sum of its own over a map
     losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
-    return losses.sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    weights = (labels != IGNORE_INDEX).float()
+    return (losses * balanced_weights(labels, weights, balance)).sum() / weights.sum().clamp(min=1)
+
+
+def balanced_weights(labels: Tensor, weights: Tensor, balance: float) -> Tensor:
+    """Weigh the pixels of common classes less and those of rare ones more; the sum of the weights stays.
+
+    A class whose pixels weigh n in all weighs n^(1 - balance) then, relative to others: 0 changes nothing, and at 1
+    every class that is there weighs the same. Pixels of a class keep their weights relative to each other.
+
+    Args:
+        labels: (N, H, W) int64 class indices, or 255, which are one class more here.
+        weights: (N, H, W) float32, at least 0.
+        balance: In [0, 1].
+
+    Returns:
+        (N, H, W) float32.
+
+    >>> labels, ones = torch.tensor([[[0, 0, 0, 1]]]), torch.ones(1, 1, 4)
+    >>> balanced_weights(labels, ones, 1)  # 2 for the three pixels of class 0 and for the one of class 1
+    tensor([[[0.6667, 0.6667, 0.6667, 2.0000]]])
+    """
+    if balance == 0:
+        return weights
+    total = torch.zeros(IGNORE_INDEX + 1, device=weights.device).index_add_(0, labels.flatten(), weights.flatten())
+    least = torch.finfo(torch.float32).tiny
+    balanced = weights * total.clamp(min=least).pow(-balance)[labels]
+    return balanced * (weights.sum() / balanced.sum().clamp(min=least))
 
 
 def transfer_loss(
-    real_logits: Tensor, real_labels: Tensor, synthetic_logits: Tensor, synthetic_labels: Tensor
+    real_logits: Tensor,
+    real_labels: Tensor,
+    synthetic_logits: Tensor,
+    synthetic_labels: Tensor,
+    balance: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return both terms of the transfer step's loss, which is their sum (eq. 10).
 
     Each is the `pixel_cross_entropy` of its logits and labels: of real features, whose labels are seen classes, and of
     synthetic ones, generated for seen and unseen classes. They are means: neither weighs more for having more pixels.
+    `balance` is that of the real ones; classes of synthetic ones are drawn.
 
     >>> unsure, sure = torch.zeros(1, 2, 1, 1), torch.tensor([[[[0.0]], [[100.0]]]])
     >>> transfer_loss(unsure, torch.tensor([[[0]]]), sure, torch.tensor([[[1]]]))  # log(2) and 0
     (tensor(0.6931), tensor(0.))
     """
-    return pixel_cross_entropy(real_logits, real_labels), pixel_cross_entropy(synthetic_logits, synthetic_labels)
+    loss_synthetic = pixel_cross_entropy(synthetic_logits, synthetic_labels)
+    return pixel_cross_entropy(real_logits, real_labels, balance), loss_synthetic
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -317,13 +317,13 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def segmentation_step(self, kind: str, batch: Batch) -> tuple[SpatialFeatures, dict[str, Tensor]]:
         """Train E, the spatial module and C (eq. 3, 4, section 3.4); return the batch's features and losses by name."""
-        alpha, report = self.kl_weight, dict[str, Tensor]()
+        alpha, balance, report = self.kl_weight, self.hparams["class_balance"], dict[str, Tensor]()
         with self.updates.only("segmenter"):
             if kind == "train":
-                spatial, losses = steps.supervised_losses(self.segmenter, batch, self.protocol.num_seen, alpha)
+                spatial, losses = steps.supervised_losses(self.segmenter, batch, self.protocol.num_seen, alpha, balance)
             else:
                 pseudo = self.pseudo_labels(batch)
-                spatial, losses, report = steps.self_training_losses(self.segmenter, batch, pseudo, alpha)
+                spatial, losses, report = steps.self_training_losses(self.segmenter, batch, pseudo, alpha, balance)
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms | report
 

@@ -159,7 +159,8 @@ class GenerativeTask(ZeroShotTask):
             labels = steps.random_labels(size, protocol.num_seen, protocol.num_classes, odds, self.device)
             synthetic = steps.synthetic_features(self.generator, self.class_vectors, labels)
         with self.updates.only("segmenter"):
-            losses = steps.transfer_losses(self.segmenter, spatial.features, batch["mask"], synthetic, labels)
+            real, balance = (spatial.features, batch["mask"]), self.hparams["class_balance"]
+            losses = steps.transfer_losses(self.segmenter, *real, synthetic, labels, balance)
             self.updates.apply("segmenter", losses)
         return spatial, losses.terms
 

@@ -40,6 +40,8 @@ class TaskOptions:
         accumulate: Batches per iteration.
         lr: SGD rate of the encoder's backbone in the training step (spatial module 5x, heads 10x, biases 20x).
         lr_self_training: The same in self-training.
+        class_balance: From 0, where every labelled pixel counts alike, to 1, where every class of a batch does, however
+            few its pixels; see `balanced_weights`. Pseudo-labels count as their class.
         clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
         max_nonfinite: Steps that may be left out, over the whole run, because their loss or gradient was NaN or
             infinite; the next one stops the run.
@@ -86,6 +88,7 @@ class TaskOptions:
     # rates and steps
     lr: float = 2.5e-4
     lr_self_training: float = 2.5e-4
+    class_balance: float = 0.0
     clip_norm: float = 0.0
     max_nonfinite: int = 0
     # self-training
@@ -115,6 +118,8 @@ class TaskOptions:
                 raise UserError(f"{name}: found {values!r:.100}, expected three numbers{least}, of red, green and blue")
         check_range("temperature", self.temperature, above=0)
         check_range("top_fraction", self.top_fraction, above=0, most=1)
+        if not 0 <= self.class_balance <= 1:
+            raise UserError(f"class_balance: found {self.class_balance}, expected 0 to 1")
         check_at_least(0, clip_norm=self.clip_norm, max_nonfinite=self.max_nonfinite, pseudo_top_p=self.pseudo_top_p)
         check_range("seen_penalty", self.seen_penalty, above=-math.inf)
         if not are_scales(self.scales):

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from sign_zs3.functional.adversarial import AdversarialMode, discriminator_loss, generator_loss
-from sign_zs3.functional.cross_entropy import pixel_cross_entropy, transfer_loss, weighted_cross_entropy, weighted_mean
+from sign_zs3.functional.cross_entropy import (
+    balanced_weights,
+    pixel_cross_entropy,
+    transfer_loss,
+    weighted_cross_entropy,
+    weighted_mean,
+)
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
 from sign_zs3.functional.geometry import Cells, map_size, resize_scores, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
@@ -81,12 +87,12 @@ def at_pixels(segmenter: Segmenter, logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def supervised_losses(
-    segmenter: Segmenter, batch: Batch, num_seen: int, alpha: float | None
+    segmenter: Segmenter, batch: Batch, num_seen: int, alpha: float | None, balance: float = 0.0
 ) -> tuple[SpatialFeatures, Losses]:
     """Cross-entropy over the first `num_seen` classes alone (eq. 3) and, weighed by `alpha`, KL (eq. 2, 4)."""
     spatial = segmenter.features(inputs_of(batch))
     seen_logits = segmenter.classifier(spatial.features)[:, :num_seen]
-    loss_seg = pixel_cross_entropy(at_pixels(segmenter, seen_logits, batch["mask"]), batch["mask"])
+    loss_seg = pixel_cross_entropy(at_pixels(segmenter, seen_logits, batch["mask"]), batch["mask"], balance)
     return spatial, _with_kl(loss_seg, {"loss_seg": loss_seg}, spatial, alpha)
 
 
@@ -108,7 +114,7 @@ def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapp
 
 
 def self_training_losses(
-    segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, alpha: float | None
+    segmenter: Segmenter, batch: Batch, pseudo: PseudoLabels, alpha: float | None, balance: float = 0.0
 ) -> tuple[SpatialFeatures, Losses, dict[str, Tensor]]:
     """Cross-entropy of labels with weight 1 and of pseudo-labels with weights of their own (section 3.4), and KL.
 
@@ -121,7 +127,8 @@ def self_training_losses(
     weights = torch.where(chosen, pseudo.weights, labelled.float())
     spatial = segmenter.features(inputs_of(batch))
     logits = at_pixels(segmenter, segmenter.classifier(spatial.features), mask)
-    loss, each = weighted_cross_entropy(logits, torch.where(chosen, pseudo.labels, mask), weights)
+    labels = torch.where(chosen, pseudo.labels, mask)
+    loss, each = weighted_cross_entropy(logits, labels, balanced_weights(labels, weights, balance))
     ignored = (~labelled & batch["valid"]).sum().clamp(min=1)
     report = {
         "loss_seg": weighted_mean(each.detach(), labelled.float()),
@@ -193,10 +200,11 @@ def random_labels(shape: tuple[int, int, int], num_seen: int, num_classes: int, 
     return torch.multinomial(odds, math.prod(shape), replacement=True).view(shape)
 
 
-def transfer_losses(segmenter: Segmenter, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor) -> Losses:
+def transfer_losses(segmenter: Segmenter, features: Tensor, mask: Tensor, synthetic: Tensor, labels: Tensor,
+                    balance: float = 0.0) -> Losses:  # fmt: skip
     """Eq. 10: C on real features of seen classes and synthetic ones of all, each with its label map."""
     logits = at_pixels(segmenter, segmenter.classifier(features), mask)
-    loss_seg, loss_synthetic = transfer_loss(logits, mask, segmenter.classifier(synthetic), labels)
+    loss_seg, loss_synthetic = transfer_loss(logits, mask, segmenter.classifier(synthetic), labels, balance)
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 
 
