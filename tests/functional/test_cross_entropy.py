@@ -98,7 +98,7 @@ def test_weights_matter_up_to_a_factor() -> None:
 
 def test_a_balanced_loss_is_the_mean_over_classes_of_their_means() -> None:
     logits, labels = case()
-    by_class = [pixel_cross_entropy(logits, labels.where(labels == c, 255)) for c in labels[labels != 255].unique()]
+    by_class = [pixel_cross_entropy(logits, labels.where(labels == c, 255)) for c in range(5)]
     torch.testing.assert_close(pixel_cross_entropy(logits, labels, balance=1), torch.stack(by_class).mean())
     # between the two ends a class counts by the power 1 - balance of its pixels
     sizes = torch.bincount(labels[labels != 255]).float()
