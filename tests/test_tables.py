@@ -109,6 +109,8 @@ def test_the_program_is_asked_for_a_row(tables: ModuleType, tmp_path: Path, monk
 
 def test_every_row_has_its_file(tables: ModuleType, search: ModuleType) -> None:
     of_both = [job for dataset in tables.DATASETS for job in tables.jobs_of("table1", dataset).values()]
+    rules = importlib.import_module("rules")
+    of_both += [job for dataset in rules.ROWS for job in rules.jobs_of(dataset).values()]
     jobs = [*of_both, *tables.jobs_of("ablations").values(), *search.jobs().values()]
     assert {job.config for job in jobs if not (EXPERIMENTS / job.config).is_file()} == set()
     assert set(tables.jobs_of("table1")) >= set(tables.ROWS)

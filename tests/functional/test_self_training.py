@@ -1,4 +1,4 @@
-"""Annealed weights against eq. 17 as printed; the confident fraction against sorting."""
+"""Annealed weights against eq. 17 as printed; the probability of unseen classes; the confident fraction by sorting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from sign_zs3.functional import annealed_weights, confident_fraction, within_top
+from sign_zs3.functional import annealed_weights, confident_fraction, probability_weights, within_top
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +82,46 @@ class TestAnnealedWeights:
         for confidence, pseudo in (((1, 2, 2), (1, 2, 3)), ((2, 2), (2, 2))):
             with pytest.raises(ValueError, match=expected + re.escape(f"{confidence} and {pseudo}")):
                 annealed_weights(torch.rand(confidence), torch.ones(pseudo, dtype=torch.bool), 1.0)
+
+
+class TestProbabilityWeights:
+    def logits(self) -> torch.Tensor:
+        return 3 * torch.randn(2, 7, 4, 5, generator=torch.Generator().manual_seed(0))
+
+    def test_is_the_odds_of_unseen_against_seen_classes(self) -> None:
+        logits = self.logits()
+        odds = (logits[:, 4:].double().logsumexp(1) - logits[:, :4].double().logsumexp(1)).exp()
+        torch.testing.assert_close(probability_weights(logits, 4), (odds / (1 + odds)).float())
+        # whatever is added to all logits
+        torch.testing.assert_close(probability_weights(logits + 5, 4), probability_weights(logits, 4))
+
+    def test_which_unseen_class_it_is_does_not_matter(self) -> None:
+        logits = self.logits()
+        half = logits[:, 6:] - math.log(2)
+        torch.testing.assert_close(
+            probability_weights(torch.cat([logits[:, :6], half, half], 1), 4), probability_weights(logits, 4)
+        )
+        torch.testing.assert_close(
+            probability_weights(logits[:, [0, 1, 2, 3, 6, 4, 5]], 4), probability_weights(logits, 4)
+        )
+
+    def test_the_sum_is_the_expected_number_of_unseen_pixels_of_a_calibrated_teacher(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        logits = torch.randn(1, 7, 400, 400, generator=generator)
+        drawn = torch.multinomial(logits.softmax(1)[0].flatten(1).t(), 1, generator=generator)
+        found = float((drawn >= 4).double().mean())
+        # the standard error of a share of 160,000 pixels is at most 0.00125
+        assert float(probability_weights(logits, 4).mean()) == pytest.approx(found, abs=0.006)
+
+    def test_all_classes_are_certain(self) -> None:
+        torch.testing.assert_close(probability_weights(self.logits(), 0), torch.ones(2, 4, 5))
+        assert probability_weights(self.logits().double(), 0).dtype == torch.float64
+        assert probability_weights(self.logits().bfloat16(), 3).dtype == torch.float32
+
+    @pytest.mark.parametrize(("shape", "first"), [((2, 7, 4, 5), 7), ((2, 7, 4, 5), -1), ((7, 4, 5), 1)])
+    def test_what_is_no_class_is_refused(self, shape: tuple[int, ...], first: int) -> None:
+        with pytest.raises(ValueError, match=re.escape(f"got {shape} and {first}")):
+            probability_weights(torch.zeros(shape), first)
 
 
 class TestConfidentFraction:

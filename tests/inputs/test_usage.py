@@ -25,8 +25,8 @@ WRONG = {
     "--model.alpha big": "--model.alpha: found 'big', expected a number",
     "--model.output_stride 8x": "--model.output_stride: found '8x', expected a whole number",
     "--model.phases train": "--model.phases: found 'train', expected a list: [train]",
-    "--model.self_training anealed": "--model.self_training: found 'anealed', expected one of annealed, top_fraction, "
-    "none; did you mean 'annealed'?",
+    "--model.self_training anealed": "--model.self_training: found 'anealed', expected one of annealed, probability, "
+    "top_fraction, none; did you mean 'annealed'?",
     "--model.flip maybe": "--model.flip: found 'maybe', expected true or false",
     "--data.unseen dog": "--data.unseen: found 'dog', expected a list: [dog]",
     "--data.batch_siz 3": "--data.batch_siz: is no option here; did you mean '--data.batch_size'?",
@@ -67,7 +67,8 @@ WRONG = {
     # no value
     "--model.lr null": "--model.lr: found null, expected a number",
     "--model.dilations null": "--model.dilations: found null, expected a list, as in [a, b]",
-    "--model.self_training null": "--model.self_training: found null, expected one of annealed, top_fraction, none",
+    "--model.self_training null": "--model.self_training: found null, expected one of annealed, probability, "
+    "top_fraction, none",
     "--checkpoint.every null": "--checkpoint.every: found null, expected a whole number",
     "--trainer.callbacks.monitr x": "--trainer.callbacks.monitr: is no option here; --help lists those that are",
     "--trainer.logger CSVLogger --trainer.logger.nme 3": "--trainer.logger.nme: is no option here; did you mean "

@@ -158,7 +158,8 @@ def test_transfer_teaches_unseen_classes(fit: Fit) -> None:
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"self_training": "top_fraction"}, {"pseudo_classes": "all"}, {"adversarial": "none"}, {"adversarial": "l1"},
+    {"self_training": "top_fraction"}, {"self_training": "probability"}, {"pseudo_classes": "all"},
+    {"adversarial": "none"}, {"adversarial": "l1"},
     {"clip_norm": 0.1}, {"rounds": 2}, {"center_vectors": True}, {"bandwidths": [1.0]},
     {"class_balance": 0.5, "phases": ["train"]}, {"class_balance": 0.5, "phases": ["transfer"]},
 ]  # fmt: skip
@@ -205,10 +206,13 @@ def test_pseudo_labels_are_the_best_unseen_class_of_ignored_pixels() -> None:
     torch.testing.assert_close(confidence, logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1).detach())
     assert torch.equal(pseudo, (batch["mask"] == 255) & batch["valid"])
     torch.testing.assert_close(weights, annealed_weights(confidence, pseudo, model.hparams["temperature"]))
-    everything = built(tiny_model(pseudo_classes="all"))
+    model.hparams["self_training"] = "probability"
+    torch.testing.assert_close(model.pseudo_labels(batch).weights, logits.softmax(1)[:, first:].sum(1).detach())
+    everything = built(tiny_model(pseudo_classes="all", self_training="probability"))
     everything.segmenter.load_state_dict(model.segmenter.state_dict())
     everything.enter_phase("self_training")
     assert torch.equal(everything.pseudo_labels(batch).labels, logits.argmax(1))
+    torch.testing.assert_close(everything.pseudo_labels(batch).weights, logits.softmax(1).amax(1).detach())
 
 
 def test_weight_zero_on_pseudo_labels_is_supervised_training(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:

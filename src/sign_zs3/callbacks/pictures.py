@@ -133,8 +133,8 @@ class PictureLogger(pl.Callback):
         if phase.kind == "self_training":
             masks["pseudo-labels"], weights = self._pseudo_labels(model)
             hp = model.hparams
-            rule = f"T = {hp['temperature']:g}" if hp["self_training"] == "annealed" else f"top {hp['top_fraction']:g}"
-            subtitle = f"{title}, {hp['self_training']}, {rule}"
+            settings = {"annealed": f", T = {hp['temperature']:g}", "top_fraction": f", top {hp['top_fraction']:g}"}
+            subtitle = f"{title}, {hp['self_training']}{settings.get(hp['self_training'], '')}"
             panel = panels.pseudo_label_panel(pictures, truths, masks["pseudo-labels"], weights, protocol, subtitle)
             self._put(trainer, "pictures/pseudo_labels", panel, schedule.batches, f"pseudo-labels-{number}")
         for logger in trainer.loggers:

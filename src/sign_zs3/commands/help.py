@@ -114,7 +114,7 @@ PAGES = {
                 "--model.clip_norm NUMBER": "clip gradients at this norm; 0: do not (default: 0.0)",
             },
             "Self-training": {
-                "--model.self_training RULE": "annealed, top_fraction or none (default: annealed)",
+                "--model.self_training RULE": "annealed, probability, top_fraction or none (default: annealed)",
                 "--model.temperature T": "of annealed: low trusts few pseudo-labels (default: 2.0)",
                 "--model.top_fraction SHARE": "of top_fraction: share that is kept (default: 0.75)",
                 "--model.pseudo_classes WHICH": "unseen or all classes as pseudo-labels (default: unseen)",

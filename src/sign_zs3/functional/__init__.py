@@ -16,7 +16,7 @@ from sign_zs3.functional.positional import (
     interpolated_positional_encoding,
     relative_positional_encoding,
 )
-from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
+from sign_zs3.functional.self_training import annealed_weights, confident_fraction, probability_weights, within_top
 from sign_zs3.functional.teaching import excess_logit, logits_beside_old
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "mmd",
     "per_class_iou",
     "pixel_cross_entropy",
+    "probability_weights",
     "relative_positional_encoding",
     "resize_map",
     "resize_scores",

@@ -34,6 +34,35 @@ def annealed_weights(confidence: Tensor, pseudo: Tensor, temperature: float) -> 
     return torch.exp((confidence - best).masked_fill(~pseudo, 0) / temperature)
 
 
+def probability_weights(logits: Tensor, first: int) -> Tensor:
+    """Return the weights of probability-weighted self-training: the probability that a pixel is unseen at all.
+
+    It is the sum of the softmax over the pseudo-classes, P = 1 - (sum over the seen classes). If the teacher is
+    calibrated, P is the share of truly unseen pixels among those that look like this one. So the weights of a batch sum
+    up to the expected number of unseen pixels: an image that shows no unseen class weighs little, and there is no
+    setting. Eq. 17 compares the confidence in one class with the highest one in its image instead: every image has
+    pixels of weight 1, a pixel that is surely unseen but of one of two classes loses weight, and the T that suits
+    differs from data to data.
+
+    Args:
+        logits: (N, C, H, W), the teacher's, of all classes.
+        first: In 0..C-1: the pseudo-classes are those from here on; seen classes come first. At 0 all weigh 1.
+
+    Returns:
+        (N, H, W) in [0, 1], float32 (float64 stays).
+
+    Raises:
+        ValueError: `first` is no class, or the logits are no map.
+
+    >>> logits = torch.tensor([0.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1)
+    >>> probability_weights(logits, first=3)  # one class of four
+    tensor([[[0.2500]]])
+    """
+    if logits.dim() != 4 or not 0 <= first < logits.shape[1]:
+        raise ValueError(f"expected logits (N, C, H, W) and first in 0..C-1, got {tuple(logits.shape)} and {first}")
+    return at_least_float32(logits).softmax(dim=1)[:, first:].sum(dim=1)
+
+
 def confident_fraction(confidence: Tensor, pseudo: Tensor, fraction: float) -> Tensor:
     """Choose the most confident fraction of each image's pseudo-labelled pixels: self-training with a threshold.
 

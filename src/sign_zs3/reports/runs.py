@@ -16,7 +16,7 @@ from sign_zs3.files import other_format, read_json, read_yaml, refusing
 from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
 
 KINDS = ("train", "generator", "transfer", "self_training")
-SELF_TRAINING = {"annealed": "+ AST", "top_fraction": "+ ST"}
+SELF_TRAINING = {"annealed": "+ AST", "probability": "+ PST", "top_fraction": "+ ST"}
 # what a run read and wrote, or how fast; and what its final phase or the name of its split says already
 _NOT_DISTINGUISHING = {
     *("seed", "self_training", "phases", "init_from", "feature_cache", "train_size"),
@@ -98,10 +98,10 @@ class Run:
         left_out = set(_NOT_DISTINGUISHING)
         if not self.final.startswith("self_training"):
             left_out |= _OF_SELF_TRAINING
-        elif self.base.endswith("+ AST"):
-            left_out.add("top_fraction")
-        elif self.base.endswith("+ ST"):
-            left_out.add("temperature")
+        rule = (self.options or {}).get("self_training")
+        left_out |= {
+            name for name, used in (("temperature", "annealed"), ("top_fraction", "top_fraction")) if rule != used
+        }
         first, second = (
             None if known is None else {k: _text(v) for k, v in known.items() if k not in left_out}
             for known in (self.options, self.surroundings)

@@ -45,7 +45,8 @@ class TaskOptions:
         clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
         max_nonfinite: Steps that may be left out, over the whole run, because their loss or gradient was NaN or
             infinite; the next one stops the run.
-        self_training: ``annealed`` (eq. 17), ``top_fraction`` (the most confident pseudo-labels, weight 1) or ``none``.
+        self_training: How pseudo-labels weigh: ``annealed`` (eq. 17), ``probability`` (`probability_weights`; with
+            `pseudo_classes` all, their confidence), ``top_fraction`` (the most confident weigh 1) or ``none``.
         temperature: T of eq. 17.
         top_fraction: Fraction of pseudo-labels kept by ``top_fraction``, per image.
         pseudo_classes: ``unseen`` gives an ignored pixel its best unseen class; ``all`` its best class.
@@ -92,7 +93,7 @@ class TaskOptions:
     clip_norm: float = 0.0
     max_nonfinite: int = 0
     # self-training
-    self_training: Literal["annealed", "top_fraction", "none"] = "annealed"
+    self_training: Literal["annealed", "probability", "top_fraction", "none"] = "annealed"
     temperature: float = 2.0
     top_fraction: float = 0.75
     pseudo_classes: Literal["unseen", "all"] = "unseen"
@@ -108,7 +109,7 @@ class TaskOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("self_training", self.self_training, "annealed", "top_fraction", "none")
+        check_choice("self_training", self.self_training, "annealed", "probability", "top_fraction", "none")
         check_choice("pseudo_classes", self.pseudo_classes, "unseen", "all")
         check_choice("resolution", self.resolution, "label", "feature")
         check_positive(dilations=self.dilations, input_scales=self.input_scales)

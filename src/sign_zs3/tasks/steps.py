@@ -17,7 +17,7 @@ from sign_zs3.functional.cross_entropy import (
 )
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl
 from sign_zs3.functional.geometry import Cells, map_size, resize_scores, shrink_labels
-from sign_zs3.functional.self_training import annealed_weights, confident_fraction, within_top
+from sign_zs3.functional.self_training import annealed_weights, confident_fraction, probability_weights, within_top
 from sign_zs3.models.discriminator import Discriminator
 from sign_zs3.models.generator import Generator
 from sign_zs3.models.segmenter import Inputs, Segmenter
@@ -108,6 +108,8 @@ def pseudo_labels(teacher: Segmenter, batch: Batch, num_seen: int, hparams: Mapp
         chosen = chosen & within_top(logits, labels, hparams["pseudo_top_p"])
     if hparams["self_training"] == "annealed":
         weights = annealed_weights(confidence, chosen, hparams["temperature"])
+    elif hparams["self_training"] == "probability":
+        weights = probability_weights(logits, first) if first else confidence
     else:
         weights = confident_fraction(confidence, chosen, hparams["top_fraction"]).float()
     return PseudoLabels(labels, confidence, chosen, weights)
