@@ -35,10 +35,14 @@ def jobs_of(dataset: str) -> dict[str, Job]:
     """Return the run up to the transfer step, and one for each rule."""
     config = ROWS[dataset]
     base = Job("transfer", config, None, ("--model.phases", "[train,generator,transfer]"))
-    rules = [("probability", ("--model.self_training", "probability"))]
-    rules += [(f"annealed_{t}", ("--model.self_training", "annealed", "--model.temperature", t)) for t in TEMPERATURES]
-    rules += [(f"top_{f}", ("--model.self_training", "top_fraction", "--model.top_fraction", f)) for f in FRACTIONS]
-    return {job.name: job for job in [base, *(Job(name, config, "transfer", options) for name, options in rules)]}
+    rules: dict[str, tuple[str, ...]] = {"probability": ("--model.self_training", "probability")}
+    for t in TEMPERATURES:
+        rules[f"annealed_{t}"] = ("--model.self_training", "annealed", "--model.temperature", t)
+    for share in FRACTIONS:
+        rules[f"top_{share}"] = ("--model.self_training", "top_fraction", "--model.top_fraction", share)
+    return {
+        job.name: job for job in [base, *(Job(name, config, "transfer", options) for name, options in rules.items())]
+    }
 
 
 def main() -> int:
