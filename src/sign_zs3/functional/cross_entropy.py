@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from sign_zs3.protocol import IGNORE_INDEX
 
+_FIXED_POINT = 2**24
+
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, balance: float = 0.0) -> Tensor:
     """Return the mean cross-entropy of labelled pixels (eq. 3 and 9).
@@ -47,10 +49,11 @@ def balanced_weights(labels: Tensor, weights: Tensor, balance: float) -> Tensor:
     """
     if balance == 0:
         return weights
-    total = torch.zeros(IGNORE_INDEX + 1, device=weights.device).index_add_(0, labels.flatten(), weights.flatten())
-    least = torch.finfo(torch.float32).tiny
-    balanced = weights * total.clamp(min=least).pow(-balance)[labels]
-    return balanced * (weights.sum() / balanced.sum().clamp(min=least))
+    # in whole numbers the order of a sum, which CUDA leaves open, does not matter
+    total = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64, device=weights.device)
+    total.index_add_(0, labels.flatten(), (weights.flatten() * _FIXED_POINT).long())
+    balanced = weights * (total.clamp(min=1) / _FIXED_POINT).pow(-balance)[labels]
+    return balanced * (weights.sum() / balanced.sum().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def transfer_loss(
