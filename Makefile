@@ -72,7 +72,7 @@ mutants: setup  ## break functional/ and metrics.py in 1100 places; fails if tes
 table1-msrc: setup  ## Table 1 on MSRC-21 with three seeds (DATA=folder of MSRC v2; about 25 minutes on two cores)
 	$(BIN)/python experiments/tables.py table1 --data $(DATA)
 
-table1-voc13: setup  ## Table 1 on 13 classes of VOC, three seeds (VOC=folder of VOCdevkit, VECTORS=voc.npz; two hours)
+table1-voc13: setup  ## Table 1 on 13 classes of VOC, three seeds (VOC=folder of VOCdevkit, VECTORS=voc.npz)
 	$(BIN)/python experiments/tables.py table1 --dataset voc13 --data $(VOC) --model.vectors $(VECTORS)
 
 ablations-msrc: setup  ## Tables 2 to 4 and Figure 5 on MSRC-21 (about half an hour on two cores)
