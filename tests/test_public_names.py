@@ -52,7 +52,7 @@ def test_public_names() -> None:
         "PascalContextDataModule", "Protocol", "SIGNModule", "SPNetModule", "ScheduleProgressBar", "Segmenter",
         "ShapesDataModule", "UserError", "VOCDataModule", "ZS3Module", "ZeroShotDataModule", "ZeroShotTask",
         "__version__", "extend", "load_recipe", "load_segmenter", "load_task", "remove", "rename", "save_model",
-        "self_train",
+        "self_train", "weigh",
     }  # fmt: skip
     for name in sign_zs3.__all__:
         assert getattr(sign_zs3, name) is not None, name

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sign_zs3.vocabulary import rename as rename
     from sign_zs3.vocabulary import save_model as save_model
     from sign_zs3.vocabulary import self_train as self_train
+    from sign_zs3.vocabulary import weigh as weigh
 
 _HOMES = {
     "callbacks": "ScheduleProgressBar",
@@ -46,7 +47,7 @@ _HOMES = {
     "models": "Segmenter",
     "protocol": "Protocol",
     "tasks": "CaGNetModule SIGNModule SPNetModule ZS3Module ZeroShotTask load_segmenter load_task",
-    "vocabulary": "extend remove rename save_model self_train",
+    "vocabulary": "extend remove rename save_model self_train weigh",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(["__version__", *_HOME])

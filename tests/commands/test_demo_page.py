@@ -11,6 +11,7 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,6 +146,23 @@ def test_unseen_classes_are_weighed_beside_the_models_own_penalty(
     expected = model.segmenter.predict(picture, seen_penalty=1.25).numpy()
     assert unseen(0.75) == pytest.approx((expected >= model.protocol.num_seen).mean())
     assert unseen(-50) == 0 and unseen(50) == pytest.approx(1)
+
+
+def test_a_visitor_weighs_one_class(model: ZeroShotTask, picture: Path) -> None:
+    page = Page(model)
+    *_, last = model.protocol.classes
+    listed = [name for _, name in page.weights(Visit())]
+    assert listed[0] == "" and sorted(listed[1:]) == sorted(model.protocol.classes)
+    before = page.label(Visit(), page.read(picture))[0]["index"]
+    all_of_it = page.label(Visit(bonuses={last: 50.0}), page.read(picture))[0]["classes"]
+    assert {entry["name"]: entry["share"] for entry in all_of_it} == {last: pytest.approx(1)}
+    none = page.label(Visit(bonuses={last: -50.0}), page.read(picture))[0]["classes"]
+    assert last not in {entry["name"] for entry in none}
+    # the model is not changed by it
+    assert page.label(Visit(bonuses={last: 0.0}), page.read(picture))[0]["index"] == before
+    visit, _ = page.teach(Visit(bonuses={last: -50.0}), "zebra")
+    assert ("zebra ★", "zebra") in page.weights(visit)
+    page.label(replace(visit, bonuses={**visit.bonuses, "zebra": 1.0}), page.read(picture))
 
 
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:
@@ -330,6 +348,8 @@ def chromium() -> Iterator[Any]:
 
 
 def test_a_visit(url: str, chromium: Any, model: ZeroShotTask, picture: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     page = Browser(chromium.new_page(viewport={"width": 1280, "height": 700}), url)
     tab, image = page.tab, np.asarray(Image.open(picture))
     page.upload(picture)
@@ -408,6 +428,15 @@ def test_a_visit(url: str, chromium: Any, model: ZeroShotTask, picture: Path, tm
 
     page.add("zebra")
     assert page.wait_for_status("Added").startswith("Added zebra: 23 classes now. scene.png")
+    # more of that class alone
+    tab.locator("#which input").click()
+    tab.get_by_role("option", name="zebra ★").click()
+    number.fill("5")
+    number.press("Enter")
+    page.wait_for_status("1 class found")
+    tab.locator("#which input").click()
+    tab.get_by_role("option", name="all unseen classes").click()
+    expect(number).to_have_value("0")
     tab.locator("#names summary").click()
     assert tab.locator("#names li", has_text="zebra").is_visible()
     page.add("qzxqzx")
@@ -434,7 +463,7 @@ def test_the_page_fits_and_is_accessible(url: str, chromium: Any, picture: Path,
     page.wait_for_status("scene.png: 96 x 96 pixels")
     page.canvas()
     assert page.tab.evaluate("document.documentElement.scrollWidth") == width
-    for part in ("#upload", "#examples img >> nth=3", ".viewer canvas", ".viewer .save", "#add", "#weight"):
+    for part in ("#upload", "#examples img >> nth=3", ".viewer canvas", ".viewer .save", "#add", "#which", "#weight"):
         box = page.tab.locator(part).bounding_box()
         assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width, part
     if os.environ.get("SCREENSHOTS"):

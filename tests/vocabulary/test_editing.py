@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 
 from sign_zs3 import UserError, load_task
-from sign_zs3.vocabulary import extend, remove, rename
-from tests.vocabulary.conftest import NEW
+from sign_zs3.vocabulary import extend, remove, rename, weigh
+from tests.vocabulary.conftest import NEW, trained
 
 
 def test_rename_and_remove_touch_what_they_name_alone(checkpoint: str) -> None:
@@ -39,3 +42,37 @@ def test_rename_and_remove_touch_what_they_name_alone(checkpoint: str) -> None:
     assert swapped is not None and swapped.classes.index("sky") == old.protocol.classes.index("sea")
     spaced = rename(old, {"sky": " dark\n sky "}).protocol
     assert spaced is not None and "dark sky" in spaced.classes
+
+
+def test_a_weight_multiplies_the_odds_of_a_class_against_any_other(checkpoint: str) -> None:
+    old = load_task(checkpoint)
+    names = old.protocol.classes
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+
+    def odds(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            p = model(image)[0].double().softmax(0)
+        return p[:, None] / p  # (C, C, h, w)
+
+    before = odds(old.segmenter)
+    weighed = weigh(old, {names[3]: 4, names[-1]: 0.5})
+    factors = torch.ones(len(names)).double()
+    factors[3], factors[-1] = 4, 0.5
+    expected = before * (factors[:, None] / factors)[..., None, None]
+    torch.testing.assert_close(odds(weighed.segmenter), expected, rtol=1e-4, atol=0)
+    # several multiply, and the model that was given stays
+    back = weigh(weighed, {names[3]: 0.25, names[-1]: 2})
+    torch.testing.assert_close(odds(back.segmenter), before, rtol=1e-4, atol=0)
+    torch.testing.assert_close(odds(old.segmenter), before, rtol=0, atol=0)
+    assert weigh(old, {}).protocol == old.protocol
+
+    for weight in (0, -1, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"weights: found {weight} for 'sky', expected a number above 0"):
+            weigh(old, {"sky": weight})
+    with pytest.raises(UserError, match="found 'sy', expected one of"):
+        weigh(old, {"sy": 2})
+
+
+def test_a_classifier_of_class_vectors_has_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="weights: found SPNet's classifier, which has no biases"):
+        weigh(trained(tmp_path, "SPNet"), {"sky": 2})

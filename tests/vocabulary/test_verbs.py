@@ -8,6 +8,7 @@ from PIL import Image
 
 from sign_zs3 import ClassTable, load_task
 from sign_zs3.cli import main
+from sign_zs3.vocabulary import weigh
 from tests.vocabulary.conftest import CLASSES, NEW
 
 
@@ -28,6 +29,13 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     protocol = load_task(third).protocol
     assert protocol.classes[-1] == "horse"
     assert not {"sky", "giraffe", "zebra"} & set(protocol.classes)
+    for weight, factors in (("4", {"zebra": 4, "giraffe": 4}), ("giraffe=0.5, sky=2", {"giraffe": 0.5, "sky": 2})):
+        more = ["--overwrite", "--weight", weight]
+        assert run("extend", "--ckpt_path", checkpoint, "--classes", "zebra,giraffe", "--output", third, *more)[0] == 0
+        plain, weighed = load_task(first), load_task(third)
+        expected = weigh(plain, factors).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in weighed.state_dict().items())
+    assert run("remove", "--ckpt_path", second, "--classes", "sky,giraffe", "--output", third, "--overwrite")[0] == 0
     images = ["--images", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--self_training_iterations", "1"]
     code, out = run("extend", "--ckpt_path", third, "--classes", "sky", "--output", second, "--overwrite", *images)
     assert code == 0, out
@@ -39,6 +47,9 @@ def test_the_verbs(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         ("extend", [*zebra, first], "exists, expected a new file"),
         ("extend", [*zebra, "x.pt"], "name that ends in .ckpt"),
         ("extend", ["--ckpt_path", str(tmp_path / "no.ckpt"), "--classes", "zebra", "--output", new], "no checkpoint"),
+        ("extend", [*zebra, new, "--weight", "zebra=much"], "--weight: found 'zebra=much', expected 2, or zebra=2"),
+        ("extend", [*zebra, new, "--weight", "0"], "weights: found 0.0 for 'zebra', expected a number above 0"),
+        ("extend", [*zebra, new, "--weight", "zebr=2"], "found 'zebr', expected one of"),
         ("extend", [*zebra, new, "--vectors", "a", "--source", "b"], "--vectors: found beside --source"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky", "--output", new], "expected OLD=NEW"),
         ("rename", ["--ckpt_path", checkpoint, "--classes", "sky=a,sky=b", "--output", new], "found 'sky' twice"),

@@ -44,14 +44,17 @@ def run(args: list[str]) -> int:
 
         data = ConfiguredCLI(rest, "Options of the data.").datamodule
     from sign_zs3.tasks import load_task
-    from sign_zs3.vocabulary import extend, self_train
+    from sign_zs3.vocabulary import extend, self_train, weigh
     from sign_zs3.vocabulary.extension import check_teachable
 
     model = load_task(options.ckpt_path)
     check_teachable(model)
     names = listed(options.classes)
+    weights = _weights(options.weight, names) if options.weight else {}
     vectors = _built(model, names, options.source) if options.source else options.vectors
     model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
+    if weights:
+        model = weigh(model, weights)
     kinds = "synthetic features" if data is None else "real and synthetic ones"
     log.info("taught: %s, from %s", ", ".join(names), kinds)
     if options.images:
@@ -69,8 +72,21 @@ def _parser() -> VerbParser:
     add("--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable")
     add("--images", nargs="+", metavar="PATH", help=IMAGES_HELP)
     add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)")
+    add("--weight", metavar="[NAME=]NUMBER", help="multiplies the odds of new classes; several by commas")
     add("--seed", type=int, default=0, help="random seed of the features that are drawn (default: 0)")
     return made
+
+
+def _weights(text: str, names: Sequence[str]) -> dict[str, float]:
+    """Read one weight for all new classes, or those of some as NAME=NUMBER."""
+    weights: dict[str, float] = {}
+    for part in listed(text):
+        name, _, number = (piece.strip() for piece in part.rpartition("="))
+        try:
+            weights |= dict.fromkeys([name] if name else names, float(number))
+        except ValueError as error:
+            raise UserError(f"--weight: found {part!r}, expected 2, or zebra=2; several by commas") from error
+    return weights
 
 
 def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> ClassTable:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import math
 import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from sign_zs3.embeddings import ClassTable
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.images import read_image
 from sign_zs3.limits import MAX_PIXELS
+from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import Protocol
 from sign_zs3.reports.predictions import index_map
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.vocabulary.editing import check_new
+from sign_zs3.vocabulary.editing import check_new, weigh
 from sign_zs3.vocabulary.extension import check_teachable, extend
 
 KEPT = 3600
@@ -45,14 +47,16 @@ NOT_TEACHABLE = "This model cannot learn classes by name."
 
 @dataclass(frozen=True)
 class Visit:
-    """What one visitor has: a model with their own classes (None: the page's), an image, and a bonus of unseen classes.
+    """What one visitor has: a model with their own classes (None: the page's), an image, and bonuses of classes.
 
-    The `bonus` is added to the scores of unseen classes, beside the model's own `seen_penalty`.
+    The `bonus` is added to the scores of unseen classes, beside the model's own `seen_penalty`; `bonuses` to those of
+    the class of that name.
     """
 
     model: ZeroShotTask | None = None
     path: Path | None = None
     bonus: float = 0.0
+    bonuses: Mapping[str, float] = field(default_factory=dict)
 
 
 class Page:
@@ -89,6 +93,16 @@ class Page:
         except UserError:
             return False
         return True
+
+    def weights(self, visit: Visit) -> list[tuple[str, str]]:
+        """Return what a visitor may weigh, as shown and as a name: unseen classes together, as "", then each class.
+
+        A classifier that is made of class vectors has no weight for a class alone.
+        """
+        protocol, each = self.protocol(visit), isinstance(self.model.segmenter.classifier, Classifier)
+        seen, unseen = protocol.classes[: protocol.num_seen], protocol.unseen_classes
+        single = [*((f"{name} ★", name) for name in unseen), *((name, name) for name in seen)]
+        return [("all unseen classes (★)", "")] * bool(unseen) + single * each
 
     @functools.cached_property
     def table(self) -> ClassTable | None:
@@ -132,9 +146,12 @@ class Page:
 
         `report` is called with the number of windows that are read, and of all.
         """
-        protocol, segmenter = self.protocol(visit), (visit.model or self.model).segmenter
+        protocol, model = self.protocol(visit), visit.model or self.model
+        if any(visit.bonuses.values()):
+            model = weigh(model, {name: math.exp(bonus) for name, bonus in visit.bonuses.items()})
         options = self.options | {"seen_penalty": self.options["seen_penalty"] + visit.bonus}
-        found = segmenter.segment(image, max_pixels=self.max_pixels, confidence_map=True, report=report, **options)
+        options |= {"max_pixels": self.max_pixels, "confidence_map": True, "report": report}
+        found = model.segmenter.segment(image, **options)
         assert found.confidence_map is not None
         labels, (height, width) = found.labels.numpy(), found.labels.shape
         sure = (100 * found.confidence_map).round().byte().numpy()

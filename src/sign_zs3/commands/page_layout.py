@@ -61,11 +61,13 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
                     elem_id="new",
                 )
                 add = gr.Button("Add", interactive=teachable, elem_id="add")
-            weight = gr.Slider(
-                -MOST_BONUS, MOST_BONUS, 0, step=0.25, label="Weight of unseen classes (★)", elem_id="weight",
-                info="To the right, more pixels get an unseen class. 0 is the model's own setting.", min_width=260,
-                visible=bool(protocol.unseen),
-            )  # fmt: skip
+            with gr.Column(min_width=260):
+                choices = page.weights(Visit())
+                which = gr.Dropdown(choices, label="More or less of", elem_id="which", visible=bool(choices))
+                weight = gr.Slider(
+                    -MOST_BONUS, MOST_BONUS, 0, step=0.25, label="Weight", elem_id="weight", visible=bool(choices),
+                    info="To the right, more pixels get this class. 0 is the model's own setting.",
+                )  # fmt: skip
         names = gr.HTML(_names(protocol), elem_id="names")
         outputs = [visit, viewer, status]
 
@@ -103,8 +105,11 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
             except UserError as error:
                 return now, gr.skip(), before or str(error)
 
-        def on_weight(now: Visit, bonus: float, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
-            now = replace(now, bonus=float(bonus))
+        def on_which(now: Visit, name: str) -> float:
+            return now.bonuses.get(name, 0.0) if name else now.bonus
+
+        def on_weight(now: Visit, name: str, bonus: float, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
+            now = replace(now, bonuses={**now.bonuses, name: bonus}) if name else replace(now, bonus=float(bonus))
             return again(now, "", progress) if now.path else (now, gr.skip(), NO_IMAGE)
 
         def on_add(now: Visit, text: str, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
@@ -113,18 +118,20 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
                 now, line = page.teach(now, text)
             except UserError as error:
                 # what the visitor sees stays, hidden classes included
-                return gr.skip(), gr.skip(), str(error), gr.skip(), gr.skip()
+                return gr.skip(), gr.skip(), str(error), gr.skip(), gr.skip(), gr.skip()
             shown = again(now, f"{line} ", progress)
-            return *shown, _names(page.protocol(now)), gr.Slider(visible=True)
+            choices = gr.Dropdown(page.weights(now), visible=True)
+            return *shown, _names(page.protocol(now)), choices, gr.Slider(visible=True)
 
         shared = heavy | {"show_progress_on": [status], "show_progress": "full"}
         upload.change(on_upload, [visit, upload], outputs, **shared)
         if pictures:
             chosen.click(on_example, [visit], outputs, **shared)
-        add.click(on_add, [visit, new], [*outputs, names, weight], **shared)
-        new.submit(on_add, [visit, new], [*outputs, names, weight], **shared)
+        add.click(on_add, [visit, new], [*outputs, names, which, weight], **shared)
+        new.submit(on_add, [visit, new], [*outputs, names, which, weight], **shared)
+        which.input(on_which, [visit, which], [weight], **private)
         # of what the slider passes while the model is busy, the last counts
-        weight.input(on_weight, [visit, weight], outputs, trigger_mode="always_last", **shared)
+        weight.input(on_weight, [visit, which, weight], outputs, trigger_mode="always_last", **shared)
     assert isinstance(blocks, gr.Blocks)
     return blocks
 

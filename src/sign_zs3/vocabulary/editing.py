@@ -1,8 +1,9 @@
-"""Classes of a trained model renamed and removed, by way of its checkpoint in memory; no weight is trained."""
+"""Classes of a trained model renamed, removed and weighed, by way of its checkpoint in memory; nothing is trained."""
 
 import copy
+import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from sign_zs3.embeddings.spelling import canonical
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import replacing
+from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.building import is_by_class
@@ -102,6 +104,31 @@ def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
     return rebuild(model, replace(protocol, classes=names, ids=ids, num_seen=num_seen, ignored_ids=ignored), kept)
 
 
+@torch.no_grad()
+def weigh(model: ZeroShotTask, weights: Mapping[str, float]) -> ZeroShotTask:
+    """Return a new model in which the odds of some classes, given by name, are multiplied at every pixel.
+
+    With a weight of 2 a class is twice as likely as before against any other, so that it takes more pixels; 1 changes
+    nothing. The logarithm of the weight is added to the class's bias in C: weights of several calls multiply.
+
+    Raises:
+        UserError: A class is not there, a weight is not a number above 0, or C has no biases, as SPNet's.
+    """
+    _check_known(model.protocol, weights)
+    for name, weight in weights.items():
+        if not 0 < weight < math.inf:
+            raise UserError(f"weights: found {weight} for {name!r}, expected a number above 0, as 2 for twice the odds")
+    new = rebuild(model, model.protocol, range(model.protocol.num_classes))
+    if not isinstance(classifier := new.segmenter.classifier, Classifier):
+        raise UserError(
+            "weights: found SPNet's classifier, which has no biases, expected another method's: leave them out"
+        )
+    assert classifier.projection.bias is not None
+    for name, weight in weights.items():
+        classifier.projection.bias[model.protocol.classes.index(name)] += math.log(weight)
+    return new.eval()
+
+
 def check_new(name: str, others: Sequence[str], what: str = "which the model has already") -> None:
     """Refuse a name whose class vector would be that of another class, since it differs in spelling alone."""
     for other in others:
@@ -110,7 +137,7 @@ def check_new(name: str, others: Sequence[str], what: str = "which the model has
             raise UserError(f"classes: found {name!r}, {what}{also}, expected another class; leave it out")
 
 
-def _check_known(protocol: Protocol, names: Sequence[str] | Mapping[str, str]) -> None:
+def _check_known(protocol: Protocol, names: Iterable[str]) -> None:
     for name in names:
         if name not in protocol.classes:
             hint = did_you_mean(name, protocol.classes, otherwise="; correct the name")
