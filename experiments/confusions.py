@@ -1,57 +1,122 @@
-"""Where the pixels of unseen classes go: the mean over runs of one row.
+"""Where the pixels of unseen classes go, and whether G's features reach them: the mean over runs of one row.
 
     .venv/bin/python experiments/confusions.py runs/msrc/sign_ast/seed*/version_0
+    .venv/bin/python experiments/confusions.py runs/msrc/sign/seed*/version_0 --checkpoint transfer
 
-For each unseen class its IoU, the labels that its pixels get, and the classes whose pixels get its label.
+For each unseen class, on the test images: its IoU, the labels that its pixels get, and the classes whose pixels get its
+label. And of its cells: the share that G's features of the class cover (Naeem et al., ICML 2020: one of them lies nearer
+than the fifth nearest real feature of the class), and the classes of which the nearest feature of G is.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
 
 from sign_zs3.commands.configured import ConfiguredCLI
-from sign_zs3.functional import confusion_matrix
-from sign_zs3.tasks import load_task
+from sign_zs3.functional.geometry import map_size
+from sign_zs3.tasks import GenerativeTask, ZeroShotTask, load_task, steps
+
+CELLS = 400
+NEIGHBOURS = 5
 
 
-@torch.no_grad()
-def confusion(run: Path) -> tuple[torch.Tensor, tuple[str, ...], int]:
-    """Return the matrix of the test images (rows: truth) after the last phase, the class names, and S."""
-    data = ConfiguredCLI(["--config", str(run / "config.yaml")], "", lambda parser: None).datamodule
-    data.setup("test")
-    model = load_task(run / "checkpoints" / "last.ckpt")
-    names = data.protocol.classes
-    total = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for index in range(len(data.test_set)):
-        sample = data.test_set[index]
-        total += confusion_matrix(model.label_image(sample["image"]), sample["mask"], len(names))
-    return total, names, data.protocol.num_seen
+class Cells(Callback):
+    """Keeps F at cells of each class, at most `CELLS` of each, an image at a time."""
+
+    def __init__(self, model: ZeroShotTask) -> None:
+        self.found: dict[int, list[Tensor]] = {}
+        self.latest = torch.empty(0)
+        model.segmenter.classifier.register_forward_pre_hook(self.keep)
+
+    def keep(self, module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        """Keep F (N, D, h, w) of the batch."""
+        self.latest = inputs[0].detach()
+
+    def on_test_batch_end(self, *given: Any, **named: Any) -> None:
+        """Take 20 cells of each class of an image at random, by what lies in the middle of a cell."""
+        batch = given[3]
+        (height, width), size = map_size(self.latest), map_size(batch["mask"])
+        row, column = (((torch.arange(n) + 0.5) * m / n).long() for n, m in zip((height, width), size, strict=True))
+        labels = batch["mask"][0][row][:, column].flatten()
+        features = self.latest[0].flatten(1).t()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        for c in labels.unique().tolist():
+            self.found.setdefault(c, []).append(features[order[labels[order] == c][:20]])
 
 
-def largest(shares: torch.Tensor, names: tuple[str, ...], but: int) -> str:
-    """Name the three largest shares."""
-    order = [i for i in shares.argsort(descending=True).tolist() if i != but]
-    return ", ".join(f"{names[i]} {100 * shares[i]:.0f}" for i in order[:3])
+def cover(model: GenerativeTask, real: dict[int, Tensor]) -> dict[int, tuple[float, Tensor]]:
+    """Return for each class the share of its features that is covered, and the shares of the nearest ones' classes."""
+    torch.manual_seed(0)
+    labels = torch.arange(model.protocol.num_classes).repeat_interleave(CELLS)
+    made = steps.synthetic_features(model.generator, model.class_vectors, labels.view(1, -1, 1))[0, :, :, 0].t()
+    found = {}
+    for c, rows in real.items():
+        radius = torch.cdist(rows, rows).kthvalue(NEIGHBOURS + 1, dim=1).values
+        distances = torch.cdist(rows, made)
+        covered = distances[:, labels == c].amin(1) <= radius
+        nearest = torch.bincount(labels[distances.argmin(1)], minlength=model.protocol.num_classes)
+        found[c] = (float(covered.float().mean()), nearest / len(rows))
+    return found
+
+
+def measure(run: Path, checkpoint: str) -> tuple[Tensor, dict[int, tuple[float, Tensor]], ZeroShotTask]:
+    """Return the confusion matrix of the test images (rows: truth), what G covers, and the model."""
+    data = ConfiguredCLI(["--config", str(run / "config.yaml")], "").datamodule
+    model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
+    cells = Cells(model)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[cells]
+    )
+    trainer.test(model, data, verbose=False)
+    assert model.confusion is not None
+    unseen, draw = range(model.protocol.num_seen, model.protocol.num_classes), torch.Generator().manual_seed(0)
+    rows = {c: torch.cat(cells.found[c]) for c in unseen if c in cells.found}
+    rows = {c: found[torch.randperm(len(found), generator=draw)[:CELLS]] for c, found in rows.items()}
+    covered = (
+        cover(model, {c: r for c, r in rows.items() if len(r) > NEIGHBOURS})
+        if isinstance(model, GenerativeTask)
+        else {}
+    )
+    return model.confusion.float(), covered, model
+
+
+def largest(shares: Tensor, names: tuple[str, ...], own: int) -> str:
+    """Name the class itself and the three largest other shares."""
+    order = [i for i in shares.argsort(descending=True).tolist() if i != own and shares[i] >= 0.005]
+    return ", ".join(f"{'itself' if i == own else names[i]} {100 * shares[i]:.0f}" for i in [own, *order[:3]])
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    found = [confusion(run) for run in parser.parse_args().runs]
-    _, names, seen = found[0]
-    print("| unseen class | IoU, % | its pixels are labelled, % | pixels labelled so are of, % |")
-    print("|---|---|---|---|")
-    for k in range(seen, len(names)):
+    parser.add_argument("--checkpoint", default="last", help="of the phase whose end is looked at (default: last)")
+    options = parser.parse_args()
+    found = [measure(run, options.checkpoint) for run in options.runs]
+    protocol = found[0][2].protocol
+    print(
+        "| unseen class | IoU, % | its pixels are labelled, % | pixels labelled so are of, % | covered by G, % "
+        "| nearest to features of G for, % |"
+    )
+    print("|---|---|---|---|---|---|")
+    for k in protocol.unseen:
         iou = torch.stack([m[k, k] / (m[k].sum() + m[:, k].sum() - m[k, k]) for m, _, _ in found]).mean()
         recall = torch.stack([m[k] / m[k].sum().clamp(min=1) for m, _, _ in found]).mean(0)
         precision = torch.stack([m[:, k] / m[:, k].sum().clamp(min=1) for m, _, _ in found]).mean(0)
-        own = f"itself {100 * recall[k]:.0f}, {largest(recall, names, k)}"
-        true = f"itself {100 * precision[k]:.0f}, {largest(precision, names, k)}"
-        print(f"| {names[k]} | {100 * iou:.1f} | {own} | {true} |")
+        cells = [f"{100 * iou:.1f}", *(largest(shares, protocol.classes, k) for shares in (recall, precision))]
+        if all(k in covered for _, covered, _ in found):
+            cells.append(f"{100 * sum(covered[k][0] for _, covered, _ in found) / len(found):.0f}")
+            nearest = torch.stack([covered[k][1] for _, covered, _ in found]).mean(0)
+            cells.append(largest(nearest, protocol.classes, k))
+        else:
+            cells += ["", ""]
+        print(f"| {protocol.classes[k]} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The README's pictures of predict, extend and demo, all of built-in scenes.
 
-After `make demo`, and `python experiments/teach.py --seeds 0` for the model that two classes were left out of:
+After `make demo`, and `python experiments/teach.py shapes --seeds 0` for the model that two classes were left out of:
 
-    python experiments/pictures.py --run runs/shapes/version_0 --left_out runs/teach/left_out/seed0/version_0
+    python experiments/pictures.py --run runs/shapes/version_0 --left_out runs/teach/shapes/seed0/left_out/version_0
 
 The page is shown by a Chromium (Debian's package `chromium`), if there is one. The picture of the pseudo-labels is one
 that `PictureLogger` writes in self-training.
@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from teach import TAUGHT, UNSEEN
+from teach import SETTINGS
 
 from sign_zs3 import ShapesDataModule, ZeroShotTask, extend, load_task
 from sign_zs3.cli import main as program
 from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.data.examples import choose_examples
 from sign_zs3.drawing.panels import comparison_panel
+
+UNSEEN, TAUGHT = [*SETTINGS["shapes"].unseen], [*SETTINGS["shapes"].taught]
 
 
 def scenes(unseen: list[str]) -> tuple[SegmentationDataset, list[int]]:

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tables import HERE, Job, finished_run, run_all
+from fitting import finished_run
+from tables import HERE, Job, run_all
 
 CLASSES = (
     "building", "grass", "tree", "cow", "sheep", "sky", "aeroplane", "water", "face", "car", "bicycle", "flower",

@@ -112,8 +112,9 @@ class Teaching:
         """Score a model on the test images, as it numbers the classes; pixels of others are ignored."""
         data = self.data()
         data.protocol = protocol = model.protocol
-        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        Trainer(accelerator="cpu", **options).test(model, data, verbose=False)
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer.test(model, data, verbose=False)
+        assert model.confusion is not None
         scores, kept = model.scores, model.confusion.clone()
         taught = [name for name in self.setting.taught if name in protocol.classes]
         kept[[protocol.classes.index(name) for name in taught]] = 0

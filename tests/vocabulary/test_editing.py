@@ -51,7 +51,7 @@ def test_a_weight_multiplies_the_odds_of_a_class_against_any_other(checkpoint: s
 
     def odds(model: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            p = model(image)[0].double().softmax(0)
+            p: torch.Tensor = model(image)[0].double().softmax(0)
         return p[:, None] / p  # (C, C, h, w)
 
     before = odds(old.segmenter)
