@@ -4,8 +4,8 @@
     .venv/bin/python experiments/confusions.py runs/msrc/sign/seed*/version_0 --checkpoint transfer
 
 For each unseen class, on the test images: its IoU, the labels that its pixels get, and the classes whose pixels get its
-label. And of its cells: the share that G's features of the class cover (Naeem et al., ICML 2020: one of them lies nearer
-than the fifth nearest real feature of the class), and the classes of which the nearest feature of G is.
+label. And of its cells: the share that G's features of the class cover (Naeem et al., ICML 2020: one of them lies
+nearer than the fifth nearest real feature of the class), and the classes of which the nearest feature of G is.
 """
 
 from __future__ import annotations
@@ -78,12 +78,8 @@ def measure(run: Path, checkpoint: str) -> tuple[Tensor, dict[int, tuple[float, 
     unseen, draw = range(model.protocol.num_seen, model.protocol.num_classes), torch.Generator().manual_seed(0)
     rows = {c: torch.cat(cells.found[c]) for c in unseen if c in cells.found}
     rows = {c: found[torch.randperm(len(found), generator=draw)[:CELLS]] for c, found in rows.items()}
-    covered = (
-        cover(model, {c: r for c, r in rows.items() if len(r) > NEIGHBOURS})
-        if isinstance(model, GenerativeTask)
-        else {}
-    )
-    return model.confusion.float(), covered, model
+    rows = {c: found for c, found in rows.items() if len(found) > NEIGHBOURS}
+    return model.confusion.float(), cover(model, rows) if isinstance(model, GenerativeTask) else {}, model
 
 
 def largest(shares: Tensor, names: tuple[str, ...], own: int) -> str:
