@@ -140,7 +140,7 @@ def test_unseen_classes_are_weighed_beside_the_models_own_penalty(
     page = Page(model)
 
     def unseen(bonus: float) -> float:
-        view, _ = page.label(Visit(bonus=bonus), page.read(picture))
+        view, _ = page.label(Visit(bonuses={"": bonus}), page.read(picture))
         return float(sum(entry["share"] for entry in view["classes"] if entry["unseen"]))
 
     expected = model.segmenter.predict(picture, seen_penalty=1.25).numpy()
@@ -168,9 +168,9 @@ def test_a_visitor_weighs_one_class(model: ZeroShotTask, picture: Path) -> None:
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:
     page = Page(model)
     before = page.protocol(Visit()).classes
-    visit, line = page.teach(Visit(path=picture, bonus=1.0), "zebra, black  horse,")
+    visit, line = page.teach(Visit(path=picture, bonuses={"": 1.0}), "zebra, black  horse,")
     assert line == "Added zebra, black horse: 24 classes now."
-    assert visit.model is not None and (visit.path, visit.bonus) == (picture, 1.0)
+    assert visit.model is not None and (visit.path, visit.bonuses) == (picture, {"": 1.0})
     assert page.protocol(visit).classes == (*before, "zebra", "black horse")
     ids = pixels(page.label(visit, page.read(picture))[0]["index"])
     labels = visit.model.segmenter.predict(picture, seen_penalty=-0.0 + model.hparams["seen_penalty"] + 1.0).numpy()

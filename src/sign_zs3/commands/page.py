@@ -47,15 +47,13 @@ NOT_TEACHABLE = "This model cannot learn classes by name."
 
 @dataclass(frozen=True)
 class Visit:
-    """What one visitor has: a model with their own classes (None: the page's), an image, and bonuses of classes.
+    """What one visitor has: a model with their own classes (None: the page's), an image, and `bonuses` of classes.
 
-    The `bonus` is added to the scores of unseen classes, beside the model's own `seen_penalty`; `bonuses` to those of
-    the class of that name.
+    These are added to the scores of the class of that name; that of "" to those of all unseen classes.
     """
 
     model: ZeroShotTask | None = None
     path: Path | None = None
-    bonus: float = 0.0
     bonuses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -147,9 +145,9 @@ class Page:
         `report` is called with the number of windows that are read, and of all.
         """
         protocol, model = self.protocol(visit), visit.model or self.model
-        if any(visit.bonuses.values()):
-            model = weigh(model, {name: math.exp(bonus) for name, bonus in visit.bonuses.items()})
-        options = self.options | {"seen_penalty": self.options["seen_penalty"] + visit.bonus}
+        if weights := {name: math.exp(bonus) for name, bonus in visit.bonuses.items() if name and bonus}:
+            model = weigh(model, weights)
+        options = self.options | {"seen_penalty": self.options["seen_penalty"] + visit.bonuses.get("", 0)}
         options |= {"max_pixels": self.max_pixels, "confidence_map": True, "report": report}
         found = model.segmenter.segment(image, **options)
         assert found.confidence_map is not None

@@ -106,10 +106,10 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
                 return now, gr.skip(), before or str(error)
 
         def on_which(now: Visit, name: str) -> float:
-            return now.bonuses.get(name, 0.0) if name else now.bonus
+            return now.bonuses.get(name, 0.0)
 
         def on_weight(now: Visit, name: str, bonus: float, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
-            now = replace(now, bonuses={**now.bonuses, name: bonus}) if name else replace(now, bonus=float(bonus))
+            now = replace(now, bonuses={**now.bonuses, name: float(bonus)})
             return again(now, "", progress) if now.path else (now, gr.skip(), NO_IMAGE)
 
         def on_add(now: Visit, text: str, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
