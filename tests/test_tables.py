@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,7 +111,9 @@ def test_every_row_has_its_file(tables: ModuleType, search: ModuleType) -> None:
     of_both = [job for dataset in tables.DATASETS for job in tables.jobs_of("table1", dataset).values()]
     rules = importlib.import_module("rules")
     of_both += [job for dataset in rules.ROWS for job in rules.jobs_of(dataset).values()]
-    jobs = [*of_both, *tables.jobs_of("ablations").values(), *search.jobs().values()]
+    of_both += [job for dataset in tables.DATASETS for job in tables.jobs_of("ablations", dataset).values()]
+    sets, teach = importlib.import_module("sets"), importlib.import_module("teach")
+    jobs = [*of_both, *search.jobs().values(), *sets.jobs_of(sets.drawn_sets()).values(), *teach.SETTINGS.values()]
     assert {job.config for job in jobs if not (EXPERIMENTS / job.config).is_file()} == set()
     assert set(tables.jobs_of("table1")) >= set(tables.ROWS)
 
@@ -150,3 +152,38 @@ def test_what_regression_reads_from_a_latent(tables: ModuleType) -> None:
     assert abs(latent.explained(z, noise, train)) < 0.02
     # half of the variance
     assert latent.explained(z, z[:, :2] + noise, train) == pytest.approx(0.5, abs=0.05)
+
+
+def test_gains_on_sets_of_unseen_classes(tables: ModuleType, tmp_path: Path) -> None:
+    sets = importlib.import_module("sets")
+    drawn = sets.drawn_sets()
+    assert len({tuple(names) for names in drawn}) == 10
+    assert all(len(set(names)) == 4 and set(names) < set(sets.CLASSES) for names in drawn)
+    jobs = sets.jobs_of(drawn)
+    assert len(jobs) == 30
+    assert all(job.base is None or jobs[job.base].options[:2] == job.options[:2] for job in jobs.values())
+    assert sets.table(drawn[:2], tmp_path) == "0_transfer is not there\n"
+    for name in jobs:
+        number, kind = name.split("_")
+        score = {"transfer": 0.1, "annealed": 0.5, "probability": 0.6 if number == "0" else 0.4}[kind]
+        run = tmp_path / name / "seed0" / "version_0"
+        run.mkdir(parents=True)
+        (run / "results.json").write_text(json.dumps({"test": dict.fromkeys(sets.SCORES, score)}))
+    first, second, mean = sets.table(drawn[:2], tmp_path).splitlines()[2:]
+    assert "10.0 / 10.0 / 10.0 | 50.0 / 50.0 / 50.0 | 60.0 / 60.0 / 60.0 | +10.0" in first
+    assert second.endswith("| -10.0 |") and "+0.0 (14.1)" in mean
+
+
+def test_what_made_features_cover(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    confusions = importlib.import_module("confusions")
+    model = SimpleNamespace(generator=None, class_vectors=None, protocol=SimpleNamespace(num_classes=22))
+    real = torch.randn(confusions.CELLS, 4)
+    # class 1 is made as it is, class 2 far away, all others farther
+    places = torch.full((model.protocol.num_classes,), 1000.0)
+    places[1], places[2] = 0, 100
+    made = torch.cat([real + place for place in places]).t()[None, :, :, None]
+    monkeypatch.setattr(confusions.steps, "synthetic_features", lambda *given: made)
+    found = confusions.cover(model, {1: real, 2: real})
+    assert found[1][0] == 1 and found[2][0] == 0
+    assert found[1][1][1] == found[2][1][1] == 1
+    assert confusions.largest(torch.tensor([0.2, 0.5, 0.3]), ("a", "b", "c"), 0) == "itself 20, b 50, c 30"
