@@ -19,7 +19,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from sign_zs3.commands.configured import ConfiguredCLI
-from sign_zs3.functional.geometry import map_size
+from sign_zs3.functional.geometry import map_size, shrink_labels
 from sign_zs3.tasks import GenerativeTask, ZeroShotTask, load_task, steps
 
 CELLS = 400
@@ -39,15 +39,14 @@ class Cells(Callback):
         self.latest = inputs[0].detach()
 
     def on_test_batch_end(self, *given: Any, **named: Any) -> None:
-        """Take 20 cells of each class of an image at random, by what lies in the middle of a cell."""
-        batch = given[3]
-        (height, width), size = map_size(self.latest), map_size(batch["mask"])
-        row, column = (((torch.arange(n) + 0.5) * m / n).long() for n, m in zip((height, width), size, strict=True))
-        labels = batch["mask"][0][row][:, column].flatten()
-        features = self.latest[0].flatten(1).t()
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        for c in labels.unique().tolist():
-            self.found.setdefault(c, []).append(features[order[labels[order] == c][:20]])
+        """Take 20 cells of each class of an image at random."""
+        module, mask = given[1], given[3]["mask"]
+        cells = module.segmenter.encoder.cells(map_size(mask))
+        for image, labels in zip(self.latest, shrink_labels(mask, map_size(self.latest), cells), strict=True):
+            features, flat = image.flatten(1).t(), labels.flatten()
+            order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
+            for c in flat.unique().tolist():
+                self.found.setdefault(c, []).append(features[order[flat[order] == c][:20]])
 
 
 def cover(model: GenerativeTask, real: dict[int, Tensor]) -> dict[int, tuple[float, Tensor]]:
@@ -59,7 +58,8 @@ def cover(model: GenerativeTask, real: dict[int, Tensor]) -> dict[int, tuple[flo
     for c, rows in real.items():
         radius = torch.cdist(rows, rows).kthvalue(NEIGHBOURS + 1, dim=1).values
         distances = torch.cdist(rows, made)
-        covered = distances[:, labels == c].amin(1) <= radius
+        # as many as there are real ones
+        covered = distances[:, labels == c][:, : len(rows)].amin(1) <= radius
         nearest = torch.bincount(labels[distances.argmin(1)], minlength=model.protocol.num_classes)
         found[c] = (float(covered.float().mean()), nearest / len(rows))
     return found
@@ -69,6 +69,7 @@ def measure(run: Path, checkpoint: str) -> tuple[Tensor, dict[int, tuple[float, 
     """Return the confusion matrix of the test images (rows: truth), what G covers, and the model."""
     data = ConfiguredCLI(["--config", str(run / "config.yaml")], "").datamodule
     model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
+    model.hparams.update(flip=False, scales=[1.0])  # one view, whose cells are known
     cells = Cells(model)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[cells]

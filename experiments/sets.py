@@ -54,7 +54,7 @@ def table(sets: list[list[str]], runs: Path) -> str:
         for kind in ("transfer", *RULES):
             run = finished_run(runs / f"{number}_{kind}" / "seed0")
             if run is None:
-                return f"{number}_{kind} is not there\n"
+                raise FileNotFoundError(f"{number}_{kind} is not there")
             scores = json.loads((run / "results.json").read_text(encoding="utf-8"))["test"]
             found.append([100 * scores[key] for key in SCORES])
         gains.append(found[2][2] - found[1][2])
@@ -73,11 +73,13 @@ def main() -> int:
     options, extra = parser.parse_known_args()
     sets = drawn_sets()
     errors = run_all(jobs_of(sets), [0], options.runs, extra, options.jobs)
+    if errors:
+        return 1
     text = table(sets, options.runs)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text, encoding="utf-8")
     print(text)
-    return int(len(errors) > 0)
+    return 0
 
 
 if __name__ == "__main__":

@@ -109,19 +109,22 @@ class Teaching:
         return found
 
     def measure(self, model: ZeroShotTask) -> dict[str, Any]:
-        """Score a model on the test images, as it numbers the classes; pixels of others are ignored."""
+        """Score a model on the test images; pixels of classes that it does not have are ignored."""
         data = self.data()
-        data.protocol = protocol = model.protocol
+        # of the same names, the test knows how either numbers them
+        if set(model.protocol.classes) != set(data.protocol.classes):
+            data.protocol = model.protocol
         trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         trainer.test(model, data, verbose=False)
         assert model.confusion is not None
-        scores, kept = model.scores, model.confusion.clone()
+        protocol, scores, kept = model.protocol, model.scores, model.confusion.clone()
         taught = [name for name in self.setting.taught if name in protocol.classes]
         kept[[protocol.classes.index(name) for name in taught]] = 0
         other = [scores["per_class"][name] for name in self.setting.unseen]
         return {
             "taught": {name: scores["per_class"][name] for name in taught},
-            "seen": scores["seen_miou"],
+            # comparable only where the taught pixels count
+            "seen": scores["seen_miou"] if taught else None,
             "seen_where_taught_is_ignored": gzsl_scores(kept, protocol.seen, protocol.unseen)["seen_miou"],
             "other_unseen": statistics.fmean(other),
         }
@@ -171,7 +174,9 @@ def table(rows: dict[str, list[dict[str, Any]]], seeds: Sequence[int]) -> str:
         by_class = ", ".join(f"{name} {100 * value:.1f}" for name, value in each.items())
         taught = f"{100 * statistics.fmean(each.values()):.1f} ({by_class})" if each else ""
         keys = ("seen", "seen_where_taught_is_ignored", "other_unseen")
-        means = " | ".join(f"{100 * statistics.fmean(row[key] for row in found):.1f}" for key in keys)
+        means = " | ".join(
+            "" if found[0][key] is None else f"{100 * statistics.fmean(row[key] for row in found):.1f}" for key in keys
+        )
         lines.append(f"| {name} | {taught} | {means} | {statistics.fmean(row['seconds'] for row in found):.1f} |")
     return "\n".join(lines) + "\n"
 
@@ -194,10 +199,10 @@ def main() -> None:
             seconds = time.perf_counter() - start
             rows.setdefault(name, []).append({"seed": seed, "seconds": seconds, **one.measure(model)})
             print(name, seed, rows[name][-1], flush=True)
-    output = options.output / options.dataset
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "teach.json", rows)
-    (output / "teach.md").write_text(table(rows, options.seeds), encoding="utf-8")
+        output = options.output / options.dataset
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "teach.json", rows)
+        (output / "teach.md").write_text(table(rows, options.seeds), encoding="utf-8")
     print(table(rows, options.seeds))
 
 

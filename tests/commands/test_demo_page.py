@@ -162,7 +162,10 @@ def test_a_visitor_weighs_one_class(model: ZeroShotTask, picture: Path) -> None:
     assert page.label(Visit(bonuses={last: 0.0}), page.read(picture))[0]["index"] == before
     visit, _ = page.teach(Visit(bonuses={last: -50.0}), "zebra")
     assert ("zebra ★", "zebra") in page.weights(visit)
-    page.label(replace(visit, bonuses={**visit.bonuses, "zebra": 1.0}), page.read(picture))
+    more = replace(visit, bonuses={**visit.bonuses, "zebra": 50.0})
+    assert [entry["name"] for entry in page.label(more, page.read(picture))[0]["classes"]] == ["zebra"]
+    # a class that is forgotten by now, with the model that had it
+    assert page.label(replace(more, model=None, bonuses={"zebra": 50.0}), page.read(picture))[0]["index"] == before
 
 
 def test_classes_that_a_visitor_adds_are_theirs_alone(model: ZeroShotTask, picture: Path) -> None:

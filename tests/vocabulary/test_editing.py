@@ -66,13 +66,13 @@ def test_a_weight_multiplies_the_odds_of_a_class_against_any_other(checkpoint: s
     torch.testing.assert_close(odds(old.segmenter), before, rtol=0, atol=0)
     assert weigh(old, {}).protocol == old.protocol
 
-    for weight in (0, -1, math.inf, math.nan):
-        with pytest.raises(UserError, match=f"weights: found {weight} for 'sky', expected a number above 0"):
-            weigh(old, {"sky": weight})
+    for weight in (0, -1, math.inf, math.nan, None):
+        with pytest.raises(UserError, match=f"weight: found {weight} for 'sky', expected a number above 0"):
+            weigh(old, {"sky": weight})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="found 'sy', expected one of"):
         weigh(old, {"sy": 2})
 
 
 def test_a_classifier_of_class_vectors_has_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="weights: found SPNet's classifier, which has no biases"):
+    with pytest.raises(UserError, match="weight: found SPNet's classifier, which has no biases"):
         weigh(trained(tmp_path, "SPNet"), {"sky": 2})

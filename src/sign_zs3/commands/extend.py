@@ -45,12 +45,14 @@ def run(args: list[str]) -> int:
         data = ConfiguredCLI(rest, "Options of the data.").datamodule
     from sign_zs3.tasks import load_task
     from sign_zs3.vocabulary import extend, self_train, weigh
+    from sign_zs3.vocabulary.editing import check_weights
     from sign_zs3.vocabulary.extension import check_teachable
 
     model = load_task(options.ckpt_path)
     check_teachable(model)
-    names = listed(options.classes)
-    weights = _weights(options.weight, names) if options.weight else {}
+    names = [" ".join(name.split()) for name in listed(options.classes)]
+    weights = {} if options.weight is None else _weights(options.weight, names)
+    check_weights(model, weights, [*model.protocol.classes, *names])
     vectors = _built(model, names, options.source) if options.source else options.vectors
     model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
     if weights:
@@ -72,7 +74,7 @@ def _parser() -> VerbParser:
     add("--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable")
     add("--images", nargs="+", metavar="PATH", help=IMAGES_HELP)
     add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)")
-    add("--weight", metavar="[NAME=]NUMBER", help="multiplies the odds of new classes; several by commas")
+    add("--weight", metavar="[NAME=]NUMBER", help="multiplies the odds of classes; several by commas")
     add("--seed", type=int, default=0, help="random seed of the features that are drawn (default: 0)")
     return made
 
@@ -80,12 +82,17 @@ def _parser() -> VerbParser:
 def _weights(text: str, names: Sequence[str]) -> dict[str, float]:
     """Read one weight for all new classes, or those of some as NAME=NUMBER."""
     weights: dict[str, float] = {}
-    for part in listed(text):
-        name, _, number = (piece.strip() for piece in part.rpartition("="))
+    parts = listed(text)
+    for part in parts:
+        name, equals, number = (piece.strip(" \"'") for piece in part.rpartition("="))
         try:
-            weights |= dict.fromkeys([name] if name else names, float(number))
-        except ValueError as error:
-            raise UserError(f"--weight: found {part!r}, expected 2, or zebra=2; several by commas") from error
+            given = dict.fromkeys([name] if equals else names, float(number))
+        except ValueError:
+            given = {}
+        if not given or not all(given) or weights.keys() & given.keys() or (len(parts) > 1 and not equals):
+            expected = "one number for all new classes, as 4, or one for each of some, as zebra=4,horse=2"
+            raise UserError(f"--weight: found {text!r}, expected {expected}; correct it")
+        weights |= given
     return weights
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import math
 import re
 import shutil
 import tempfile
@@ -34,7 +33,7 @@ from sign_zs3.models.classifier import Classifier
 from sign_zs3.protocol import Protocol
 from sign_zs3.reports.predictions import index_map
 from sign_zs3.tasks.base import ZeroShotTask
-from sign_zs3.vocabulary.editing import check_new, weigh
+from sign_zs3.vocabulary.editing import check_new, with_bonuses
 from sign_zs3.vocabulary.extension import check_teachable, extend
 
 KEPT = 3600
@@ -93,10 +92,7 @@ class Page:
         return True
 
     def weights(self, visit: Visit) -> list[tuple[str, str]]:
-        """Return what a visitor may weigh, as shown and as a name: unseen classes together, as "", then each class.
-
-        A classifier that is made of class vectors has no weight for a class alone.
-        """
+        """Return what a visitor may weigh, as shown and as a name: unseen classes as "", then, but for SPNet, each."""
         protocol, each = self.protocol(visit), isinstance(self.model.segmenter.classifier, Classifier)
         seen, unseen = protocol.classes[: protocol.num_seen], protocol.unseen_classes
         single = [*((f"{name} ★", name) for name in unseen), *((name, name) for name in seen)]
@@ -144,12 +140,12 @@ class Page:
 
         `report` is called with the number of windows that are read, and of all.
         """
-        protocol, model = self.protocol(visit), visit.model or self.model
-        if weights := {name: math.exp(bonus) for name, bonus in visit.bonuses.items() if name and bonus}:
-            model = weigh(model, weights)
+        protocol, segmenter = self.protocol(visit), (visit.model or self.model).segmenter
+        # a class that a visitor added is forgotten after a while, and the page may still name it
+        rows = {row: visit.bonuses[name] for row, name in enumerate(protocol.classes) if name in visit.bonuses}
         options = self.options | {"seen_penalty": self.options["seen_penalty"] + visit.bonuses.get("", 0)}
         options |= {"max_pixels": self.max_pixels, "confidence_map": True, "report": report}
-        found = model.segmenter.segment(image, **options)
+        found = with_bonuses(segmenter, rows).segment(image, **options)
         assert found.confidence_map is not None
         labels, (height, width) = found.labels.numpy(), found.labels.shape
         sure = (100 * found.confidence_map).round().byte().numpy()

@@ -66,7 +66,7 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
                 which = gr.Dropdown(choices, label="More or less of", elem_id="which", visible=bool(choices))
                 weight = gr.Slider(
                     -MOST_BONUS, MOST_BONUS, 0, step=0.25, label="Weight", elem_id="weight", visible=bool(choices),
-                    info="To the right, more pixels get this class. 0 is the model's own setting.",
+                    info="To the right, more pixels get it. 0 is the model's own setting.",
                 )  # fmt: skip
         names = gr.HTML(_names(protocol), elem_id="names")
         outputs = [visit, viewer, status]
@@ -120,8 +120,8 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
                 # what the visitor sees stays, hidden classes included
                 return gr.skip(), gr.skip(), str(error), gr.skip(), gr.skip(), gr.skip()
             shown = again(now, f"{line} ", progress)
-            choices = gr.Dropdown(page.weights(now), visible=True)
-            return *shown, _names(page.protocol(now)), choices, gr.Slider(visible=True)
+            choices = gr.Dropdown(page.weights(now), value="", visible=True)
+            return *shown, _names(page.protocol(now)), choices, gr.Slider(value=on_which(now, ""), visible=True)
 
         shared = heavy | {"show_progress_on": [status], "show_progress": "full"}
         upload.change(on_upload, [visit, upload], outputs, **shared)
@@ -129,7 +129,8 @@ def build_page(model: ZeroShotTask, examples: Sequence[Path] = (), **options: An
             chosen.click(on_example, [visit], outputs, **shared)
         add.click(on_add, [visit, new], [*outputs, names, which, weight], **shared)
         new.submit(on_add, [visit, new], [*outputs, names, which, weight], **shared)
-        which.input(on_which, [visit, which], [weight], **private)
+        # after what the slider has asked for
+        which.input(on_which, [visit, which], [weight], **heavy)
         # of what the slider passes while the model is busy, the last counts
         weight.input(on_weight, [visit, which, weight], outputs, trigger_mode="always_last", **shared)
     assert isinstance(blocks, gr.Blocks)

@@ -16,6 +16,7 @@ from sign_zs3.embeddings.spelling import canonical
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import replacing
 from sign_zs3.models.classifier import Classifier
+from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.building import is_by_class
@@ -73,7 +74,7 @@ def rename(model: ZeroShotTask, names: Mapping[str, str]) -> ZeroShotTask:
         UserError: A class is not there, or two would have one name.
     """
     protocol = model.protocol
-    _check_known(protocol, names)
+    _check_known(protocol.classes, names)
     given = {old: " ".join(new.split()) for old, new in names.items()}
     if not all(given.values()):
         raise UserError("rename: found an empty name, expected OLD=NEW: give a name")
@@ -92,7 +93,7 @@ def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
         UserError: A class is not there, or no seen class is left.
     """
     protocol = model.protocol
-    _check_known(protocol, classes)
+    _check_known(protocol.classes, classes)
     kept = [row for row, name in enumerate(protocol.classes) if name not in classes]
     num_seen = sum(row < protocol.num_seen for row in kept)
     if not num_seen:
@@ -104,29 +105,40 @@ def remove(model: ZeroShotTask, classes: Sequence[str]) -> ZeroShotTask:
     return rebuild(model, replace(protocol, classes=names, ids=ids, num_seen=num_seen, ignored_ids=ignored), kept)
 
 
-@torch.no_grad()
 def weigh(model: ZeroShotTask, weights: Mapping[str, float]) -> ZeroShotTask:
     """Return a new model in which the odds of some classes, given by name, are multiplied at every pixel.
 
-    With a weight of 2 a class is twice as likely as before against any other, so that it takes more pixels; 1 changes
-    nothing. The logarithm of the weight is added to the class's bias in C: weights of several calls multiply.
+    With 2 a class is twice as likely as before against any other. The logarithm is added to its bias in C.
 
     Raises:
         UserError: A class is not there, a weight is not a number above 0, or C has no biases, as SPNet's.
     """
-    _check_known(model.protocol, weights)
-    for name, weight in weights.items():
-        if not 0 < weight < math.inf:
-            raise UserError(f"weights: found {weight} for {name!r}, expected a number above 0, as 2 for twice the odds")
+    check_weights(model, weights, model.protocol.classes)
     new = rebuild(model, model.protocol, range(model.protocol.num_classes))
-    if not isinstance(classifier := new.segmenter.classifier, Classifier):
-        raise UserError(
-            "weights: found SPNet's classifier, which has no biases, expected another method's: leave them out"
-        )
-    assert classifier.projection.bias is not None
-    for name, weight in weights.items():
-        classifier.projection.bias[model.protocol.classes.index(name)] += math.log(weight)
+    rows = {model.protocol.classes.index(name): math.log(weight) for name, weight in weights.items()}
+    new.segmenter = with_bonuses(new.segmenter, rows)
     return new.eval()
+
+
+def check_weights(model: ZeroShotTask, weights: Mapping[str, float], classes: Sequence[str]) -> None:
+    """Refuse weights that `weigh` cannot give to a model that knows these classes."""
+    _check_known(classes, weights)
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise UserError(f"weight: found {weight!r} for {name!r}, expected a number above 0, as 2 for double odds")
+    if weights and not isinstance(model.segmenter.classifier, Classifier):
+        raise UserError("weight: found SPNet's classifier, which has no biases, expected another one: leave it out")
+
+
+@torch.no_grad()
+def with_bonuses(segmenter: Segmenter, bonuses: Mapping[int, float]) -> Segmenter:
+    """Return a segmenter that adds bonuses to the logits of some classes; it shares all parts but C."""
+    twin, classifier = copy.copy(segmenter), copy.deepcopy(segmenter.classifier)
+    for row, bonus in bonuses.items():
+        assert isinstance(classifier, Classifier) and classifier.projection.bias is not None
+        classifier.projection.bias[row] += bonus
+    twin._modules = {**segmenter._modules, "classifier": classifier}
+    return twin
 
 
 def check_new(name: str, others: Sequence[str], what: str = "which the model has already") -> None:
@@ -137,11 +149,11 @@ def check_new(name: str, others: Sequence[str], what: str = "which the model has
             raise UserError(f"classes: found {name!r}, {what}{also}, expected another class; leave it out")
 
 
-def _check_known(protocol: Protocol, names: Iterable[str]) -> None:
+def _check_known(classes: Sequence[str], names: Iterable[str]) -> None:
     for name in names:
-        if name not in protocol.classes:
-            hint = did_you_mean(name, protocol.classes, otherwise="; correct the name")
-            expected = f"one of the model's {len(protocol.classes)} classes, {', '.join(protocol.classes)}"
+        if name not in classes:
+            hint = did_you_mean(name, classes, otherwise="; correct the name")
+            expected = f"one of the model's {len(classes)} classes, {', '.join(classes)}"
             raise UserError(
                 f"classes: found {name!r}, expected {textwrap.shorten(expected, 400, placeholder=' ...')}{hint}"
             )
