@@ -367,7 +367,8 @@ def test_msrc_rows_on_real_images(
     assert len(list(folder.iterdir())) == 2 * 6 + 2
     if name == "msrc":
         monkeypatch.syspath_prepend(str(EXPERIMENTS))
-        matrix, classes, _ = importlib.import_module("confusions").confusion(tmp_path / "version_0")
+        matrix, _, model = importlib.import_module("confusions").measure(tmp_path / "version_0", "last")
+        classes = model.protocol.classes
         union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
         for label, right, either in zip(classes, matrix.diagonal().tolist(), union.tolist(), strict=True):
             # the run's maps are rounded to 16 bits

