@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sign_zs3.metrics import GZSLMeanIoU as GZSLMeanIoU
     from sign_zs3.models import Segmenter as Segmenter
     from sign_zs3.protocol import Protocol as Protocol
+    from sign_zs3.released import import_released as import_released
     from sign_zs3.tasks import CaGNetModule as CaGNetModule
     from sign_zs3.tasks import SIGNModule as SIGNModule
     from sign_zs3.tasks import SPNetModule as SPNetModule
@@ -46,6 +47,7 @@ _HOMES = {
     "metrics": "GZSLMeanIoU",
     "models": "Segmenter",
     "protocol": "Protocol",
+    "released": "import_released",
     "tasks": "CaGNetModule SIGNModule SPNetModule ZS3Module ZeroShotTask load_segmenter load_task",
     "vocabulary": "extend remove rename save_model self_train weigh",
 }

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sign_zs3.models import SpatialInformationModule
-from sign_zs3.models.spatial.build import ContextualModule, Encoding, PlainFeatures, Position
+from sign_zs3.models.spatial.base import Position
+from sign_zs3.models.spatial.build import ContextualModule, Encoding, PlainFeatures
 from sign_zs3.models.spatial.encodings import SelfAttention, attend_in_windows
 
 
@@ -141,7 +142,7 @@ def test_window_sees_its_place_in_the_whole() -> None:
     ("options", "message"),
     [
         ({"encoding": "dense"}, "expected multihead"),
-        ({"position": "polar"}, "expected relative"),
+        ({"position": "polar"}, "expected one of relative"),
         ({"position": "interpolated"}, "needs train_size"),
         ({"feature_dim": 26}, "multiple of 4"),
         ({"width": 30, "heads": 8}, "multiple of heads"),

@@ -12,7 +12,8 @@ from torch import Tensor
 from sign_zs3 import UserError
 from sign_zs3.models import Classifier, Encoder, Segmenter, SegmenterConfig, SpatialInformationModule
 from sign_zs3.models.inference import Place, Scores, View, windows
-from sign_zs3.models.spatial.build import PlainFeatures, SpatialFeatures
+from sign_zs3.models.spatial import SpatialFeatures
+from sign_zs3.models.spatial.build import PlainFeatures
 from sign_zs3.protocol import Protocol
 
 
@@ -260,7 +261,7 @@ def test_config_survives_json_and_builds_the_same_networks() -> None:
     for wrong in ({"ids": (1, 2)}, {"num_seen": 0}, {"num_seen": 4}):
         with pytest.raises(UserError, match="config: class split"):
             SegmenterConfig.from_dict({**first.as_dict(), **wrong})
-    for part, message in (("spatial", "sim, contextual, plain"), ("classifier", "linear, projection")):
+    for part, message in (("spatial", "sim, contextual, released, plain"), ("classifier", "linear, projection")):
         with pytest.raises(UserError, match=f"{part}: found 'x', expected .*{message}"):
             Segmenter.build(config(encoder={"backbone": "small"}, **{part: {"name": "x"}}))
 

@@ -33,9 +33,9 @@ def listed(text: str) -> list[str]:
     return [name.strip().strip("\"'") for name in bare.split(",")]
 
 
-def check_output(path: str, overwrite: bool) -> Path:
-    """Return the path of an output; a UserError where it exists and is not to be overwritten, or is no ``.ckpt``."""
-    check_writable(path, ".ckpt")
+def check_output(path: str, overwrite: bool, suffix: str = ".ckpt") -> Path:
+    """Return the path of an output; a UserError where it exists and is not to be overwritten, or ends otherwise."""
+    check_writable(path, suffix)
     if Path(path).exists() and not overwrite:
         raise UserError(f"--output: found {path}, which exists, expected a new file: name another, or give --overwrite")
     return Path(path)

@@ -17,6 +17,7 @@ VERBS = {
     "embed": "build class vectors from word vectors, or show which classes lie near each other",
     "export": "write a model as ONNX, torch.export, or a folder with a model card",
     "extend": "add classes to a trained checkpoint by their names alone",
+    "import": "make a checkpoint of networks that the papers' authors released",
     "new": "write a configuration for a folder of your own images and masks; list the recipes",
     "remove": "take classes out of a checkpoint",
     "rename": "give classes of a checkpoint other names",

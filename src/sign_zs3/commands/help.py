@@ -16,7 +16,7 @@ COLUMN = 38
 
 VERB_GROUPS = {
     "Train": ("new", "fit", "validate", "test"),
-    "Use a model": ("predict", "demo", "extend", "rename", "remove", "export"),
+    "Use a model": ("predict", "demo", "extend", "rename", "remove", "export", "import"),
     "Data and results": ("data", "embed", "results"),
 }
 LINES = {
@@ -248,6 +248,10 @@ EXAMPLES = {
     "extend": (
         "sign-zs3 extend --ckpt_path last.ckpt --classes 'zebra,polar bear' --output more.ckpt",
         "sign-zs3 extend --ckpt_path last.ckpt --classes zebra --output more.ckpt --config mine.yaml",
+    ),
+    "import": (
+        "sign-zs3 import voc_ST_6000.pth --phase self_training --output released.ckpt",
+        "sign-zs3 import deeplabv1_resnet101-coco.pth --from deeplab --output deeplab.safetensors",
     ),
     "predict": (
         "sign-zs3 predict --ckpt_path last.ckpt --images photos/ street.jpg",

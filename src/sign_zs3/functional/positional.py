@@ -17,6 +17,7 @@ def relative_positional_encoding(
     full_size: tuple[int, int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    endpoints: bool = False,
 ) -> Tensor:
     """Return the relative positional encoding (RPE, eq. 11-16): positions are fractions of the map's size.
 
@@ -32,6 +33,7 @@ def relative_positional_encoding(
         full_size: (H, W) of the full map of which this is a window; None: the map is whole.
         device: Where to build it.
         dtype: Of the result; the values are computed in at least float32.
+        endpoints: Take (scale - 1) * u / (W - 1) instead, whose last one is scale - 1, as the released code does.
 
     Returns:
         (dim, height, width), in [-1, 1]. A window equals the crop of the full map's encoding.
@@ -43,8 +45,9 @@ def relative_positional_encoding(
     tensor([[ 0.0000, -0.9992]])
     """
     full_height, full_width = _check(height, width, dim, origin, full_size)
-    columns = scale * _positions(origin[1], width, device) / full_width
-    rows = scale * _positions(origin[0], height, device) / full_height
+    less = int(endpoints)
+    columns = (scale - less) * _positions(origin[1], width, device) / max(1, full_width - less)
+    rows = (scale - less) * _positions(origin[0], height, device) / max(1, full_height - less)
     return _spread(_sinusoids(columns, dim), _sinusoids(rows, dim)).to(dtype)
 
 

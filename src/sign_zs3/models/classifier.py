@@ -10,15 +10,22 @@ from sign_zs3.errors import check_choice
 
 
 class Classifier(nn.Module):
-    """One 1x1 convolution from D = `feature_dim` channels, those of the feature map F, to C = `num_classes`."""
+    """One 1x1 convolution from D = `feature_dim` channels, those of the feature map F, to C = `num_classes`.
 
-    def __init__(self, feature_dim: int, num_classes: int) -> None:
+    With `width`, another one to so many channels, ReLU and dropout of 0.5 stand before it, as in the released code of
+    CaGNet and SIGN.
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, width: int | None = None) -> None:
         super().__init__()
-        self.projection, self.num_classes = nn.Conv2d(feature_dim, num_classes, 1), num_classes
+        self.hidden = nn.Sequential()
+        if width is not None:
+            self.hidden.extend([nn.Conv2d(feature_dim, width, 1), nn.ReLU(), nn.Dropout(0.5)])
+        self.projection, self.num_classes = nn.Conv2d(width or feature_dim, num_classes, 1), num_classes
 
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, D, h, w) to logits (N, C, h, w)."""
-        logits: Tensor = self.projection(features)
+        logits: Tensor = self.projection(self.hidden(features))
         return logits
 
 
@@ -42,8 +49,8 @@ class ProjectionClassifier(nn.Module):
 
 
 def build_classifier(name: str, feature_dim: int, num_classes: int, **other: Any) -> Classifier | ProjectionClassifier:
-    """Make C: ``linear``, or ``projection`` (option `scale`) with zeros for the class vectors, to be filled in."""
+    """Make C: ``linear`` (option `width`), or ``projection`` (`scale`) with zeros where class vectors are to be."""
     check_choice("classifier", name, "linear", "projection")
     if name == "linear":
-        return Classifier(feature_dim, num_classes)
+        return Classifier(feature_dim, num_classes, **other)
     return ProjectionClassifier(torch.zeros(num_classes, feature_dim), **other)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_choice
 from sign_zs3.files import line_of
 from sign_zs3.functional.geometry import Cells, map_size, move_map, repeats_after, resize_map
 from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone, measure_levels
@@ -41,7 +42,9 @@ class Encoder(nn.Module):
             `weights` are given, as in DeepLab-v2; from scratch, normalisation by initial statistics would be none.
         dilations: Of the ``deeplab`` head's convolutions.
         input_scales: Scales at which the image is read; the maximum over scales is taken per element (the released
-            code uses 1, 0.75 and 0.5; the paper does not mention it).
+            code trains with 1, 0.75 and 0.5; the paper does not mention it).
+        maximum: Over the ``features`` E(x), or over the ``logits`` that `Segmenter.forward` gives, as SPNet's tests do;
+            E(x) then has the first scale alone.
         head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps then depend on the
             image alone, and may be computed once and kept.
@@ -66,8 +69,10 @@ class Encoder(nn.Module):
         head: str = "deeplab",
         freeze: bool = False,
         backbone_levels: Sequence[str] | None = None,
+        maximum: Literal["features", "logits"] = "features",
     ) -> None:
         super().__init__()
+        check_choice("maximum", maximum, "features", "logits")
         if not are_scales(input_scales):
             raise UserError(f"input_scales: found {input_scales!r:.100}, expected {SCALES}")
         if isinstance(backbone, str):
@@ -89,7 +94,7 @@ class Encoder(nn.Module):
         self.places = measure_places(backbone)
         self.head = build_head(head, backbone.channels, self.places.axes, feature_dim, dilations)
         self.strides = tuple(backbone.strides[level] for level in self.head.levels)
-        self.input_scales = tuple(input_scales)
+        self.input_scales, self.maximum = tuple(input_scales), maximum
         self.freeze_batch_norm = weights is not None if freeze_batch_norm is None else freeze_batch_norm
         self.freeze = freeze
         for module in self._frozen_parts():
@@ -130,9 +135,9 @@ class Encoder(nn.Module):
             return Cells(axis, axis)
         return Cells(axis, axis).resized((_scaled(size[0], scale), _scaled(size[1], scale)), size)
 
-    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) of E(x) of an image of `size`, (height, width)."""
-        scale, stride = self.input_scales[0], self.strides[0]
+    def map_size(self, size: tuple[int, int], scale: float | None = None) -> tuple[int, int]:
+        """Return the (height, width) of E(x) of an image of `size`, (height, width), or of what `read` gives."""
+        scale, stride = self.input_scales[0] if scale is None else scale, self.strides[0]
         height, width = (self.places.cells(side if scale == 1 else _scaled(side, scale), stride) for side in size)
         return height, width
 
@@ -165,9 +170,19 @@ class Encoder(nn.Module):
             dtype = next(self.head.parameters()).dtype
             encoded: Tensor = self.head([level.to(dtype) for level in images])
             return encoded
-        size, encoded = map_size(images), self.head(self.maps(rescale(images, self.input_scales[0])))
-        for scale in self.input_scales[1:]:
-            other = self.head(self.maps(rescale(images, scale)))
-            moved = move_map(other, self._cells(size, scale), self.cells(size), map_size(encoded))
-            encoded = torch.maximum(encoded, moved)
+        if self.maximum == "logits":
+            return self.read(images, self.input_scales[0])
+        return self.maximum_over_scales(images, self.read)
+
+    def read(self, images: Tensor, scale: float) -> Tensor:
+        """Return E(x) of images (N, 3, H, W), float, normalised, at one scale."""
+        encoded: Tensor = self.head(self.maps(rescale(images, scale)))
         return encoded
+
+    def maximum_over_scales(self, images: Tensor, read: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """Return the maximum of the maps that `read` makes of images at each scale, at the cells of the first one."""
+        size, found = map_size(images), read(images, self.input_scales[0])
+        for scale in self.input_scales[1:]:
+            moved = move_map(read(images, scale), self._cells(size, scale), self.cells(size), map_size(found))
+            found = torch.maximum(found, moved)
+        return found

@@ -20,6 +20,7 @@ class Generator(nn.Module):
         hidden: Widths of the hidden layers; None scales the published ones by D / 600.
         dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates for
             five hidden layers, otherwise 0.
+        bounded: End in the sigmoid.
 
     Raises:
         ValueError: The number of dropout rates is not that of hidden layers.
@@ -32,6 +33,7 @@ class Generator(nn.Module):
         feature_dim: int = 600,
         hidden: Sequence[int] | None = None,
         dropout: float | Sequence[float] | None = None,
+        bounded: bool = True,
     ) -> None:
         super().__init__()
         sizes = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
@@ -45,11 +47,12 @@ class Generator(nn.Module):
         for width, rate in zip(sizes, rates, strict=True):
             layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2), *([nn.Dropout(rate)] if rate else [])]
             previous = width
-        self.layers = nn.Sequential(*layers, nn.Conv2d(previous, feature_dim, 1), nn.Sigmoid())
+        layers.append(nn.Conv2d(previous, feature_dim, 1))
+        self.layers = nn.Sequential(*layers, *([nn.Sigmoid()] if bounded else []))
         self.word_dim, self.latent_dim = word_dim, latent_dim
 
     def forward(self, vectors: Tensor, latent: Tensor) -> Tensor:
-        """Map e (N, W, h, w), the class vector of each pixel's label, and z (N, Z, h, w) to F^ (N, D, h, w) in (0, 1).
+        """Map e (N, W, h, w), the class vector of each pixel's label, and z (N, Z, h, w) to F^ (N, D, h, w).
 
         F^ = G(e + z) with + the concatenation.
         """

@@ -72,9 +72,7 @@ class UNetHead(nn.Module):
             self.steps.append(nn.Sequential(*_convolution(below + finer, width), *_convolution(width, width)))
             below = width
         self.projection = nn.Conv2d(below, feature_dim, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        _kaiming(self)
         assert self.projection.bias is not None
         nn.init.zeros_(self.projection.bias)
 
@@ -87,13 +85,52 @@ class UNetHead(nn.Module):
         return features
 
 
+class DeepLabV3PlusHead(nn.Module):
+    """DeepLab-v3+ (Chen et al., ECCV 2018) without its last 1x1 convolution, which is C; that of ZS3Net.
+
+    The last level is read by a 1x1 convolution, three 3x3 ones of dilations 6, 12 and 18, and one of its mean over all
+    cells, 256 channels each; a 1x1 convolution makes 256 of their 1,280. They are interpolated at the cells of the
+    first level, of which a 1x1 convolution makes 48 channels, and read with these by two 3x3 convolutions to D. Batch
+    norm and ReLU follow each convolution, dropout of 0.5, 0.5 and 0.1 the 1,280 and the last two.
+    """
+
+    def __init__(self, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int) -> None:
+        super().__init__()
+        self.levels, self.axes, deep = (0, len(channels) - 1), (axes[0], axes[-1]), channels[-1]
+        branches = (_convolution(deep, 256, size, dilation) for size, dilation in ((1, 1), (3, 6), (3, 12), (3, 18)))
+        self.branches = nn.ModuleList(nn.Sequential(*branch) for branch in branches)
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_convolution(deep, 256, 1))
+        self.joint = nn.Sequential(*_convolution(5 * 256, 256, 1), nn.Dropout(0.5))
+        self.fine = nn.Sequential(*_convolution(channels[0], 48, 1))
+        middle, last = _convolution(256 + 48, 256), _convolution(256, feature_dim)
+        self.last = nn.Sequential(*middle, nn.Dropout(0.5), *last, nn.Dropout(0.1))
+        _kaiming(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Map the first and the last level, (N, channels, h_i, w_i), to E(x) (N, D, h_0, w_0), not below 0."""
+        fine, deep = maps
+        whole = self.mean(deep).expand(-1, -1, *map_size(deep))
+        joint = self.joint(torch.cat([*(branch(deep) for branch in self.branches), whole], dim=1))
+        moved = _moved(joint, self.axes[1], self.axes[0], fine)
+        features: Tensor = self.last(torch.cat([moved, self.fine(fine)], dim=1))
+        return features
+
+
 def _moved(x: Tensor, axis: Axis, other: Axis, finer: Tensor) -> Tensor:
     """Interpolate a level at the cells of a finer one."""
     return move_map(x, Cells(axis, axis), Cells(other, other), map_size(finer))
 
 
-def _convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+def _convolution(channels: int, width: int, size: int = 3, dilation: int = 1) -> tuple[nn.Module, ...]:
+    padding = size // 2 * dilation
+    convolution = nn.Conv2d(channels, width, size, padding=padding, dilation=dilation, bias=False)
+    return convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _kaiming(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
@@ -106,13 +143,15 @@ def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
 
 def build_head(
     name: str, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int, rates: Sequence[int]
-) -> DeepLabHead | FCNHead | UNetHead:
+) -> DeepLabHead | FCNHead | UNetHead | DeepLabV3PlusHead:
     """Make a head, which reads the backbone's levels with the indices `levels`.
 
-    It is ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels) or ``unet``; an unknown
-    name, or a dilation of ``deeplab`` out of range, is a UserError.
+    It is ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels), ``unet`` or
+    ``deeplabv3plus``; an unknown name, or a dilation of ``deeplab`` out of range, is a UserError.
     """
-    check_choice("head", name, "deeplab", "fcn", "fcn16", "unet")
+    check_choice("head", name, "deeplab", "fcn", "fcn16", "unet", "deeplabv3plus")
+    if name == "deeplabv3plus":
+        return DeepLabV3PlusHead(channels, axes, feature_dim)
     if name == "unet":
         return UNetHead(channels, axes, feature_dim)
     if name != "deeplab":

@@ -103,10 +103,13 @@ class Segmenter(nn.Module, PretrainedFolder):
             place: Where the images lie in a larger one; None: they are whole.
         """
         x = self.encoder(self.normalise(inputs) if isinstance(inputs, Tensor) else inputs)
+        return self._spatial_features(x, sample, place, self.encoder.input_scales[0])
+
+    def _spatial_features(self, x: Tensor, sample: bool | None, place: Place | None, scale: float) -> SpatialFeatures:
         cells: dict[str, Any] = {}
         if place is not None:
-            full_size = self.encoder.map_size((place.height, place.width))
-            cells = place.scaled(self.encoder.input_scales[0]).in_cells(self.encoder.strides[0], map_size(x), full_size)
+            full_size = self.encoder.map_size((place.height, place.width), scale)
+            cells = place.scaled(scale).in_cells(self.encoder.strides[0], map_size(x), full_size)
         found: SpatialFeatures = self.spatial(x, sample, **cells)
         return found
 
@@ -116,7 +119,17 @@ class Segmenter(nn.Module, PretrainedFolder):
         Arguments are those of `features`; `seen_penalty` is subtracted from the seen logits (calibrated stacking; Chao
         et al., ECCV 2016).
         """
-        logits: Tensor = self.classifier(self.features(inputs, False, place).features)
+        logits: Tensor
+        if self.encoder.maximum == "logits" and isinstance(inputs, Tensor):
+
+            def read(images: Tensor, scale: float) -> Tensor:
+                x = self.encoder.read(images, scale)
+                found: Tensor = self.classifier(self._spatial_features(x, False, place, scale).features)
+                return found
+
+            logits = self.encoder.maximum_over_scales(self.normalise(inputs), read)
+        else:
+            logits = self.classifier(self.features(inputs, False, place).features)
         if seen_penalty:
             seen = torch.arange(self.num_classes, device=logits.device) < self.num_seen
             logits = logits - seen_penalty * seen.to(logits.dtype).view(1, -1, 1, 1)

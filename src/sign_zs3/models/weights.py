@@ -1,5 +1,6 @@
 """Weights of networks: whether a file's fit and are finite, files that libraries publish; and modes that come back."""
 
+import codecs
 import importlib
 import pickle
 import re
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,16 @@ _WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model_ema", "teacher", "student", "model", "network", "net"),
     *("backbone", "encoder", "params", "weights"),
 )
+
+# a score beside the weights, as NumPy stores it: nothing else that a pickle may name is known
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY: list[Any] = [
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")), codecs.encode),
+]
+
+_BLOCK = re.compile(r"(?:.*\.)?layer(\d+)\.(?:block(\d+)\.)?(\w+)\.(conv|bn)\.(\w+)")
+_CONVOLUTIONS = {"reduce": "1", "conv3x3": "2", "increase": "3"}
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -71,7 +83,8 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
         if value.is_floating_point() or value.is_complex():
             # torch.isfinite knows no types of eight bits
             wide = value.float() if value.element_size() < 2 else value
-            if not bool(torch.isfinite(wide).all()):
+            # a sum is finite only if all are, and takes a tenth of the time
+            if not bool(torch.isfinite(wide.sum())) and not bool(torch.isfinite(wide).all()):
                 name = " ".join(name.split())[:100]
                 raise UserError(
                     f"{what} holds NaN or infinity in {name}, expected finite weights: take one from before the "
@@ -106,24 +119,8 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     """Load a file of weights into the network `name`, never running code in it; a UserError where it does not fit."""
     if not path.is_file():
         raise UserError(f"weights: {path} is not there: give an existing file or the name of weights of {name}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            # torchvision's older files are no archives
-            if zipfile.is_zipfile(path):
-                check_archive(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = _unwrapped(state)
-    except Exception as error:
-        # torch's own advice is to let the file run its code
-        code = isinstance(error, pickle.UnpicklingError)
-        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
-        raise UserError(f"weights: {path} cannot be read as a plain state dict: {reason}") from error
-    wanted = network.state_dict()
-    state = _without_prefix(state, list(wanted))
+    state, wanted = tensors_in(read_saved(path, "weights"), f"weights: {path}"), network.state_dict()
+    state = from_caffe(state) if name.endswith("_caffe") else _without_prefix(state, list(wanted))
     modules = {key.partition(".")[0] for key in wanted}
     # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
     needed = {key: value for key, value in wanted.items() if key in state or not key.endswith("num_batches_tracked")}
@@ -141,15 +138,59 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
         raise UserError(f"weights: {path} does not fit the backbone {name}: {fault}: give a state dict of this network")
 
 
-def _unwrapped(found: Any) -> dict[str, Tensor]:
-    """Return names and tensors from what a training saved around them; a ValueError where there are none."""
+def read_saved(path: Path, option: str) -> Any:
+    """Read what a file of torch, of its older format too, or of safetensors holds; nothing in it is run.
+
+    A `UserError` where it holds more than tensors and plain values, or is damaged; `option` named it.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # torchvision's older files are no archives
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own advice is to let the file run its code
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
+        raise UserError(f"{option}: {path} cannot be read as a plain state dict: {reason}") from error
+
+
+def from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the ResNet-101 of deeplab-pytorch and of what is built on it, and give it RGB images instead of BGR ones.
+
+    Its ``layer1`` is torchvision's stem; ``layer2.block1.reduce.conv`` is ``layer1.0.conv1``. What stands before
+    ``layer`` is left out; other entries keep their names.
+    """
+    renamed = {}
+    for key, value in state.items():
+        if match := _BLOCK.fullmatch(key):
+            layer, block, part, kind, rest = match.groups()
+            place = f"layer{int(layer) - 1}.{int(block) - 1}." if block else ""
+            number = _CONVOLUTIONS.get(part, "1")
+            key = f"{place}{'conv' if kind == 'conv' else 'bn'}{number}.{rest}"
+            if part in ("proj", "shortcut"):
+                key = f"{place}downsample.{0 if kind == 'conv' else 1}.{rest}"
+            if key == "conv1.weight":
+                value = value.flip(1)
+        renamed[key] = value
+    return renamed
+
+
+def tensors_in(found: Any, what: str) -> dict[str, Tensor]:
+    """Return names and tensors from what a training saved around them; a `UserError` where there are none."""
     for _ in range(3):
         if isinstance(found, dict) and not any(isinstance(value, Tensor) for value in found.values()):
             inside = (found.get(wrapper) for wrapper in _WRAPPERS)
             found = next((value for value in inside if isinstance(value, dict)), found)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
         keys = f" under {', '.join(map(str, found))[:100]}" if isinstance(found, dict) and found else ""
-        raise ValueError(f"found something else than names and tensors{keys}")
+        fault = f"found something else than names and tensors{keys}"
+        raise UserError(f"{what} cannot be read as a plain state dict: {fault}")
     return found
 
 

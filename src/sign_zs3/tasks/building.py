@@ -89,7 +89,8 @@ def check_fits(checkpoint: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> N
 
 def is_by_class(key: str) -> bool:
     """Tell whether an entry of a task's state has a row per class."""
-    return key == "class_vectors" or key.endswith(".known") or ".classifier." in key
+    of_c = ".classifier." in key and ".classifier.hidden." not in key
+    return key == "class_vectors" or key.endswith(".known") or of_c
 
 
 def order_from(old: Protocol, new: Protocol) -> list[int] | None:
@@ -128,7 +129,11 @@ def segmenter_config(
 ) -> SegmenterConfig:
     """Return what a task's segmenter is built from, see `ZeroShotTask.spatial_options` and `classifier_options`."""
     same = ("backbone", "backbone_levels", "output_stride", "dilations", "head", "input_scales")
-    encoder = {name: hparams[name] for name in same} | {"feature_dim": feature_dim, "freeze": hparams["freeze_encoder"]}
+    given = [*same, *(["maximum"] if hparams.get("maximum") == "logits" else [])]
+    encoder = {name: hparams[name] for name in given} | {
+        "feature_dim": feature_dim,
+        "freeze": hparams["freeze_encoder"],
+    }
     # statistics of a pretrained backbone are kept; those of a new one are learnt
     encoder["freeze_batch_norm"] = hparams["weights"] is not None
     rest = {name: hparams[name] for name in ("image_mean", "image_std", "seen_penalty", "flip", "scales")}
@@ -170,7 +175,12 @@ class Sources(NamedTuple):
         vectors: Tensor = checkpoint["state_dict"]["class_vectors"].clone()
         own, classes = checkpoint[CHECKPOINT_KEY], list(protocol.classes)
         # where classes were added or renamed, the vectors are those that the checkpoint holds
-        if list(own.get("looked_up", classes)) == classes and {*own.get("centered_on", classes)} == {*classes}:
+        own_table = hparams["vectors"] != "checkpoint"
+        if (
+            own_table
+            and list(own.get("looked_up", classes)) == classes
+            and {*own.get("centered_on", classes)} == {*classes}
+        ):
             table = class_vectors(hparams["vectors"], protocol.classes, center)
             if table.shape != vectors.shape or not torch.allclose(table, vectors, atol=1e-6):
                 raise UserError(

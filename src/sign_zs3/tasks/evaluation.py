@@ -30,7 +30,8 @@ def labels_and_truth(scores: Scores, mask: Tensor, resolution: str) -> tuple[Ten
     if resolution == "label":
         return label_scores(scores, map_size(mask), confidence=False).label, mask
     label = label_scores(scores, None, confidence=False).label
-    return label, shrink_labels(mask, map_size(label))
+    # in two steps, as the published code does
+    return label, shrink_labels(shrink_labels(mask, FEATURE_RESOLUTION_SIZE), map_size(label))
 
 
 def logged(scores: Mapping[str, Any], stage: str) -> dict[str, float]:

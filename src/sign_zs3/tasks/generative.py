@@ -28,6 +28,8 @@ class GenerativeTask(ZeroShotTask):
         generator_hidden: Widths of G; null scales the published ones.
         generator_dropout: Dropout of G, one rate for all hidden layers; null takes the published rates.
         discriminator_hidden: Width of D.
+        classifier_hidden: Width of a hidden layer of C; D's activation is a ReLU then. The released code has 1024, and
+            that layer is D's as well. Null: none.
         generator_iterations: Length of the phase in which G and D alone go on, on the fixed features.
         transfer_iterations: Length of the transfer learning step (eq. 10).
         joint_generator: Train G and D beside E, the spatial module and C in the training step, as the paper does for
@@ -53,6 +55,7 @@ class GenerativeTask(ZeroShotTask):
         generator_hidden: list[int] | None = None,
         generator_dropout: float | None = None,
         discriminator_hidden: int = 1024,
+        classifier_hidden: int | None = None,
         # schedule
         generator_iterations: int = 0,
         transfer_iterations: int = 6_000,
@@ -76,6 +79,8 @@ class GenerativeTask(ZeroShotTask):
         check_at_least(0, beta=beta)
         if generator_hidden:
             check_positive(generator_hidden=generator_hidden)
+        if classifier_hidden is not None:
+            check_at_least(1, classifier_hidden=classifier_hidden)
         if generator_dropout is not None and not 0 <= generator_dropout < 1:
             raise UserError(f"generator_dropout: found {generator_dropout}, expected 0 or more and less than 1")
         check_range("unseen_odds", unseen_odds, above=0)
@@ -86,6 +91,10 @@ class GenerativeTask(ZeroShotTask):
     def feature_dim(self, word_dim: int) -> int:
         """Return D, whatever the length of class vectors."""
         return int(self.hparams["feature_dim"])
+
+    def classifier_options(self) -> dict[str, Any]:
+        """Return what C is."""
+        return {"name": "linear", "width": self.hparams["classifier_hidden"]}
 
     @property
     def kl_weight(self) -> float | None:
@@ -107,9 +116,11 @@ class GenerativeTask(ZeroShotTask):
         """Make E, the spatial module, C (as `segmenter`), G, and D where there is an adversarial loss."""
         super().build_networks(word_dim, weights)
         hp, dim = self.hparams, self.hparams["feature_dim"]
-        self.generator = Generator(word_dim, dim, dim, hp["generator_hidden"], hp["generator_dropout"])
+        options = hp["generator_hidden"], hp["generator_dropout"], hp.get("bounded", True)
+        self.generator = Generator(word_dim, dim, dim, *options)
         if hp["adversarial"] != "none":
-            self.discriminator = Discriminator(dim, hp["discriminator_hidden"])
+            slope = 0.2 if hp["classifier_hidden"] is None else 0.0
+            self.discriminator = Discriminator(dim, hp["discriminator_hidden"], slope)
 
     @property
     def _generative(self) -> dict[str, nn.Module]:

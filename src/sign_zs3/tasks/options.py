@@ -17,7 +17,8 @@ class TaskOptions:
     """The options that all methods share.
 
     Args:
-        vectors: Class vectors: ``bundled``, or a ``.npz`` or ``.safetensors`` table.
+        vectors: Class vectors: ``bundled``, or a ``.npz`` or ``.safetensors`` table, or ``checkpoint``: those of
+            `init_from`.
         center_vectors: Subtract the mean over the classes, per source, before normalising.
         backbone: See `build_backbone`.
         weights: Backbone weights, see `build_backbone`; with some, its batch norm is frozen, as in DeepLab-v2.

@@ -1,9 +1,16 @@
 """SIGN (Cheng et al., ICCV 2021) with its three steps and Annealed Self-Training."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from sign_zs3.errors import check_at_least
+from sign_zs3.models.spatial.base import Position
 from sign_zs3.tasks.generative import GenerativeTask
+
+Encoding: TypeAlias = Literal[
+    "multihead", "self_attention", "attention", "conv", "none", "released_1", "released_2", "released_2.1",
+    "released_3", "released_4", "released_5", "released_6", "released_7", "released_8",
+    "released_4_across_batch", "released_6_across_batch",
+]  # fmt: skip
 
 
 class SIGNModule(GenerativeTask):
@@ -13,10 +20,11 @@ class SIGNModule(GenerativeTask):
     vectors are set up from the data module. Lengths are in iterations; the module stops the trainer itself.
 
     Args:
-        encoding: SIM's structure (Table 2); ``none`` leaves SIM out: F = sigmoid(E(x)), the latent pure noise.
-        position: Positional encoding (Table 3).
+        encoding: SIM's structure (Table 2); ``none`` leaves SIM out: F = sigmoid(E(x)), the latent pure noise;
+            ``released_1`` to ``_8`` are those of `ReleasedModule`, ``_across_batch`` with the release's fault.
+        position: Positional encoding (Table 3), or the released code's ``endpoints``.
         train_size: Feature map's height and width in training, for ``position: interpolated``.
-        spatial_width: SIM's inner width; null scales the published one.
+        spatial_width: SIM's inner width; null scales the published one, which the released encodings always have.
         spatial_heads: Heads of ``multihead``.
         spatial_window: Side in cells of the windows that confine attention on larger maps: time linear in pixels; null
             is the paper's, among all pixels.
@@ -31,8 +39,8 @@ class SIGNModule(GenerativeTask):
     def __init__(
         self,
         # spatial module
-        encoding: Literal["multihead", "self_attention", "attention", "conv", "none"] = "multihead",
-        position: Literal["relative", "absolute", "interpolated", "none"] = "relative",
+        encoding: Encoding = "multihead",
+        position: Position = "relative",
         train_size: list[int] | None = None,
         spatial_width: int | None = None,
         spatial_heads: int = 8,
@@ -48,6 +56,10 @@ class SIGNModule(GenerativeTask):
         hp = self.hparams
         if hp["encoding"] == "none":
             return {"name": "plain"}
+        if hp["encoding"].startswith("released_"):
+            _, number, *across = hp["encoding"].split("_", 2)
+            where = {"position": hp["position"], "train_size": hp["train_size"]}
+            return {"name": "released", "encoding": number, "across_batch": bool(across), **where}
         options = {
             "name": "sim", "encoding": hp["encoding"], "position": hp["position"], "train_size": hp["train_size"],
             "width": hp["spatial_width"], "heads": hp["spatial_heads"],

@@ -1,6 +1,6 @@
 """SPNet (Xian et al., CVPR 2019): pixels projected into the space of class vectors."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sign_zs3.errors import check_range
 from sign_zs3.models.classifier import ProjectionClassifier
@@ -16,12 +16,15 @@ class SPNetModule(ZeroShotTask):
 
     Args:
         logit_scale: What the inner products are multiplied with.
+        maximum: Over `input_scales`, of the ``features`` or, as in the released tests, of the ``logits``.
         **kwargs: Further options of `ZeroShotTask`.
     """
 
-    architecture = (*ZeroShotTask.architecture, "logit_scale")
+    architecture = (*ZeroShotTask.architecture, "logit_scale", "maximum")
 
-    def __init__(self, logit_scale: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, logit_scale: float = 1.0, maximum: Literal["features", "logits"] = "features", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_range("logit_scale", logit_scale, above=0)
 

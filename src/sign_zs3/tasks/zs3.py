@@ -15,8 +15,11 @@ class ZS3Module(GenerativeTask):
         generator_hidden: Widths of G.
         generator_dropout: Dropout of G, one rate for all hidden layers.
         adversarial: As in `GenerativeTask`.
+        bounded: Put F, and what G makes, through a sigmoid; the released code does not.
         **kwargs: Further options of `GenerativeTask`.
     """
+
+    architecture = (*GenerativeTask.architecture, "bounded")
 
     def __init__(
         self,
@@ -24,6 +27,7 @@ class ZS3Module(GenerativeTask):
         generator_hidden: list[int] | None = [256],  # noqa: B006 (never changed; lists are what YAML gives)
         generator_dropout: float | None = 0.5,
         adversarial: Literal["non_saturating", "saturating", "l1", "none"] = "none",
+        bounded: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -32,4 +36,4 @@ class ZS3Module(GenerativeTask):
 
     def spatial_options(self) -> dict[str, Any]:
         """Pass E's features on."""
-        return {"name": "plain"}
+        return {"name": "plain", "sigmoid": self.hparams["bounded"]}

@@ -81,6 +81,15 @@ def synthetic_features(model: GenerativeTask) -> Features:
     return Features(torch.cat([features[0, :, :, 0].t() for features in made]), labels)
 
 
+@torch.no_grad()
+def hidden_features(classifier: Classifier, features: Features) -> Features:
+    """Return what C's last layer reads of features: themselves where it has no other."""
+    if not len(classifier.hidden):
+        return features
+    rows = classifier.hidden(features.rows.t()[None, :, :, None])[0, :, :, 0].t().contiguous()
+    return Features(rows, features.labels)
+
+
 class Pool(NamedTuple):
     """P features, and what C's old rows, which stay, say of them: the highest logit (P,), and their log-sum-exp (P,).
 
@@ -123,8 +132,9 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     assert isinstance(classifier, Classifier) and classifier.projection.bias is not None
     projection = classifier.projection.weight.detach()[:, :, 0, 0], classifier.projection.bias.detach()
     weight, bias = (values[rows].requires_grad_() for values in projection)
-    synthetic = Pool.of(synthetic_features(model), *projection, rows)
-    pools = [synthetic] if real is None else [synthetic, Pool.of(real, *projection, rows)]
+    read = [synthetic_features(model), *([] if real is None else [real])]
+    pools = [Pool.of(hidden_features(classifier, features), *projection, rows) for features in read]
+    synthetic = pools[0]
     labels = synthetic.features.labels
     chance = torch.ones(len(labels))
     chance[labels >= model.segmenter.num_seen] = float(hp["unseen_odds"]) if odds is None else odds

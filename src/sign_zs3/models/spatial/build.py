@@ -1,51 +1,27 @@
 """What stands between E and C: SIM (section 3.3; Tables 2 and 3), CaGNet's module, or none; by the name in a config."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sign_zs3.errors import UserError, check_choice
-from sign_zs3.functional import positional
 from sign_zs3.limits import MAX_SIDE
+from sign_zs3.models.spatial.base import (
+    Cells,
+    Position,
+    PositionedModule,
+    SpatialFeatures,
+    SpatialModule,
+    noise,
+    scaled_width,
+    zeroed,
+)
 from sign_zs3.models.spatial.encodings import AttentionEncoding, ConvolutionEncoding, GatedEncoding, GatedScales
+from sign_zs3.models.spatial.released import ReleasedModule
 
 Encoding = Literal["multihead", "self_attention", "attention", "conv"]
-Position = Literal["relative", "absolute", "interpolated", "none"]
-Cells: TypeAlias = tuple[int, int]  # rows and columns of a feature map: a position, or a size
-
-
-class SpatialFeatures(NamedTuple):
-    """F, in (0, 1) after a sigmoid, its latent z, and the latter's mean and log-variance; each (N, D, h, w)."""
-
-    features: Tensor
-    latent: Tensor
-    mu: Tensor
-    logvar: Tensor
-
-
-class SpatialModule(nn.Module, ABC):
-    """A module between E and C."""
-
-    @abstractmethod
-    def forward(
-        self, x: Tensor, sample: bool | None = None, *, origin: Cells = (0, 0), full_size: Cells | None = None
-    ) -> SpatialFeatures:
-        """Add position or context to a feature map.
-
-        Args:
-            x: E(x), (N, D, h, w).
-            sample: Draw z, or take its mean; None: draw in training mode.
-            origin: (row, column) of the map in the whole map, where it is a window of one.
-            full_size: (height, width) of the whole map; None: it is the map.
-        """
-
-    def _gate(self, h: Tensor, mu: Tensor, logvar: Tensor, sample: bool | None) -> SpatialFeatures:
-        """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
-        latent = mu + _noise(mu) * torch.exp(logvar / 2) if sample or (sample is None and self.training) else mu
-        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
 
 
 class PlainFeatures(SpatialModule):
@@ -61,28 +37,11 @@ class PlainFeatures(SpatialModule):
     def forward(self, x: Tensor, sample: bool | None = None, **cells: Any) -> SpatialFeatures:
         """See `SpatialModule`; z is of N(0, 1), and positions are not read."""
         zero = torch.zeros_like(x)
-        latent = _noise(x) if sample or (sample is None and self.training) else zero
+        latent = noise(x) if sample or (sample is None and self.training) else zero
         return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
 
 
-def _noise(like: Tensor) -> Tensor:
-    # randn_like fills by the layout in memory, so that channels_last would draw another noise
-    return torch.randn(like.shape, dtype=like.dtype, device=like.device)
-
-
-def _zeroed(head: nn.Conv2d) -> nn.Conv2d:
-    """Let z start as N(0, 1): at the published alpha = 100, a random e^logvar diverges within two iterations."""
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
-    return head
-
-
-def _scaled_width(published: int, feature_dim: int, multiple: int = 1) -> int:
-    """Return a published width, which is for D = 600, for another D; a multiple of `multiple`."""
-    return max(1, round(published * feature_dim / 600 / multiple)) * multiple
-
-
-class SpatialInformationModule(SpatialModule):
+class SpatialInformationModule(PositionedModule):
     """F, z = SIM(E(x) + PE) with + the concatenation (eq. 1).
 
     A residual encoding of [E(x), PE] gives h; 1x1 convolutions give mu and logvar; z = mu + eps * exp(logvar / 2) when
@@ -96,7 +55,8 @@ class SpatialInformationModule(SpatialModule):
         feature_dim: D; a multiple of 4 unless `position` is "none".
         encoding: A row of Table 2.
         position: A row of Table 3: ``relative`` (eq. 11 to 16), ``absolute``, ``interpolated`` (absolute at
-            `train_size`, resized to the map) or ``none`` (zeros in its place, so that the counts are the same).
+            `train_size`, resized to the map) or ``none`` (zeros in its place, so that the counts are the same); or
+            ``endpoints``, the released code's relative one.
         train_size: (height, width) of the feature map in training, for ``interpolated``.
         width: Inner width; None scales the published one (512, 256 or 300) by D / 600.
         heads: Heads of ``multihead``.
@@ -118,16 +78,8 @@ class SpatialInformationModule(SpatialModule):
         heads: int = 8,
         window: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(feature_dim, position, train_size)
         attends = encoding in ("multihead", "self_attention")
-        sides = tuple(train_size or ())
-        if position not in ("relative", "absolute", "interpolated", "none"):
-            raise UserError(f"position: found {position!r}, expected relative, absolute, interpolated or none")
-        if position == "interpolated" and train_size is None:
-            raise UserError("position: interpolated needs train_size, the feature map's size in training")
-        two_sides = len(sides) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
-        if train_size is not None and not two_sides:
-            raise UserError(f"train_size: found {train_size!r:.100}, expected two whole numbers of 1 to {MAX_SIDE}")
         if type(heads) is not int or heads < 1:
             raise UserError(f"spatial_heads (heads): found {heads!r:.100}, expected a whole number of at least 1")
         if window is not None and not (type(window) is int and 2 <= window <= MAX_SIDE):
@@ -138,51 +90,30 @@ class SpatialInformationModule(SpatialModule):
             raise UserError(
                 f"spatial_window (window): found {window} with encoding {encoding!r}, which has no attention: use None"
             )
-        if position != "none" and feature_dim % 4:
-            raise UserError(f"feature_dim: found {feature_dim}, expected a multiple of 4 (sines, cosines, two axes)")
-        self.position = position
-        self.train_size = (sides[0], sides[1]) if sides else None
-        self.feature_dim = feature_dim
         self.encoding: nn.Module
         if attends:
             heads = heads if encoding == "multihead" else 1
-            inner = _scaled_width(512, feature_dim, heads) if width is None else width
+            inner = scaled_width(512, feature_dim, heads) if width is None else width
             if inner % heads:
                 raise UserError(f"spatial_width (width): found {inner}, expected a multiple of heads = {heads}")
             projections = 3 if encoding == "multihead" else 2
             self.encoding = AttentionEncoding(feature_dim, inner, heads, projections, window)
         elif encoding == "conv":
-            self.encoding = ConvolutionEncoding(feature_dim, width or _scaled_width(256, feature_dim))
+            self.encoding = ConvolutionEncoding(feature_dim, width or scaled_width(256, feature_dim))
         elif encoding == "attention":
-            self.encoding = GatedEncoding(feature_dim, width or _scaled_width(300, feature_dim))
+            self.encoding = GatedEncoding(feature_dim, width or scaled_width(300, feature_dim))
         else:
             raise UserError(f"encoding: found {encoding!r}, expected multihead, self_attention, attention or conv")
         # Table 2's count of "attention" has no room for biases on mu and logvar.
-        self.mu = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
-        self.logvar = _zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
-
-    def position_map(
-        self, height: int, width: int, origin: Cells = (0, 0), full_size: Cells | None = None, device: Any = None
-    ) -> Tensor:
-        """Return PE, (D, height, width) float32, for a map or for a window of a larger one, see `forward`."""
-        where: dict[str, Any] = {"dim": self.feature_dim, "origin": origin, "full_size": full_size, "device": device}
-        if self.position == "relative":
-            return positional.relative_positional_encoding(height, width, **where)
-        if self.position == "absolute":
-            return positional.absolute_positional_encoding(height, width, **where)
-        if self.position == "interpolated":
-            assert self.train_size is not None
-            return positional.interpolated_positional_encoding(height, width, self.train_size, **where)
-        return torch.zeros(self.feature_dim, height, width, device=device)
+        self.mu = zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
+        self.logvar = zeroed(nn.Conv2d(feature_dim, feature_dim, 1, bias=encoding != "attention"))
 
     def forward(
         self, x: Tensor, sample: bool | None = None, origin: Cells = (0, 0), full_size: Cells | None = None
     ) -> SpatialFeatures:
         """See `SpatialModule`."""
-        n, _, height, width = x.shape
-        position = self.position_map(height, width, origin, full_size, x.device).to(x.dtype)
-        h = x + self.encoding(torch.cat([x, position.expand(n, -1, -1, -1)], dim=1))
-        return self._gate(h, self.mu(h), self.logvar(h), sample)
+        h = x + self.encoding(self.beside_position(x, origin, full_size))
+        return self.gated(h, self.mu(h), self.logvar(h), sample)
 
 
 class ContextualModule(SpatialModule):
@@ -196,17 +127,22 @@ class ContextualModule(SpatialModule):
 
     def __init__(self, feature_dim: int = 600, width: int | None = None) -> None:
         super().__init__()
-        self.context = GatedScales(feature_dim, width or _scaled_width(256, feature_dim))
-        self.mu = _zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
-        self.logvar = _zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
+        self.context = GatedScales(feature_dim, width or scaled_width(256, feature_dim), feature_dim)
+        self.mu = zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
+        self.logvar = zeroed(nn.Conv2d(feature_dim, feature_dim, 3, padding=1))
 
     def forward(self, x: Tensor, sample: bool | None = None, **cells: Any) -> SpatialFeatures:
         """See `SpatialModule`; positions are not read."""
         context = self.context(x)
-        return self._gate(x, self.mu(context), self.logvar(context), sample)
+        return self.gated(x, self.mu(context), self.logvar(context), sample)
 
 
-MODULES: dict[str, Any] = {"sim": SpatialInformationModule, "contextual": ContextualModule, "plain": PlainFeatures}
+MODULES: dict[str, Any] = {
+    "sim": SpatialInformationModule,
+    "contextual": ContextualModule,
+    "released": ReleasedModule,
+    "plain": PlainFeatures,
+}
 
 
 def build_spatial(name: str, feature_dim: int, **options: Any) -> SpatialModule:

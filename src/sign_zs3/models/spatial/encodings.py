@@ -94,25 +94,30 @@ class ConvolutionEncoding(nn.Module):
 
 
 class GatedScales(nn.Module):
-    """CaGNet's context: 3x3 convolutions of three dilations, each weighed by its own attention map; 1x1 up to D."""
+    """CaGNet's context: 3x3 convolutions of three dilations, each weighed by its own attention map; a 1x1 to `out`.
 
-    def __init__(self, feature_dim: int, width: int) -> None:
+    Where `rectified`, a ReLU stands before the attention maps' sigmoid and after the 1x1, as in the released code.
+    """
+
+    def __init__(self, channels: int, width: int, out: int, rectified: bool = False) -> None:
         super().__init__()
         self.scales = nn.ModuleList(
-            nn.Conv2d(feature_dim if d == 1 else width, width, 3, padding=d, dilation=d, bias=False) for d in (1, 2, 5)
+            nn.Conv2d(channels if d == 1 else width, width, 3, padding=d, dilation=d, bias=False) for d in (1, 2, 5)
         )
         self.gate = nn.Conv2d(3 * width, 3, 3, padding=1, bias=False)
-        self.last = nn.Conv2d(3 * width, feature_dim, 1, bias=False)
+        self.last = nn.Conv2d(3 * width, out, 1, bias=False)
+        self.rectified = rectified
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, D, h, w) to its context, (N, D, h, w)."""
+        """Map (N, channels, h, w) to its context, (N, out, h, w)."""
         maps: list[Tensor] = []
         for scale in self.scales:
             x = F.relu(scale(x))
             maps.append(x)
-        gates = torch.split(torch.sigmoid(self.gate(torch.cat(maps, dim=1))), 1, dim=1)
+        gate = self.gate(torch.cat(maps, dim=1))
+        gates = torch.split(torch.sigmoid(F.relu(gate) if self.rectified else gate), 1, dim=1)
         out: Tensor = self.last(torch.cat([m * g for m, g in zip(maps, gates, strict=True)], dim=1))
-        return out
+        return F.relu(out) if self.rectified else out
 
 
 class GatedEncoding(GatedScales):
@@ -121,7 +126,7 @@ class GatedEncoding(GatedScales):
     def __init__(self, feature_dim: int, width: int) -> None:
         # Drawn first, so that a seed keeps giving the weights it gave.
         reduce = nn.Conv2d(2 * feature_dim, feature_dim, 1, bias=False)
-        super().__init__(feature_dim, width)
+        super().__init__(feature_dim, width, feature_dim)
         self.reduce = reduce
 
     def forward(self, x: Tensor) -> Tensor:
