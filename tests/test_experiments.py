@@ -18,6 +18,8 @@ from PIL import Image
 from sign_zs3 import Protocol, ZeroShotTask
 from sign_zs3.cli import main
 from sign_zs3.commands.training import ZeroShotCLI
+from sign_zs3.files import read_yaml
+from sign_zs3.released.importing import CAFFE
 from sign_zs3.reports import paper
 from sign_zs3.tasks import METHODS
 
@@ -53,6 +55,8 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
                                   "self_training_iterations": 4_000, "unseen_odds": 60.0, "lr_transfer": 1e-5,
                                   "lr_discriminator": 5e-4}),
 }  # fmt: skip
+# file of released/ -> its row in Table 1, and what its import is told
+RELEASED = {"sign": ("SIGN", ""), "sign_st": ("SIGN + AST", "--phase self_training "), "cagnet": ("CaGNet", "")}
 TOP_P = {"voc": 1, "context": 16, "coco_stuff": 1}
 SPNET_ON_VOC = {"train_iterations": 20_000}
 
@@ -99,6 +103,7 @@ def test_every_file_is_tried_here() -> None:
         *(f"table2/msrc_{encoding}.yaml" for encoding in ("attention", "conv", "self_attention")),
         *(f"table3/msrc_{position}.yaml" for position in ("absolute", "interpolated", "none")),
         *(f"table4/{name}_without.yaml" for name in ("msrc", "voc")),
+        *(f"released/{name}_{kind}.yaml" for name in SETS for kind in RELEASED),
     }
     assert {path.name for path in (EXPERIMENTS / "sweeps").iterdir()} == {
         "alpha_beta.yaml",
@@ -112,6 +117,25 @@ def test_files_are_short(path: Path) -> None:
     assert len(lines) < 50
     assert max(len(line) for line in lines) <= 120
     assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("kind", RELEASED)
+@pytest.mark.parametrize("name", SETS)
+def test_released_files_tell_their_commands_and_the_paper_s_number(name: str, kind: str) -> None:
+    path, (row, told) = f"released/{name}_{kind}.yaml", RELEASED[kind]
+    cli = built(path)
+    assert type(cli.model) is METHODS[row.split()[0]]
+    assert cli.datamodule.protocol.dataset == SETS[name][0]
+    numbers = paper.TABLE_1[SETS[name][0]][row]
+    text = (EXPERIMENTS / path).read_text()
+    assert "The paper: seen {:.2f}, unseen {:.2f}, harmonic {:.2f}.".format(*numbers) in text
+    assert re.search(rf"sign-zs3 import \S+ {told}--output released\.ckpt", text)
+    assert f"sign-zs3 test --config experiments/{path} --ckpt_path released.ckpt" in text
+
+
+def test_caffe_s_options_are_those_of_the_import() -> None:
+    settings = read_yaml(EXPERIMENTS / "parts" / "caffe.yaml", "options")
+    assert settings == {"model": dict(CAFFE)}
 
 
 @pytest.mark.parametrize("name", SETS)

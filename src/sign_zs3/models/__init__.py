@@ -9,6 +9,7 @@ from sign_zs3.models.generator import Generator
 from sign_zs3.models.inference import Labels, Scores, Segmentation, label_scores
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.models.spatial import SpatialFeatures, SpatialInformationModule, build_spatial
+from sign_zs3.models.spatial.released import ReleasedModule
 
 __all__ = [
     "Backbone",
@@ -17,6 +18,7 @@ __all__ = [
     "Encoder",
     "Generator",
     "Labels",
+    "ReleasedModule",
     "Scores",
     "Segmentation",
     "Segmenter",

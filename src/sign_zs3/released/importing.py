@@ -101,7 +101,7 @@ def import_released(
     parts = frozenset[str]().union(*model.progress.plan.values())
     model.progress.trained_before = parts - generative if untrained else parts
     model.schedule.batches = model.schedule.total_batches
-    log.info("left out: %s", ", ".join([*left_out, *beside]))
+    log.info("left out: %s", ", ".join([*left_out, *(name for name, count in beside.items() if count is None)]))
     if untrained:
         log.info("not in the file, so not trained: %s", ", ".join(untrained))
     return model.eval()
@@ -130,7 +130,7 @@ def _read(path: str | Path, kind: str | None) -> tuple[dict[str, Tensor], dict[s
     if kind not in (None, found):
         raise UserError(f"--from: found {kind}, but {path} is of {found}: leave the option out")
     check_finite(state, f"import: {path}")
-    # of an optimiser, the name alone: its state is as large as the weights
+    # counts, and the names of the rest: an optimiser's state is as large as the weights
     beside = {} if state is saved else {k: v if type(v) is int else None for k, v in saved.items() if k != "state_dict"}
     return state, beside, found
 
