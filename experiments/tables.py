@@ -152,7 +152,8 @@ def main() -> int:
         table("table3", "SIGN, position relative", ["sign", *(f"position_{name}" for name in POSITIONS)])
         without = ["sign", "without", *ENCODINGS]
         table("table4", "SIGN, feature_dim 128, encoding multihead", without, "--phase", "train")
-        table("figure5", "SIGN + AST, T = 0.3", ["sign_ast", "sign_uniform", "sign_pst", *temperatures])
+        table("figure5", "SIGN + AST, T = 0.3", ["sign_ast", "sign_uniform", *temperatures])
+        table("rules", "SIGN + PST", ["sign", "sign_uniform", "sign_ast", "sign_pst"])
     return int(len(errors) > 0)
 
 
