@@ -14,12 +14,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sign_zs3 import FolderDataModule, UserError, ZeroShotTask, extend, import_released, load_task, save_model
+from sign_zs3 import (
+    FolderDataModule,
+    SIGNModule,
+    UserError,
+    ZeroShotTask,
+    extend,
+    import_released,
+    load_task,
+    save_model,
+)
 from sign_zs3.cli import main
 from sign_zs3.data.splits import NEVER_LABELLED, PUBLISHED, published_protocol
-from sign_zs3.models.backbones.build import build_backbone
+from sign_zs3.models import ReleasedModule, build_backbone
 from sign_zs3.released.importing import CAFFE
-from tests.conftest import quiet_trainer
+from tests.conftest import TINY, quiet_trainer, tiny_data
 from tests.released import files
 
 
@@ -95,10 +104,22 @@ Change = Callable[[dict[str, Tensor]], object]
 @pytest.mark.parametrize(
     ("change", "options", "expected"),
     [
-        (lambda e: e.pop("gen.mlp.3.conv.weight"), {}, "places without an entry: generator.layers.9.weight"),
+        (lambda e: e.pop("gen.mlp.3.conv.bias"), {}, r"places without an entry: generator\.layers\.9\.bias"),
         (lambda e: e.pop("back.scale.fc_1.conv.weight"), {}, "places without an entry: segmenter.spatial.context.gate"),
         (lambda e: e.update({"back.scale.more.weight": torch.ones(1)}), {}, "without a place: back.scale.more.weight"),
-        (lambda e: e.pop("dis.fc.conv.weight"), {}, "hidden.0.weight, discriminator.layers.0.weight"),
+        (lambda e: e.pop("dis.fc.conv.weight"), {}, r"no segmenter\.classifier\.hidden\.0, discriminator\.layers\.0"),
+        (lambda e: e.pop("back.scale.aspp.stages.c0.weight"), {}, r"found no segmenter\.encoder\.head\.0"),
+        (lambda e: e.pop("Em_all.weight"), {}, "has no whole class vectors or classifier"),
+        (lambda e: e.update({"Em_all.weight": torch.tensor(1.0)}), {}, "has no whole class vectors or classifier"),
+        (lambda e: e.update({"Em_all.bias": torch.ones(20)}), {}, "entries without a place: class_vectors.bias"),
+        (lambda e: e.update({"dis.cls.weight": e["dis.cls.weight"][:10]}), {}, r"has \(10, 16, 1, 1\) as .*projection"),
+        (lambda e: e.update({"Em_all.weight": torch.ones(20, 20).int()}), {}, r"has Em_all\.weight of torch\.int32"),
+        (lambda e: e.update({"dis.pred.bias": torch.ones(1).expand(10**12)}), {}, r"claims 1,000,\d+,\d+,\d+ numbers"),
+        (lambda e: e.update({"back.scale.layer1.conv1.conv.weight": torch.ones(64)}), {}, "does not fit SIGNModule"),
+        (lambda e: e.update({"Em_all.weight": torch.ones(60, 20)}), {}, "--dataset: found 60 classes in the file"),
+        (lambda e: e.update({"dotless": torch.ones(1)}), {}, "entries without a place: dotless"),
+        (lambda e: e.pop("back.scale.positionalpool.conv.weight"), {}, r"without an entry: .*encoding\.last\.weight"),
+        (lambda e: None, {"split": "zs3-2"}, "--split: found zs3-2 for a file of sign, expected none"),
         (lambda e: e.update({"dis.pred.bias": torch.full((1,), torch.nan)}), {}, "holds NaN or infinity in dis.pred"),
         (lambda e: None, {"kind": "cagnet"}, "--from: found cagnet, but .* is of sign: leave the option out"),
         (lambda e: None, {"kind": "pspnet"}, "--from: found 'pspnet', expected"),
@@ -248,10 +269,21 @@ def images_of(model: ZeroShotTask, root: Path) -> FolderDataModule:
     return FolderDataModule(str(root), list(protocol.unseen_classes), ignored_ids=ignored, **options)
 
 
+def test_vectors_of_a_checkpoint_need_one(tmp_path: Path) -> None:
+    model = SIGNModule(**{**TINY, "vectors": "checkpoint"})
+    with pytest.raises(UserError, match="vectors: found checkpoint without init_from"):
+        quiet_trainer(tmp_path).fit(model, tiny_data())
+
+
+def test_only_multi_head_attention_can_run_across_the_batch() -> None:
+    with pytest.raises(UserError, match="across_batch: found with encoding 3, expected 4 or 6"):
+        ReleasedModule(8, "3", across_batch=True)
+
+
 # -- DeepLab ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("prefix", "shortcut"), [("base.", "shortcut"), ("scale.", "proj"), ("", "proj")])
+@pytest.mark.parametrize(("prefix", "shortcut"), [("base.", "shortcut"), ("back.scale.", "proj"), ("", "proj")])
 def test_backbones_of_deeplab_are_read_as_they_are_and_by_import(prefix: str, shortcut: str, tmp_path: Path) -> None:
     drawn = files.Drawn(0, thin=True)
     files.caffe_resnet(drawn, prefix, shortcut)
@@ -268,10 +300,16 @@ def test_backbones_of_deeplab_are_read_as_they_are_and_by_import(prefix: str, sh
     torch.testing.assert_close(
         direct["7.0.downsample.0.weight"], drawn[f"{prefix}layer5.block1.{shortcut}.conv.weight"]
     )
-    assert len(load_file(tmp_path / "deeplab.safetensors")) == 104 * 5
+    assert len(load_file(tmp_path / "deeplab.safetensors")) == 104 * 6
     with pytest.raises(UserError, match="does not fit the backbone resnet101"):
         build_backbone("resnet101", weights=str(path))
     assert main([*arguments[:2], "--output", str(tmp_path / "x.ckpt")]) == 1
+    with pytest.raises(SystemExit):
+        main([*arguments[:-1], str(tmp_path / "other.safetensors"), "--dataset", "voc"])
+    del drawn[f"{prefix}layer3.block2.reduce.conv.weight"]
+    files.written(path, drawn, "deeplab")
+    assert main([*arguments[:-1], str(tmp_path / "other.safetensors")]) == 1
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_the_mean_is_that_of_caffe() -> None:

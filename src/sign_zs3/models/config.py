@@ -25,6 +25,7 @@ _SCORES = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_m
 _SPATIAL = {
     "sim": "the spatial information module of SIGN (Cheng et al., ICCV 2021)",
     "contextual": "the contextual module of CaGNet (Gu et al., ACM MM 2020)",
+    "released": "the spatial part as it was released (github.com/cplusx/SIGN, bcmi/CaGNet)",
     "plain": "no module for position or context",
 }
 _CLASSIFIER = {
@@ -135,7 +136,8 @@ def card_text(
         split=_cell(protocol.split) or "not stored",
         encoder=f"{encoder.get('backbone', 'resnet101')}, head {encoder.get('head', 'deeplab')}",
         spatial=_SPATIAL.get(config.spatial["name"], config.spatial["name"]),
-        classifier=_CLASSIFIER.get(config.classifier["name"], config.classifier["name"]),
+        classifier=_CLASSIFIER.get(config.classifier["name"], config.classifier["name"])
+        + (f" behind a hidden layer of {width}" if (width := config.classifier.get("width")) else ""),
         classes="\n".join(rows),
         unknown=f"\nNot taught yet, so never predicted: {unknown}.\n" if unknown else "",
         scores=_scores(protocol, scores, phase),

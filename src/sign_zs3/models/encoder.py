@@ -45,7 +45,7 @@ class Encoder(nn.Module):
             code trains with 1, 0.75 and 0.5; the paper does not mention it).
         maximum: Over the ``features`` E(x), or over the ``logits`` that `Segmenter.forward` gives, as SPNet's tests do;
             E(x) then has the first scale alone.
-        head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
+        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet`` or ``deeplabv3plus``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps then depend on the
             image alone, and may be computed once and kept.
 

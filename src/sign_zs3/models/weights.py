@@ -36,7 +36,7 @@ _NUMPY: list[Any] = [
     *(np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")), codecs.encode),
 ]
 
-_BLOCK = re.compile(r"(?:.*\.)?layer(\d+)\.(?:block(\d+)\.)?(\w+)\.(conv|bn)\.(\w+)")
+_BLOCK = re.compile(r"(?:.*\.)?layer(\d)\.(?:block(\d{1,3})\.)?(\w+)\.(conv|bn)\.(\w+)")
 _CONVOLUTIONS = {"reduce": "1", "conv3x3": "2", "increase": "3"}
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -156,7 +156,9 @@ def read_saved(path: Path, option: str) -> Any:
     except Exception as error:
         # torch's own advice is to let the file run its code
         code = isinstance(error, pickle.UnpicklingError)
-        reason = "found more than tensors; code in files is never run" if code else line_of(error)[:200]
+        text = line_of(error)[:200]
+        reason = text if " " in text else f"it is damaged, or no file of torch ({type(error).__name__})"
+        reason = "found more than tensors; code in files is never run" if code else reason
         raise UserError(f"{option}: {path} cannot be read as a plain state dict: {reason}") from error
 
 
@@ -175,7 +177,7 @@ def from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = f"{place}{'conv' if kind == 'conv' else 'bn'}{number}.{rest}"
             if part in ("proj", "shortcut"):
                 key = f"{place}downsample.{0 if kind == 'conv' else 1}.{rest}"
-            if key == "conv1.weight":
+            if key == "conv1.weight" and value.ndim == 4:
                 value = value.flip(1)
         renamed[key] = value
     return renamed
@@ -187,7 +189,11 @@ def tensors_in(found: Any, what: str) -> dict[str, Tensor]:
         if isinstance(found, dict) and not any(isinstance(value, Tensor) for value in found.values()):
             inside = (found.get(wrapper) for wrapper in _WRAPPERS)
             found = next((value for value in inside if isinstance(value, dict)), found)
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+    ):
         keys = f" under {', '.join(map(str, found))[:100]}" if isinstance(found, dict) and found else ""
         fault = f"found something else than names and tensors{keys}"
         raise UserError(f"{what} cannot be read as a plain state dict: {fault}")

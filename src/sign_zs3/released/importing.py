@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3.data.splits import published_protocol
 from sign_zs3.embeddings.table import class_vectors
 from sign_zs3.errors import UserError, check_choice
+from sign_zs3.models.backbones.build import build_backbone
 from sign_zs3.models.weights import check_finite, difference, kinds_of, read_saved, tensors_in
 from sign_zs3.protocol import Protocol
 from sign_zs3.released.names import KINDS, kind_of, network_types, renamed
@@ -26,8 +28,9 @@ CAFFE: Mapping[str, Any] = {
 }
 """Options that the weights of deeplab-pytorch, and of all that came from it, need."""
 _DATASETS = {"voc": "voc", "context": "pascal_context_33", "coco_stuff": "coco_stuff"}
-# rows of class vectors or, with a background, of C; COCO-Stuff's have values that never occur
-_COUNTS = {20: "voc", 33: "context", 182: "coco_stuff", 21: "voc", 60: "context"}
+# numbers of class vectors, among COCO-Stuff's values that never occur; and, with a background, of ZS3Net's rows of C
+_COUNTS = ({20: "voc", 33: "context", 182: "coco_stuff"}, {21: "voc", 60: "context"})
+MAX_NUMBERS = 500_000_000
 _METHODS = {"sign": "SIGN", "cagnet": "CaGNet", "spnet": "SPNet", "zs3": "ZS3"}
 _C = "segmenter.classifier.projection.weight"
 # entries of a model's state that are no weights
@@ -59,7 +62,7 @@ def import_released(
         across_batch: Of SIGN's types 4 and 6, see `ReleasedModule`: the published scores were made with it.
         phase: That after which the file was written: ``transfer`` or ``self_training``.
         vectors: A table of class vectors, or ``bundled``. SPNet needs its own. For SIGN and CaGNet, whose files have
-            them, it tells in which order their classes are; None: seen ones first, each half by the data set's ids.
+            them, it says in which order their classes are; None: seen ones first, each half by the data set's ids.
 
     Returns:
         The model on the CPU, in evaluation mode; `save_model` writes it.
@@ -69,37 +72,44 @@ def import_released(
             or these cannot be told; or its classes are not those of the table.
     """
     state, beside, kind = _read(path, kind)
-    if kind == "deeplab":
-        raise UserError(
-            f"import: {path} is of DeepLab, which knows no class names: use --from deeplab, or --model.weights"
-        )
     check_choice("phase", phase, "transfer", "self_training")
     found, left_out, odd = renamed(state, kind)
-    protocol = _protocol(found.get("class_vectors", found.get(_C)), kind, dataset, split)
+    with_vectors, what = kind in ("sign", "cagnet"), f"import: {path}"
+    table, of_c = found.get("class_vectors"), found.get(_C)
+    if (with_vectors and (table is None or table.ndim != 2)) or (kind != "spnet" and (of_c is None or of_c.ndim != 4)):
+        raise UserError(f"{what} has no whole class vectors or classifier, expected those of {kind}: fetch it again")
+    protocol = _protocol(table if with_vectors else of_c, kind, dataset, split)
     options = _options(found, state, kind, network_type, across_batch)
     last, done = "train" if kind == "spnet" and phase == "transfer" else phase, beside.get("iteration")
-    options |= {"phases": [last], f"{last}_iterations": done if type(done) is int and done > 0 else 1}
-    if kind in ("spnet", "zs3"):
-        if kind == "spnet" and vectors is None:
-            raise UserError(f"--vectors: {path} holds no class vectors: give the table that it was trained with")
-        found["class_vectors"] = class_vectors(vectors or "bundled", protocol.classes, False)
-        rows: Sequence[int] = protocol.ids if kind == "zs3" else ()
-    elif vectors is None:
+    options |= {"phases": [last], f"{last}_iterations": done or 1}
+    rows: Sequence[int] = protocol.ids
+    if table is not None and with_vectors:
         rows = _rows_by_id(protocol)
-        log.info("order of the file's classes: taken to be seen ones first, each half by its ids; --vectors tells it")
+        if vectors is not None:
+            rows = _rows_by_vector(table, class_vectors(vectors, protocol.classes, False), protocol)
+        order = vectors or "taken to be seen ones first, each half by its ids; --vectors tells it"
+        log.info("order of the file's classes: %s", order)
+        table = table[rows]
+    elif kind == "spnet" and vectors is None:
+        raise UserError(f"--vectors: {path} holds no class vectors: give the table that it was trained with")
     else:
-        rows = _rows_by_vector(found["class_vectors"], class_vectors(vectors, protocol.classes, False), protocol)
-    of_c = [key for key in found if key.startswith("segmenter.classifier.projection.")]
-    for key in of_c if kind in ("spnet", "zs3") else ["class_vectors", *of_c]:
-        left_out += [f"row {row} of C" for row in range(len(found[key])) if key == _C and row not in rows]
-        found[key] = found[key][list(rows)]
+        table = class_vectors(vectors or "bundled", protocol.classes, False)
+        dim = len(found.get("segmenter.encoder.head.0.weight", table.T))
+        if kind == "spnet" and table.shape[1] != dim:
+            fault = f"{table.shape[1]} numbers per class, expected the file's {dim}"
+            raise UserError(f"--vectors: found {fault}: give the table that it was trained with")
+    for key in (_C, _C.replace("weight", "bias")) if kind != "spnet" else ():
+        if (values := found.get(key)) is not None:
+            if values.ndim < 1 or len(values) != len(state.get("Em_all.weight", values[1:])) + 1:
+                raise UserError(f"{what} has {tuple(values.shape)} as {key}, expected a row per class: fetch it again")
+            left_out += [f"row {row} of C" for row in range(len(values)) if key == _C and row not in rows]
+            found[key] = values[list(rows)]
     model = METHODS[_METHODS[kind]](protocol=protocol.as_dict(), **options)
-    model.class_vectors = found["class_vectors"]
+    model.class_vectors = table
     model.configure_model()
-    generative = {"generator", "discriminator"}
-    untrained = _fill(model, found, odd, str(path))
+    untrained = _fill(model, found, odd, what)
     parts = frozenset[str]().union(*model.progress.plan.values())
-    model.progress.trained_before = parts - generative if untrained else parts
+    model.progress.trained_before = parts - {"generator", "discriminator"} if untrained else parts
     model.schedule.batches = model.schedule.total_batches
     log.info("left out: %s", ", ".join([*left_out, *(name for name, count in beside.items() if count is None)]))
     if untrained:
@@ -108,36 +118,48 @@ def import_released(
 
 
 def read_backbone(path: str | Path) -> dict[str, Tensor]:
-    """Return the ResNet-101 of a file of deeplab-pytorch in torchvision's names, for RGB images.
+    """Return the ResNet-101 of a file of deeplab-pytorch, or of what is built on it, in torchvision's names, for RGB.
 
     Raises:
         UserError: As `import_released`.
     """
-    found, left_out, odd = renamed(_read(path, "deeplab")[0], "deeplab")
-    log.info("left out: %s", ", ".join([*left_out, *odd]) or "nothing")
-    return found
+    names = {"0": "conv1", "1": "bn1", **{str(3 + number): f"layer{number}" for number in (1, 2, 3, 4)}}
+    state = build_backbone(CAFFE["backbone"], weights=str(path)).state_dict()
+    check_finite(state, f"import: {path}")
+    return {f"{names[key[0]]}{key[1:]}": value for key, value in state.items()}
 
 
 def _read(path: str | Path, kind: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Return a file's entries, what stands beside them, and their kind."""
+    what = f"import: {path}"
     if not Path(path).is_file():
-        raise UserError(f"import: {path} is not there, expected a released file; correct the path")
+        raise UserError(f"{what} is not there, expected a released file; correct the path")
     if kind is not None:
         check_choice("--from", kind, *KINDS)
     saved = read_saved(Path(path), "import")
-    state = tensors_in(saved, f"import: {path}")
-    found = kind_of(state, f"import: {path}")
+    state = tensors_in(saved, what)
+    found = kind_of(state, what)
     if kind not in (None, found):
         raise UserError(f"--from: found {kind}, but {path} is of {found}: leave the option out")
-    check_finite(state, f"import: {path}")
+    if found == "deeplab":
+        raise UserError(f"{what} is of DeepLab, which knows no class names: import it with --from deeplab")
+    for key, value in state.items():
+        plain = value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
+        if not plain or not (value.is_floating_point() or key.endswith("num_batches_tracked")):
+            found_kind = f"{key:.100} of {value.dtype}, {value.layout}"
+            raise UserError(f"{what} has {found_kind}, expected plain real numbers: fetch it again")
+    if (total := sum(value.numel() for value in state.values())) > MAX_NUMBERS:
+        raise UserError(f"{what} claims {total:,} numbers, expected at most {MAX_NUMBERS:,} of these networks")
+    check_finite(state, what)
     # counts, and the names of the rest: an optimiser's state is as large as the weights
-    beside = {} if state is saved else {k: v if type(v) is int else None for k, v in saved.items() if k != "state_dict"}
-    return state, beside, found
+    others = {} if state is saved else {str(k): v for k, v in saved.items() if k != "state_dict"}
+    beside = {k: v if type(v) is int and 0 < v < 1 << 31 else None for k, v in others.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, beside, found
 
 
 def _protocol(rows: Tensor | None, kind: str, dataset: str | None, split: str | None) -> Protocol:
     """Return the classes that the number of rows, or the user, says."""
-    told = None if rows is None else _COUNTS.get(len(rows))
+    told = None if rows is None else _COUNTS[kind == "zs3"].get(len(rows))
     if dataset is not None:
         check_choice("--dataset", dataset, *_DATASETS)
     if rows is not None and (told is None or dataset not in (None, told)):
@@ -145,8 +167,9 @@ def _protocol(rows: Tensor | None, kind: str, dataset: str | None, split: str | 
         raise UserError(f"--dataset: found {len(rows)} classes in the file, expected {expected}: correct it")
     if (dataset := dataset or told) is None:
         raise UserError(f"--dataset: the file does not tell its data set: give one of {', '.join(_DATASETS)}")
-    if kind == "zs3" and split is None:
-        raise UserError("--split: the file does not tell which classes were unseen: give zs3-2, -4, -6, -8 or -10")
+    if (kind == "zs3") != (split or "default").startswith("zs3-"):
+        expected = "zs3-2, -4, -6, -8 or -10, which the file does not tell" if kind == "zs3" else "none"
+        raise UserError(f"--split: found {split or 'none'} for a file of {kind}, expected {expected}: correct it")
     name = "pascal_context_59" if kind == "zs3" and dataset == "context" else _DATASETS[dataset]
     return published_protocol(name, None, split or "default")
 
@@ -166,8 +189,9 @@ def _options(
         return {**options, **CAFFE, "input_scales": [1.0, 0.5, 0.75], "maximum": "logits"}
     head, hidden, d = "segmenter.encoder.head.0", "segmenter.classifier.hidden.0", "discriminator.layers.0"
     layers = [head, hidden, d, *(f"generator.layers.{3 * number}" for number in range(5))]
-    # what is missing is named when all is compared
-    dim, hidden_width, of_d, *widths = (len(found.get(f"{layer}.weight", " ")) for layer in layers)
+    if missing := [layer for layer in layers if found.get(f"{layer}.weight", torch.tensor(0)).ndim != 4]:
+        raise UserError(f"import: found no {', '.join(missing)} in the file, expected a whole one: fetch it again")
+    dim, hidden_width, of_d, *widths = (len(found[f"{layer}.weight"]) for layer in layers)
     options |= {**CAFFE, "feature_dim": dim, "generator_hidden": widths, "resolution": "feature"}
     options |= {"classifier_hidden": hidden_width, "discriminator_hidden": of_d}
     if kind == "cagnet":
@@ -198,14 +222,14 @@ def _rows_by_vector(own: Tensor, given: Tensor, protocol: Protocol) -> list[int]
     fault = f"{given.shape[1]} numbers per class, expected the file's {own.shape[1]}"
     if own.shape[1] == given.shape[1]:
         closeness, rows = (F.normalize(given, dim=1) @ F.normalize(own, dim=1).T).max(dim=1)
-        if closeness.min() > 0.99 and len({*rows.tolist()}) == len(rows):
+        if closeness.min() > 0.9 and len({*rows.tolist()}) == len(rows):
             return [int(row) for row in rows]
         worst = int(closeness.argmin())
         fault = f"no vector of its {protocol.classes[worst]!r} in the file (cosines up to {closeness[worst]:.2f})"
     raise UserError(f"--vectors: found {fault}: give the table that it was made with, or leave the option out")
 
 
-def _fill(model: ZeroShotTask, found: Mapping[str, Tensor], odd: Sequence[str], path: str) -> list[str]:
+def _fill(model: ZeroShotTask, found: Mapping[str, Tensor], odd: Sequence[str], what: str) -> list[str]:
     """Load the entries; return the places of G and D without one. A `UserError` where others are, or do not fit."""
     wanted = {key: value for key, value in model.state_dict().items() if not key.endswith(_NO_WEIGHTS)}
     found = {key: value for key, value in found.items() if not key.endswith(_NO_WEIGHTS)}
@@ -215,10 +239,11 @@ def _fill(model: ZeroShotTask, found: Mapping[str, Tensor], odd: Sequence[str], 
     extra = [*odd, *(key for key in found if key not in wanted)]
     fault = difference(kinds_of(found), {k: kind for k, kind in kinds_of(wanted).items() if k not in untrained})
     if extra or fault:
+        missing = [key for key in missing if key not in untrained]
         lists = {"entries without a place": extra, "places without an entry": missing}
         told = "; ".join(f"{title}: {', '.join(keys)}" for title, keys in lists.items() if keys) or str(fault)
         raise UserError(
-            f"import: {path} does not fit {type(model).__name__} ({textwrap.shorten(told, 2000, placeholder=' ...')}): "
+            f"{what} does not fit {type(model).__name__} ({textwrap.shorten(told, 2000, placeholder=' ...')}): "
             "give the file as it was released, and its own --network-type and --dataset"
         )
     model.load_state_dict(found, strict=False)

@@ -74,12 +74,11 @@ RULES: Mapping[str, Rules] = {
     "cagnet": {**_DEEPLAB, **_CONTEXT, **_GENERATIVE},
     "spnet": _DEEPLAB,
     "zs3": _ZS3,
-    "deeplab": {r"(conv1|bn1|layer\d\..+)": r"\1", r"(?:\w+\.)*aspp\.(?:stages\.)?c\d": None},
 }
 _MARKS: Mapping[str, Callable[[set[str]], bool]] = {
     "zs3": lambda keys: "aspp.global_avg_pool.1.weight" in keys,
     "sign": lambda keys: any(key.startswith("back.scale.positional") for key in keys),
-    "cagnet": lambda keys: any(key.startswith("back.scale.") for key in keys),
+    "cagnet": lambda keys: any(key.startswith("back.scale.contextual") for key in keys),
     "spnet": lambda keys: any(key.startswith("module.scale.") for key in keys),
     "deeplab": lambda keys: any(re.search(r"layer1\.conv1\.conv\.weight$", key) for key in keys),
 }
@@ -103,25 +102,26 @@ def renamed(state: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], 
     left_out: list[str] = []
     odd: list[str] = []
     for key, value in (state if kind == "zs3" else from_caffe(state)).items():
-        module, rest = re.sub(r"\.in_proj_(weight|bias)$", r".in_proj.\1", key).rsplit(".", 1)
+        module, _, rest = re.sub(r"\.in_proj_(weight|bias)$", r".in_proj.\1", key).rpartition(".")
         matches = ((re.fullmatch(pattern, module), names) for pattern, names in RULES[kind].items())
         match, names = next(((match, names) for match, names in matches if match), (None, None))
         if match is None or names is None:
             (left_out if match else odd).append(key)
             continue
         for name in match.expand(names).split():
-            found["class_vectors" if name == "class_vectors" else f"{name}.{rest}"] = value
+            found["class_vectors" if f"{name}.{rest}" == "class_vectors.weight" else f"{name}.{rest}"] = value
     return found, left_out, odd
 
 
 def network_types(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the ``network_type`` of SIGN that a file's entries may have, see `ReleasedModule`."""
-    scale = "back.scale."
-    if (pool := state.get(f"{scale}positionalpool.conv.weight")) is not None:
-        if f"{scale}positionallocalmu.conv.weight" not in state:
+    scale = "back.scale.positional"
+    if any(key.startswith((f"{scale}1", f"{scale}2", f"{scale}pool")) for key in state):
+        first, second = (state.get(f"{scale}{name}.conv.weight") for name in ("pool", "localmu"))
+        if second is None:
             return ("1",)
-        return ("2",) if len(pool) < len(state[f"{scale}positionallocalmu.conv.weight"]) else ("2.1",)
-    reduced = f"{scale}positional_conv1.conv.weight" in state
-    if f"{scale}positional_self_att1.in_proj_weight" in state:
+        return ("2",) if first is not None and first.shape[:1] < second.shape[:1] else ("2.1",)
+    reduced = f"{scale}_conv1.conv.weight" in state
+    if f"{scale}_self_att1.in_proj_weight" in state:
         return ("6",) if reduced else ("4",)
     return ("5", "7", "8") if reduced else ("3",)

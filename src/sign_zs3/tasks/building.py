@@ -168,6 +168,8 @@ class Sources(NamedTuple):
         if not protocol.unseen:
             log.warning("no unseen classes: there will be no unseen and no harmonic score")
         path, center = hparams["init_from"], hparams["center_vectors"]
+        if not path and hparams["vectors"] == "checkpoint":
+            raise UserError("vectors: found checkpoint without init_from, which has them: give that, or a table")
         if not path:
             return cls(class_vectors(hparams["vectors"], protocol.classes, center), hparams["weights"])
         checkpoint = read_checkpoint(Path(path))
@@ -175,12 +177,8 @@ class Sources(NamedTuple):
         vectors: Tensor = checkpoint["state_dict"]["class_vectors"].clone()
         own, classes = checkpoint[CHECKPOINT_KEY], list(protocol.classes)
         # where classes were added or renamed, the vectors are those that the checkpoint holds
-        own_table = hparams["vectors"] != "checkpoint"
-        if (
-            own_table
-            and list(own.get("looked_up", classes)) == classes
-            and {*own.get("centered_on", classes)} == {*classes}
-        ):
+        looked_up, centered_on = (list(own.get(name, classes)) for name in ("looked_up", "centered_on"))
+        if hparams["vectors"] != "checkpoint" and looked_up == classes and {*centered_on} == {*classes}:
             table = class_vectors(hparams["vectors"], protocol.classes, center)
             if table.shape != vectors.shape or not torch.allclose(table, vectors, atol=1e-6):
                 raise UserError(

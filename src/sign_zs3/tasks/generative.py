@@ -46,6 +46,8 @@ class GenerativeTask(ZeroShotTask):
         **kwargs: Further options of `ZeroShotTask`.
     """
 
+    architecture = (*ZeroShotTask.architecture, "classifier_hidden")
+
     generator: Generator
 
     def __init__(

@@ -28,7 +28,7 @@ class TaskOptions:
         feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
             none. Crops are cut out of the maps of whole images. With flip, scales or feature resolution images are read
             all the same.
-        head: ``deeplab``, ``fcn``, ``fcn16`` or ``unet``, see `build_head`.
+        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet`` or ``deeplabv3plus``, see `build_head`.
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
         image_mean: RGB mean of images in [0, 1].
@@ -75,7 +75,7 @@ class TaskOptions:
     output_stride: int = 8
     freeze_encoder: bool = False
     feature_cache: str | None = None
-    head: Literal["deeplab", "fcn", "fcn16", "unet"] = "deeplab"
+    head: Literal["deeplab", "fcn", "fcn16", "unet", "deeplabv3plus"] = "deeplab"
     dilations: list[int] = field(default_factory=lambda: [6, 12, 18, 24])
     input_scales: list[float] = field(default_factory=lambda: [1.0])
     image_mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypeAlias
 
-from sign_zs3.errors import check_at_least
+from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.models.spatial.base import Position
 from sign_zs3.tasks.generative import GenerativeTask
 
@@ -50,6 +50,8 @@ class SIGNModule(GenerativeTask):
     ) -> None:
         super().__init__(**kwargs)
         check_at_least(0, alpha=alpha)
+        if encoding.startswith("released_") and spatial_window is not None:
+            raise UserError(f"spatial_window: found {spatial_window} with {encoding}, expected null, since it has none")
 
     def spatial_options(self) -> dict[str, Any]:
         """Give SIM, or nothing in its place."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
@@ -81,15 +81,6 @@ def synthetic_features(model: GenerativeTask) -> Features:
     return Features(torch.cat([features[0, :, :, 0].t() for features in made]), labels)
 
 
-@torch.no_grad()
-def hidden_features(classifier: Classifier, features: Features) -> Features:
-    """Return what C's last layer reads of features: themselves where it has no other."""
-    if not len(classifier.hidden):
-        return features
-    rows = classifier.hidden(features.rows.t()[None, :, :, None])[0, :, :, 0].t().contiguous()
-    return Features(rows, features.labels)
-
-
 class Pool(NamedTuple):
     """P features, and what C's old rows, which stay, say of them: the highest logit (P,), and their log-sum-exp (P,).
 
@@ -133,7 +124,9 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     projection = classifier.projection.weight.detach()[:, :, 0, 0], classifier.projection.bias.detach()
     weight, bias = (values[rows].requires_grad_() for values in projection)
     read = [synthetic_features(model), *([] if real is None else [real])]
-    pools = [Pool.of(hidden_features(classifier, features), *projection, rows) for features in read]
+    if len(classifier.hidden):
+        read = [Features(_through(classifier.hidden, features.rows), features.labels) for features in read]
+    pools = [Pool.of(features, *projection, rows) for features in read]
     synthetic = pools[0]
     labels = synthetic.features.labels
     chance = torch.ones(len(labels))
@@ -157,3 +150,10 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     with torch.no_grad():
         bias -= torch.stack([pool.excess(weight, bias) for pool in pools]).amax()
         projection[0][rows], projection[1][rows] = weight, bias
+
+
+@torch.no_grad()
+def _through(layers: nn.Module, rows: Tensor) -> Tensor:
+    """Return what convolutions of size 1 make of features (P, D): (P, width)."""
+    made: Tensor = layers(rows.t()[None, :, :, None])[0, :, :, 0].t().contiguous()
+    return made

@@ -106,7 +106,9 @@ def build_backbone(
         raise UserError(f"output_stride: found {output_stride}, expected 8, 16 or 32")
     if levels is not None and not of_timm:
         raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: only {TIMM}NAME takes them")
-    path = Path(weights) if weights is not None and Path(weights).suffix in {".pth", ".pt", ".safetensors"} else None
+    path = None
+    if weights is not None and (Path(weights).suffix in {".pth", ".pt", ".safetensors"} or Path(weights).is_file()):
+        path = Path(weights)
     if name in (*RESNETS, *VARIANTS):
         return resnet(name, output_stride, weights, path)
     bare = name.removeprefix(TIMM)
@@ -155,11 +157,11 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     """Make a ResNet with the weights of torchvision of that name, or of a file; see `build_backbone`."""
     from torchvision.models import get_model, get_model_weights
 
-    name, _, variant = name.partition("_")
+    called, (name, _, variant) = name, name.partition("_")
     published = {} if variant else get_model_weights(name).__members__
     if weights is not None and path is None and weights not in published:
         raise UserError(
-            f"weights: found {weights!r} for {name}, expected null, "
+            f"weights: found {weights!r} for {called}, expected null, "
             + (f"one of {', '.join(published)}, " if published else "")
             + "or a .pth or .safetensors file"
         )
@@ -171,7 +173,7 @@ def resnet(name: str, output_stride: int, weights: str | None, path: Path | None
     channels = int(network.fc.in_features)
     network.fc = nn.Identity()
     if path is not None:
-        load_weights(network, path, f"{name}_{variant}" if variant else name)
+        load_weights(network, path, called)
     if variant == "caffe":
         network.maxpool.ceil_mode = True
         for stage in (network.layer2, network.layer3, network.layer4):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_zs3.errors import check_choice
+from sign_zs3.errors import UserError, check_choice
 from sign_zs3.models.spatial.base import Cells, Position, PositionedModule, SpatialFeatures, draw, scaled_width, zeroed
 from sign_zs3.models.spatial.encodings import GatedScales, SelfAttention
 
@@ -53,6 +53,8 @@ class ReleasedModule(PositionedModule):
     ) -> None:
         super().__init__(feature_dim, position if encoding != "none" else "none", train_size)
         check_choice("encoding", encoding, "none", "1", "2", "2.1", *_WIDTHS)
+        if across_batch and encoding not in ("4", "6"):
+            raise UserError(f"across_batch: found with encoding {encoding}, expected 4 or 6: leave it out")
         self.kind = encoding
         width = scaled_width(256, feature_dim)
         self.encoding: GatedScales | nn.Sequential | None = None
