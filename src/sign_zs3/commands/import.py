@@ -29,9 +29,9 @@ def run(args: list[str]) -> int:
     kind, deeplab = options.pop("kind"), ".safetensors"
     output = check_output(options.pop("output"), options.pop("overwrite"), deeplab if kind == "deeplab" else ".ckpt")
     file = options.pop("file")
-    given = [name for name, value in options.items() if value not in (None, False, "transfer")]
-    if kind == "deeplab" and given:
-        made.error(f"--{given[0].replace('_', '-')}: found with --from deeplab, expected none: leave it out")
+    unfit = [name for name, value in options.items() if value not in (None, False, "transfer")]
+    if kind == "deeplab" and unfit:
+        made.error(f"--{unfit[0].replace('_', '-')}: found with --from deeplab, expected none: leave it out")
     from sign_zs3.released.importing import CAFFE, import_released, read_backbone
 
     if kind != "deeplab":
