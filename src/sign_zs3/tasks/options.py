@@ -30,7 +30,7 @@ class TaskOptions:
             all the same.
         head: ``deeplab``, ``fcn``, ``fcn16``, ``unet`` or ``deeplabv3plus``, see `build_head`.
         dilations: Of the ``deeplab`` head.
-        input_scales: Scales at which the encoder reads an image; the published code uses 1, 0.75, 0.5.
+        input_scales: Scales at which the encoder reads an image; the published code trains with 1, 0.75, 0.5.
         image_mean: RGB mean of images in [0, 1].
         image_std: RGB standard deviation of images in [0, 1].
         phases: Kinds of phase to run; null runs all that have iterations.
