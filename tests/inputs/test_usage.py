@@ -253,8 +253,8 @@ def test_a_merge_is_no_key_twice(tmp_path: Path) -> None:
 
 
 VERBS = {
-    "": "found no verb, expected one of fit, validate, test, predict, data, demo, embed, export, extend, new, "
-    "remove, rename, results",
+    "": "found no verb, expected one of fit, validate, test, predict, data, demo, embed, export, extend, import, "
+    "new, remove, rename, results",
     "fit --config no.yaml": f"--config: {Path.cwd() / 'no.yaml'} is not there, expected a YAML file; correct the path",
     "extend": "--ckpt_path, --classes, --output: found none, expected a value; see sign-zs3 extend --help",
     "export --ckpt_path x --output y --format onx": "--format: found 'onx', expected one of onnx, torch, pretrained; "
