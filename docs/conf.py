@@ -55,7 +55,7 @@ nitpick_ignore_regex = [
     # types in signatures that a caller makes no use of
     (
         r"py:class",
-        r"sign_zs3\..*\.(_Task|Loader|Place|PretrainedFolder|ProjectionClassifier|PseudoLabels|Samples|"
+        r"sign_zs3\..*\.(_Task|Loader|Place|PositionedModule|PretrainedFolder|ProjectionClassifier|PseudoLabels|Samples|"
         r"SpatialModule|StreamLoader|Training|Updates|View)",
     ),
 ]
