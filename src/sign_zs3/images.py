@@ -1,7 +1,5 @@
 """Images decoded to RGB, whatever their file holds."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence

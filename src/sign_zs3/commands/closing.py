@@ -1,7 +1,5 @@
 """What a training or a test ends with: the table, ``results.json``, pictures, and what to do next."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

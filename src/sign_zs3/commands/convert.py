@@ -1,7 +1,5 @@
 """`data convert`: a folder of id masks and its list of classes, from what annotation tools write."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from argparse import Namespace
@@ -9,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from sign_zs3.commands.parsing import VerbParser
 from sign_zs3.data.convert import Converted, convert
 from sign_zs3.data.datasets.files import read_classes
+from sign_zs3.drawing.colours import class_colours, palette_bytes
 from sign_zs3.errors import UserError
 from sign_zs3.files import check_writable, line_of, make_folder
 from sign_zs3.protocol import IGNORE_INDEX
@@ -78,10 +78,6 @@ def _parser() -> VerbParser:
 
 def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:
     """Write masks and list of classes; return how many masks hold an id, and its pixels. All masks count as id -1."""
-    from PIL import Image
-
-    from sign_zs3.drawing.colours import class_colours, palette_bytes
-
     ids = sorted(made.classes)
     make_folder(folder)
     (folder / "classes.txt").write_text("".join(f"{i}\t{made.classes[i]}\n" for i in ids), encoding="utf-8")

@@ -1,7 +1,5 @@
 """The encoder that the program takes where none is chosen and there is no GPU."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import time

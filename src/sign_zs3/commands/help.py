@@ -4,8 +4,6 @@
 compare each option and each default with the parser's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

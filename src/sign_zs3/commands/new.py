@@ -1,7 +1,5 @@
 """The verb new: a configuration for a folder of images and masks, with what was found there and what is proposed."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

@@ -3,8 +3,6 @@
 Messages are for visitors of the page, who know no option of the command line. How it looks is in `page_layout`.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

@@ -1,7 +1,5 @@
 """The trainer of a configuration: what is refused before Lightning is asked, and the parts that are the library's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """What is wrong with a command line, in one line: jsonargparse tells it in ten, with the names of Python's types."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import re

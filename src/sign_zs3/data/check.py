@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.datasets.base import Part, SegmentationDataset
@@ -56,8 +57,6 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 
     Unseen classes count too, as do training images that are cut off for validation. A fault is one line.
     """
-    from tqdm import tqdm
-
     faults: list[str] = []
     sets: dict[Part, SegmentationDataset] = {}
     parts: list[Part] = ["train", "val", "test"] if data.own_validation else ["train", "test"]

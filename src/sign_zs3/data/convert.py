@@ -1,7 +1,5 @@
 """Masks of ids from what annotation tools write: colour-coded images, COCO's JSON and LabelMe's."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -13,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sign_zs3.data.outlines import area_of, segment, shape_of
 from sign_zs3.data.splits import VOC_CLASSES
@@ -167,8 +166,6 @@ def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int
 
 
 def _rgb(file: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
     with decoding(file, "a colour-coded mask"), Image.open(file, formats=FORMATS) as image:
         if image.mode[0] in "IF" or getattr(image, "n_frames", 1) > 1:
             raise ValueError("more than 8 bits or several pages")

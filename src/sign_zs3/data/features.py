@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from sign_zs3.data.datasets.base import Image
@@ -113,8 +115,6 @@ class FeatureCache:
             UserError: A value is no finite float16, or the file cannot be written.
             ValueError: `encode` gave maps of other shapes than it should.
         """
-        from safetensors.torch import save
-
         if self._encode is None:
             raise RuntimeError("a copy of a cache cannot encode: fill the cache in the process that holds the network")
         with torch.no_grad():
@@ -147,8 +147,6 @@ class FeatureCache:
         return self.folder / f"{name}.safetensors"
 
     def _open(self, name: str) -> Any:
-        from safetensors import safe_open
-
         # the reader refuses files that are longer or shorter than their header says
         return safe_open(self._path(name), "pt")
 

@@ -1,20 +1,15 @@
 """Whether masks are numbered as their classes are, by the ids that occur in them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sign_zs3.data.datasets.base import SegmentationDataset
 from sign_zs3.errors import UserError
 from sign_zs3.protocol import IGNORE_INDEX, Protocol, ranges
-
-if TYPE_CHECKING:
-    from sign_zs3.data.datasets.base import SegmentationDataset
 
 log = logging.getLogger(__name__)
 

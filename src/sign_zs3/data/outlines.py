@@ -1,7 +1,5 @@
 """The pixels of what annotations are drawn as: polygons, run lengths and LabelMe's shapes."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping
@@ -9,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 _FAR = 1_000_000_000
 
@@ -116,8 +115,6 @@ def shape_of(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool
         inside: NDArray[np.bool_] = np.hypot(x + 0.5 - centre_x, y + 0.5 - centre_y) <= radius
         return inside
     if kind == "mask":
-        from PIL import Image
-
         try:
             with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
                 part = np.asarray(image) > 0

@@ -1,7 +1,5 @@
 """A folder of one's own before its first training: where images and masks lie, what the masks hold, what is missing."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from sign_zs3.data.datasets.files import read_classes, read_index_mask
 from sign_zs3.data.datasets.pairing import Side, find_endings, find_side, why_none
@@ -89,7 +88,6 @@ def read_masks(paths: Sequence[Path], progress: bool = True) -> dict[Path, Mask]
 
     Colour-coded masks are such an error, whose line says how they are converted.
     """
-    from tqdm import tqdm
 
     def read(path: Path) -> Mask:
         try:

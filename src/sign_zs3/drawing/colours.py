@@ -5,8 +5,6 @@ three: as most people see the colours, and under protanopia and deuteranopia (Ma
 Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE TVCG 2009, severity 1).
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Sequence

@@ -5,20 +5,16 @@ indices of the classes to draw; None: all. Names of unseen classes carry a star;
 tinted.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from sign_zs3.drawing.colours import is_clear, protocol_colours
 from sign_zs3.protocol import Protocol
-
-if TYPE_CHECKING:
-    from PIL import ImageFont
 
 Picture: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.uint8]
@@ -80,8 +76,6 @@ def draw_legend(labels: Labels, protocol: Protocol, width: int, shown: Collectio
     The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
     empty box.
     """
-    from PIL import Image, ImageDraw
-
     entries = [
         (f"{short_name(protocol, index)}  {f'{100 * share:.1f} %' if share >= 0.001 else '< 0.1 %'}", index)
         for index, share in shares(labels)
@@ -142,6 +136,5 @@ def _widened(picture: Picture, width: int) -> Picture:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # Matplotlib brings DejaVu Sans along, which has the star; Pillow's own font does not
     from matplotlib import get_data_path
-    from PIL import ImageFont
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

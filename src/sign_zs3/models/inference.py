@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sign_zs3.errors import UserError
@@ -245,8 +246,6 @@ def label_by_windows(
 
 def read_pixels(image: Any, max_pixels: int) -> Tensor | NDArray[np.uint8]:
     """Return an image of any kind that `Segmenter.segment` takes as (3, H, W); arrays and tensors are not copied."""
-    from PIL import Image, ImageOps
-
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise UserError(

@@ -4,8 +4,6 @@ Sources: names and shapes of the files of github.com/cplusx/SIGN, bcmi/CaGNet-Ze
 subhc/SPNet and valeoai/ZS3.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias

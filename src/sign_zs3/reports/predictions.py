@@ -1,25 +1,22 @@
 """Predictions as files: an index map and an overlay per image, and one report; both forms of `predict` write them."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sign_zs3.drawing.colours import palette_bytes, protocol_colours
+from sign_zs3.drawing.overlay import draw_overlay
 from sign_zs3.files import replacing, write_json
 from sign_zs3.images import REPORT
 from sign_zs3.models.inference import Segmentation
 from sign_zs3.protocol import Protocol
 from sign_zs3.reports.run import or_none
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 REPORT_FORMAT = 1
 OVERLAY_SUFFIX = "_overlay.jpg"
@@ -33,8 +30,6 @@ def paths_of(name: str) -> tuple[str, str]:
 
 def index_map(labels: NDArray[np.uint8], protocol: Protocol) -> Image.Image:
     """Return (H, W) class indices as a palette image of the data set's own ids, coloured as `protocol_colours` says."""
-    from PIL import Image
-
     image = Image.fromarray(protocol.to_ids()[labels])
     image.putpalette(palette_bytes(protocol.ids, protocol_colours(protocol)[: protocol.num_classes]))
     return image
@@ -48,10 +43,6 @@ def write_prediction(
     `name` says where in `folder` they go, as `paths_of` does; the report calls the image `file`. A UserError means that
     one cannot be written.
     """
-    from PIL import Image
-
-    from sign_zs3.drawing.overlay import draw_overlay
-
     labels = found.labels.numpy()
     index, overlay = paths_of(name)
     picture = Image.fromarray(draw_overlay(image, labels, protocol))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from sign_zs3.data.datasets.base import Image, Sample, Samples, SegmentationDataset
 from sign_zs3.data.features import FeatureCache
@@ -65,8 +66,6 @@ class FeatureDataset(Samples):
         `progress` shows a bar and logs a line. An image that cannot be read, or maps that cannot be kept, are a
         `UserError`.
         """
-        from tqdm import tqdm
-
         computed, size = 0, self.view.size
         # to find that nothing is missing takes a moment, too short for a bar
         with tqdm(indices, "features", unit="image", leave=False, delay=1, disable=not progress or None) as bar:

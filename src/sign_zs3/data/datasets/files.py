@@ -1,15 +1,14 @@
 """Readers of masks and lists; each error is one line that names the file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from sign_zs3.data.datasets.matlab import unpacked
 from sign_zs3.errors import UserError
@@ -17,9 +16,6 @@ from sign_zs3.files import CLASS_LINE, read_lines, refuse_special
 from sign_zs3.images import FORMATS, decoding, raw_mode
 from sign_zs3.limits import MAX_NAME
 from sign_zs3.protocol import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # Pillow spreads grey of 2 and 4 bits over 0 to 255
 _SPREAD = {"L;2": 85, "L;4": 17}
@@ -98,8 +94,6 @@ def read_index_mask(path: Path) -> NDArray[Any]:
             GIF do), or has several pages. Memory: at most 12 bytes per pixel that the header tells of, and 179 million
             of them, above which Pillow refuses.
     """
-    from PIL import Image as Pillow
-
     expected = "a mask with one id per pixel (palette or grey PNG)"
     with decoding(path, "a palette or grey PNG"):
         refuse_special(path, "a palette or grey PNG")
@@ -119,8 +113,6 @@ def read_index_mask(path: Path) -> NDArray[Any]:
 
 def read_palette(path: Path) -> NDArray[np.uint8] | None:
     """Return the palette of a mask, (256, 3) RGB, black where it is shorter; None where a file has or gives none."""
-    from PIL import Image as Pillow
-
     with suppress(UserError), decoding(path, "a palette PNG"):
         refuse_special(path, "a palette PNG")
         with Pillow.open(path, formats=FORMATS) as file:
@@ -130,7 +122,7 @@ def read_palette(path: Path) -> NDArray[np.uint8] | None:
     return None
 
 
-def _changes_ids(file: Image, rawmode: str) -> str | None:
+def _changes_ids(file: Pillow.Image, rawmode: str) -> str | None:
     """Name what makes an opened image unfit to hold ids; None where nothing does."""
     if file.format not in _MASK_FORMATS:
         return f"{file.format} data, which do not keep ids as they are"

@@ -1,7 +1,5 @@
 """Data sets whose images and masks are files, named by lists."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Images and masks of two folders, found and paired by their names."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Sequence
