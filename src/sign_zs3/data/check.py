@@ -116,7 +116,7 @@ def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[s
     ``format, dataset, split, images {split: n}, training {...}, classes [{name, id, seen, images, pixels}],
     ignored_pixels, unknown_ids {id: masks that hold it}, faults``.
     """
-    train = counts.get("train", SplitCount())
+    train, own_ids = counts.get("train", SplitCount()), _own_ids(counts)
     unseen = int(train.pixels[protocol.num_seen : protocol.num_classes].sum())
     ignored = int(train.pixels[IGNORE_INDEX])
     return {
@@ -141,12 +141,6 @@ def as_report(protocol: Protocol, counts: dict[Part, SplitCount], faults: list[s
             for index, (name, own_id) in enumerate(zip(protocol.classes, protocol.ids, strict=True))
         ],
         "ignored_pixels": {part: int(count.pixels[IGNORE_INDEX]) for part, count in counts.items()},
-        "unknown_ids": unknown_ids(protocol, counts),
+        "unknown_ids": {int(i): int(own_ids[i]) for i in np.flatnonzero((own_ids > 0) & (protocol.lookup() < 0))},
         "faults": faults,
     }
-
-
-def unknown_ids(protocol: Protocol, counts: dict[Part, SplitCount]) -> dict[int, int]:
-    """Return each id that is neither a class nor ignored, and how many masks hold it."""
-    own_ids = _own_ids(counts)
-    return {int(i): int(own_ids[i]) for i in np.flatnonzero((own_ids > 0) & (protocol.lookup() < 0))}

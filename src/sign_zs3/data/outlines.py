@@ -73,13 +73,6 @@ def polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bo
     return inside
 
 
-def overlap(first: int, length: int, side: int) -> tuple[slice, slice]:
-    """Return where a part that begins at `first`, and may stick out, lies on a side; and which of it that is."""
-    start = min(max(0, first), side)
-    stop = max(start, min(side, first + length))
-    return slice(start, stop), slice(start - first, stop - first)
-
-
 def segment(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return where an annotation's polygons or run lengths are, bool (H, W)."""
     inside = np.zeros(size, np.bool_)
@@ -117,18 +110,15 @@ def shape_of(shape: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool
     if kind == "mask":
         try:
             with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)) as image:
-                part = np.asarray(image) > 0
+                part = Image.fromarray((np.asarray(image) > 0).astype(np.uint8))
         except Exception as error:  # Pillow raises almost anything
             raise ValueError("a mask that is no PNG in base64") from error
-        if part.ndim != 2:
+        if part.mode != "L":
             raise ValueError("a mask of several channels")
-        left, top = points[0].round().astype(int).tolist()
-        whole = np.zeros(size, np.bool_)
-        (rows, of_rows), (columns, of_columns) = (
-            overlap(*ends) for ends in zip((top, left), part.shape[:2], size, strict=True)
-        )
-        whole[rows, columns] = part[of_rows, of_columns]
-        return whole
+        whole = Image.new("L", size[::-1])
+        # what sticks out is cut off
+        whole.paste(part, tuple(points[0].round().astype(int).tolist()))
+        return np.asarray(whole) > 0
     if kind in ("point", "points", "line", "linestrip"):
         return np.zeros(size, np.bool_)
     raise ValueError(f"a shape of the type {kind!r:.40} with {len(points)} points")

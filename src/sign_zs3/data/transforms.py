@@ -63,7 +63,7 @@ def evaluation_preset(size: int | None = None) -> Transform | None:
 
     None is no transform: both keep their native size, so that scores count the label's own pixels.
     """
-    return None if size is None else _Warp(size)
+    return None if size is None else training_preset(size, (1.0, 1.0), size, flip=0.0)
 
 
 class _Pipeline:
@@ -143,18 +143,6 @@ class _Training(Transform):
             return planes.transpose(1, 2, 0), labels, valid
         # a seed of its own: the first draw of `seed` is the scale
         return self.extra(np.ascontiguousarray(planes.transpose(1, 2, 0)), labels, valid, draw.getrandbits(64))
-
-
-@dataclass(frozen=True)
-class _Warp(Transform):
-    size: int
-
-    def needed_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
-        return self.size, self.size
-
-    def __call__(self, image: Image, mask: Image, seed: int) -> tuple[Image, Image, Valid]:
-        warp = ResizedCrop.warp(mask.shape, self.size)
-        return warp.image(image).transpose(1, 2, 0), warp.mask(mask), np.ones(warp.size, np.bool_)
 
 
 @dataclass(frozen=True)

@@ -362,9 +362,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def _drop(self, dataset: SegmentationDataset) -> None:
         """Leave out the training images that hold an unseen class."""
-        indices, held = self.train_indices, self._held(dataset)
-        dropped: list[bool] = [bool(each[self.protocol.num_seen :].any()) for each in held]
-        self.train_indices = tuple(index for index, out in zip(indices, dropped, strict=True) if not out)
+        indices, dropped = self.train_indices, self._held(dataset)[:, self.protocol.num_seen :].any(axis=1)
+        self.train_indices = tuple(compress(indices, ~dropped))
         self.dropped_indices = tuple(compress(indices, dropped))
         left_out, of = len(self.dropped_indices), len(indices)
         log.info("unseen_pixels=drop: %d of %d training images hold an unseen class and are left out", left_out, of)

@@ -69,8 +69,6 @@ class FolderDataModule(ImageDataModule):
         root = from_home(root)
         super().__init__(folder_protocol(root, unseen, classes, ignored_classes or (), ignored_ids), **kwargs)
         self.root = root
-        self.images = images
-        self.masks = masks
         self.lists: dict[str, str | None] = {"train": train_list, "val": val_list, "test": test_list}
         for split, given in self.lists.items():
             default = Path("splits") / f"{split}.txt"
@@ -87,23 +85,13 @@ class FolderDataModule(ImageDataModule):
                 f"{Path(root) / 'splits' / other}.txt{instead}"
             )
         self.test_fraction = test_fraction
-        self.image_suffix = image_suffix
-        self.mask_suffix = mask_suffix
+        self.names = {"images": images, "masks": masks, "image_suffix": image_suffix, "mask_suffix": mask_suffix}
         self.own_validation = self.lists["val"] is not None
 
     def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> FolderDataset:
         """Return the images of a split."""
-        return FolderDataset(
-            self.root,
-            split,
-            images=self.images,
-            masks=self.masks,
-            list_file=self.lists[split],
-            test_fraction=self.test_fraction,
-            image_suffix=self.image_suffix,
-            mask_suffix=self.mask_suffix,
-            **self.dataset_options(hide_unseen, augment),
-        )
+        options = {**self.names, "list_file": self.lists[split], "test_fraction": self.test_fraction}
+        return FolderDataset(self.root, split, **options, **self.dataset_options(hide_unseen, augment))
 
 
 class UnlabelledDataset(SegmentationDataset):

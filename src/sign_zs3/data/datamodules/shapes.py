@@ -1,6 +1,6 @@
 """The built-in scenes for a Trainer."""
 
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +21,9 @@ class ShapesDataModule(ZeroShotDataModule):
         batch_size: Training samples per process and step.
         eval_batch_size: Evaluation samples per batch.
         num_workers: Worker processes per loader.
-        seed: Decides the order, the mirroring and the `development` draw.
         unseen: Names of the unseen classes; None: red square, green triangle, blue star, yellow circle.
         ignored_classes: Names of classes to leave out: their pixels are ignored.
-        unseen_pixels: ``"ignore"`` or ``"drop"``, as in `ZeroShotDataModule`.
-        development: Choose hyperparameters with this many seen classes as unseen (0: the true split).
-        repeat_threshold: As in `ZeroShotDataModule`.
+        **kwargs: Further arguments of `ZeroShotDataModule`; `val_fraction` has no use here.
 
     Raises:
         UserError: An option is out of range or names no class.
@@ -44,23 +41,13 @@ class ShapesDataModule(ZeroShotDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 50,
         num_workers: int = 0,
-        seed: int = 0,
         unseen: list[str] | None = None,
         ignored_classes: list[str] | None = None,
-        unseen_pixels: Literal["ignore", "drop"] = "ignore",
-        development: int = 0,
-        repeat_threshold: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            shapes_protocol(unseen, ignored_classes or ()),
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            unseen_pixels=unseen_pixels,
-            development=development,
-            repeat_threshold=repeat_threshold,
-        )
+        protocol = shapes_protocol(unseen, ignored_classes or ())
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        super().__init__(protocol, **sizes, **kwargs)
         self.lengths = {"train": train_size, "val": val_size, "test": test_size}
         self.scene_size = scene_size
         self.scene_seed = scene_seed

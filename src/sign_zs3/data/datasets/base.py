@@ -147,7 +147,7 @@ class SegmentationDataset(Samples):
         """Return the ``mask``, ``valid`` and ``hidden`` of a sample, from a mask that may still show unseen classes."""
         hidden = 0
         if self.hide_unseen:
-            unseen = self._is_unseen(mask)
+            unseen = (mask >= self.protocol.num_seen) & (mask != IGNORE_INDEX)
             hidden = int(np.count_nonzero(unseen))
             mask = np.where(unseen, np.uint8(IGNORE_INDEX), mask) if hidden else mask
         return {
@@ -209,10 +209,6 @@ class SegmentationDataset(Samples):
         if raw.dtype != np.uint8 and (outside := (raw < 0) | (raw > 255)).any():
             self._refuse_id(index, int(raw[outside].flat[0]))
         return raw.astype(np.uint8, copy=False)
-
-    def _is_unseen(self, mask: Image) -> NDArray[np.bool_]:
-        unseen: NDArray[np.bool_] = (mask >= self.protocol.num_seen) & (mask != IGNORE_INDEX)
-        return unseen
 
     def _refuse_id(self, index: int, found: int) -> None:
         protocol = self.protocol

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sign_zs3.data.datasets.base import Image, SegmentationDataset
-from sign_zs3.errors import UserError
+from sign_zs3.errors import UserError, check_at_least, check_choice
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple")
@@ -141,12 +141,10 @@ class ShapesDataset(SegmentationDataset):
         **options: Any,
     ) -> None:
         super().__init__(protocol or shapes_protocol(), **options)
-        if split not in SPLITS:
-            raise UserError(f"split: found {split!r}, expected one of {', '.join(SPLITS)}; correct the option")
+        check_choice("split", split, *SPLITS)
         if length < 1:
             raise UserError(f"{split} size: found {length}, expected at least 1 scene; raise it")
-        if scene_size < 16:
-            raise UserError(f"scene_size: found {scene_size}, expected at least 16 pixels; raise it")
+        check_at_least(16, scene_size=scene_size)
         self.split = split
         self.length = length
         self.seed = seed
