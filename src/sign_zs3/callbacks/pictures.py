@@ -85,7 +85,10 @@ class PictureLogger(pl.Callback):
                     f"PictureLogger: found a {type(data).__name__}, expected a ZeroShotDataModule, whose data sets it "
                     "shows: leave the callback out, or derive the data module from that class"
                 )
-            self._shown = [_reduced(sample) for sample in _examples(data, self.count)]
+            assert data.val_set is not None
+            # where nothing is cut off for it, the validation set reads whole images of the training list
+            chosen = choose_examples(data.val_set, self.count, data.val_indices or data.train_indices)
+            self._shown = [_reduced(data.val_set[index]) for index in chosen]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Draw where an interval or a phase ends."""
@@ -168,20 +171,13 @@ class PictureLogger(pl.Callback):
                 logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
-def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset, count: int = 6) -> None:
+def save_panel(path: Path, model: ZeroShotTask, dataset: SegmentationDataset) -> None:
     """Label a few test images and write their panel as PNG."""
-    samples = [dataset[index] for index in choose_examples(dataset, count)]
+    samples = [dataset[index] for index in choose_examples(dataset)]
     images, truths = ([sample[key] for sample in samples] for key in ("image", "mask"))
     labels = [model.label_image(image) for image in images]
     panel = panels.prediction_panel(images, truths, labels, dataset.protocol)
     figures.save_figure(panel, path)
-
-
-def _examples(data: ZeroShotDataModule, count: int) -> list[Sample]:
-    assert data.val_set is not None
-    # where nothing is cut off for it, the validation set reads whole images of the training list
-    indices = data.val_indices or data.train_indices
-    return [data.val_set[index] for index in choose_examples(data.val_set, count, indices)]
 
 
 def _reduced(sample: Sample) -> _Shown:

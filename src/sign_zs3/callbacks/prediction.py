@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from sign_zs3.data.datasets.base import SegmentationDataset
+from sign_zs3.data.shares import in_shares
 from sign_zs3.reports.predictions import closing_line, write_prediction, write_report
 from sign_zs3.tasks.base import ZeroShotTask
 
@@ -46,9 +46,7 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, of the images of all ranks, and say where everything is."""
         assert isinstance(pl_module, ZeroShotTask)
-        shares = [self._images] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(shares, self._images)
+        shares = in_shares(lambda *_: self._images, trainer.global_rank, trainer.world_size)
         if not trainer.is_global_zero:
             return
         images = {index: entry for share in shares for index, entry in share.items()}

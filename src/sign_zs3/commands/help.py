@@ -4,7 +4,6 @@
 compare each option and each default with the parser's.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sign_zs3.commands.configuration import VERBS
@@ -275,22 +274,20 @@ EXAMPLES = {
 """Examples of the verbs that have a parser of their own."""
 
 
-def asked(args: Sequence[str], own: bool) -> tuple[str | None, list[str]]:
+def asked(args: list[str], own: bool) -> tuple[str | None, list[str]]:
     """Return the page that a command line asks for, and the command line without the ``all`` of ``--help all``.
 
     None where it asks for no help, for all of it, or for that of a verb that shows its `own`.
     """
     at = next((index for index, arg in enumerate(args) if arg in ("--help", "-h")), None)
     if at is None:
-        return None, list(args)
-    if list(args[at + 1 : at + 2]) == ["all"]:
+        return None, args
+    if args[at + 1 : at + 2] == ["all"]:
         return None, [*args[: at + 1], *args[at + 2 :]]
     if at == 0:
-        return overview(), list(args)
-    name = next((name for name in PAGES if list(args[: len(name.split())]) == name.split()), None)
-    if name is None or own:
-        return None, list(args)
-    return render(PAGES[name]), list(args)
+        return overview(), args
+    page = next((page for name, page in PAGES.items() if args[: len(name.split())] == name.split()), None)
+    return None if page is None or own else render(page), args
 
 
 def overview() -> str:

@@ -70,6 +70,7 @@ def run(args: list[str]) -> int:
     images = named_images([Path(given) for given in options.images], output, closed=fail)
     _check_output(output, options.overwrite, images)
 
+    import torch
     from tqdm import tqdm
 
     from sign_zs3.images import read_image
@@ -102,7 +103,9 @@ def run(args: list[str]) -> int:
                     if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
                         raise
                 except (MemoryError, RuntimeError) as error:
-                    if not _is_memory(error):
+                    # on the CPU torch has no class of its own for it
+                    told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+                    if not told and "allocate memory" not in str(error):
                         raise
                     fail(path, f"{path}: not enough memory, expected room for image and window; lower --window")
         complete = True
@@ -116,13 +119,6 @@ def run(args: list[str]) -> int:
         total = len(labelled) + len(failed)
         print(f"error: {len(failed)} of {total} images failed; they are named above", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _is_memory(error: Exception) -> bool:
-    """Say whether memory ran out; on the CPU torch has no class of its own for that."""
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _parser() -> VerbParser:

@@ -73,7 +73,9 @@ def options_of(kind: type[Any]) -> dict[str, str]:
     for base in kind.__mro__:
         if "__init__" in vars(base):
             parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-            found |= {p.name: str(p.annotation) for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            # what a base cannot do without, the class gives it
+            needed = [p for p in parameters if base is kind and p.kind is p.POSITIONAL_OR_KEYWORD]
+            found |= {p.name: str(p.annotation) for p in parameters if p in needed or p.default is not p.empty}
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     return found

@@ -214,7 +214,7 @@ def _from_coco(path: Path) -> Converted:
         made.notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
 
     def masks() -> Iterator[tuple[str, Mask]]:
-        empty = left_out = labelled = 0
+        empty, held = 0, Counter[bool]()
         for image in images:
             with _whole(f"{path}: image {image['file_name']!r:.100}", expected):
                 size = _size(image["height"], image["width"])
@@ -230,13 +230,11 @@ def _from_coco(path: Path) -> Converted:
             for _, annotation, number in sorted(parts, key=lambda part: -part[0]):
                 with _whole(f"{path}: annotation {annotation.get('id')!r:.40}", expected):
                     where = segment(annotation.get("segmentation") or [], size)
-                left_out += not where.any()
-                labelled += bool(where.any())
+                held[bool(where.any())] += 1
                 mask[where] = number
             empty += not found
             yield name, mask
-        if left_out:
-            _note_left_out(made, path, "annotations", left_out, labelled)
+        _note_left_out(made, path, "annotations", held)
         if empty:
             made.notes.append(f"images without annotations: {empty}, whose masks are all 0, no label")
 
@@ -252,12 +250,14 @@ def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return found
 
 
-def _note_left_out(made: Converted, source: Path, what: str, count: int, labelled: int) -> None:
-    """Note how many annotations hold no pixel; a UserError where none at all holds one."""
+def _note_left_out(made: Converted, source: Path, what: str, held: Counter[bool]) -> None:
+    """Note how many annotations hold no pixel (`held` counts either kind); a UserError where none at all holds one."""
     why = "boxes, key points, lines, or outlines outside of the image or smaller than a pixel"
-    if not labelled:
-        raise UserError(f"{source}: found no pixel in any of its {count} {what} ({why}); export polygons or masks")
-    made.notes.append(f"{what} left out: {count}, which hold no pixel ({why})")
+    if held[False] and not held[True]:
+        found = f"found no pixel in any of its {held[False]} {what} ({why})"
+        raise UserError(f"{source}: {found}; export polygons or masks")
+    if held[False]:
+        made.notes.append(f"{what} left out: {held[False]}, which hold no pixel ({why})")
 
 
 def _by_id(entries: Any, id_of: Callable[[Any], Any]) -> dict[Any, Any]:
@@ -315,7 +315,7 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
     made = Converted(classes, iter(()))
 
     def masks() -> Iterator[tuple[str, Mask]]:
-        left_out = labelled = 0
+        held = Counter[bool]()
         for file in files:
             content = _json(file, expected)
             with _whole(file, expected):
@@ -323,13 +323,11 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
                 mask = np.zeros(size, np.uint8)
                 for shape in content["shapes"]:
                     where = shape_of(shape, size)
-                    left_out += not where.any()
-                    labelled += bool(where.any())
+                    held[bool(where.any())] += 1
                     mask[where] = number[composed(_text(shape["label"]))]
                 name = _name(file.relative_to(folder).as_posix())
             yield name, mask
-        if left_out:
-            _note_left_out(made, folder, "shapes", left_out, labelled)
+        _note_left_out(made, folder, "shapes", held)
 
     made.masks = masks()
     return made

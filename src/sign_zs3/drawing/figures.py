@@ -36,10 +36,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def render(figure: Figure) -> NDArray[np.uint8]:
-    """Draw a figure into an array, uint8 (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
+    """Draw a `new_figure` into an array, uint8 (H, W, 3)."""
+    canvas: Any = figure.canvas
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 

@@ -27,12 +27,10 @@ _LONGEST_NAME = 32
 _STRIP = 64
 
 
-def draw_overlay(
-    image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
-) -> Picture:  # fmt: skip
+def draw_overlay(image: Picture, labels: Labels, protocol: Protocol) -> Picture:
     """Draw labels over their image, and below it the names and shares of the classes that it holds."""
-    picture = blend(image, labels, protocol, shown)
-    legend = draw_legend(labels, protocol, picture.shape[1], shown)
+    picture = blend(image, labels, protocol)
+    legend = draw_legend(labels, protocol, picture.shape[1])
     width = max(picture.shape[1], legend.shape[1])
     return np.concatenate([_widened(picture, width), _widened(legend, width)])
 
@@ -70,11 +68,10 @@ def at_shown_size(image: Picture, *maps: NDArray[Any]) -> tuple[NDArray[Any], ..
     return picture, *(values[rows][:, columns] for values in maps)
 
 
-def draw_legend(labels: Labels, protocol: Protocol, width: int, shown: Collection[int] | None = None) -> Picture:
+def draw_legend(labels: Labels, protocol: Protocol, width: int) -> Picture:
     """Draw the classes that labels hold, the largest first, each with its share of the pixels.
 
-    The result is `width` pixels wide, or more where the longest name needs them. Classes that are not `shown` have an
-    empty box.
+    The result is `width` pixels wide, or more where the longest name needs them.
     """
     entries = [
         (f"{short_name(protocol, index)}  {f'{100 * share:.1f} %' if share >= 0.001 else '< 0.1 %'}", index)
@@ -94,8 +91,7 @@ def draw_legend(labels: Labels, protocol: Protocol, width: int, shown: Collectio
     for place, (text, index) in enumerate(entries):
         column, row = divmod(place, rows)
         left, top = box // 2 + column * (width // columns), box // 2 + row * line
-        filled = tuple(colours[index].tolist()) if shown is None or index in shown else "white"
-        draw.rectangle((left, top, left + box, top + box), fill=filled, outline="black")
+        draw.rectangle((left, top, left + box, top + box), fill=tuple(colours[index].tolist()), outline="black")
         draw.text((left + 1.6 * box, top + box / 2), text, fill="black", font=font, anchor="lm")
     if note:
         draw.text((box // 2, box // 2 + rows * line + box / 2), note, fill=(90, 90, 90), font=font, anchor="lm")

@@ -83,12 +83,10 @@ def comparison_panel(
     return figure
 
 
-def contact_sheet(
-    images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "", pairs: int = 3,
-) -> Figure:  # fmt: skip
-    """Draw `pairs` images in a row, each below its name, with its mask to the right."""
+def contact_sheet(images: Maps, masks: Maps, names: Sequence[str], protocol: Protocol, title: str = "") -> Figure:
+    """Draw three images in a row, each below its name, with its mask to the right."""
     colours = protocol_colours(protocol)
-    pairs = min(pairs, len(images))
+    pairs = min(3, len(images))
     rows = -(-len(images) // pairs)
     figure = _panel(
         (4.6 * pairs + 0.2, 2.1 * rows + 0.7), _classes_in(*masks), protocol, colours, "★ unseen class", title

@@ -4,6 +4,7 @@ Text is GloVe's, or that of word2vec and fastText with `count width` in the firs
 such a line too, then per entry the word, a space and float32 numbers. fastText's own models are in `fasttext`.
 """
 
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,17 +108,15 @@ def _format(file: VectorFile, head: bytes) -> str:
         is_text = PRINTABLE.fullmatch(values) and len(values.split()) >= int(header[2]) > 0
         return "headed text" if is_text else "word2vec binary"
     fields = text.partition(b"\n")[0].split()
-    if b"\0" in head or len(fields) < 2 or not _is_number(fields[-1]):
+    if b"\0" in head or len(fields) < 2 or _number(fields[-1]) is None:
         raise UserError(f"{file.path}: is of an unknown kind: {expected}")
     return "text"
 
 
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+def _number(field: bytes) -> float | None:
+    with suppress(ValueError):
+        return float(field)
+    return None
 
 
 def _source(path: Path, kind: str) -> str:
@@ -190,10 +189,8 @@ def read_text(file: VectorFile, words: Iterable[str], near: Iterable[str] = ()) 
 
 def _is_fraction(field: bytes) -> bool:
     """Return whether a field has a decimal point: the end of a word with spaces hardly has, a value mostly has."""
-    try:
-        return b"." in field and np.isfinite(float(field)).item()
-    except ValueError:
-        return False
+    number = _number(field) if b"." in field else None
+    return number is not None and math.isfinite(number)
 
 
 def _numbers(fields: Sequence[bytes]) -> Vector:

@@ -362,7 +362,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def _drop(self, dataset: SegmentationDataset) -> None:
         """Leave out the training images that hold an unseen class."""
-        indices, dropped = self.train_indices, self._held(dataset)[:, self.protocol.num_seen :].any(axis=1)
+        indices, held = self.train_indices, self._held(dataset)[:, self.protocol.num_seen :]
+        dropped = np.asarray(held.any(axis=1))
         self.train_indices = tuple(compress(indices, ~dropped))
         self.dropped_indices = tuple(compress(indices, dropped))
         left_out, of = len(self.dropped_indices), len(indices)

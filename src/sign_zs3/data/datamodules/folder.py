@@ -85,7 +85,8 @@ class FolderDataModule(ImageDataModule):
                 f"{Path(root) / 'splits' / other}.txt{instead}"
             )
         self.test_fraction = test_fraction
-        self.names = {"images": images, "masks": masks, "image_suffix": image_suffix, "mask_suffix": mask_suffix}
+        self.names: dict[str, Any] = {"images": images, "masks": masks}
+        self.names |= {"image_suffix": image_suffix, "mask_suffix": mask_suffix}
         self.own_validation = self.lists["val"] is not None
 
     def make_dataset(self, split: Part, *, hide_unseen: bool, augment: bool) -> FolderDataset:

@@ -46,8 +46,9 @@ class ShapesDataModule(ZeroShotDataModule):
         **kwargs: Any,
     ) -> None:
         protocol = shapes_protocol(unseen, ignored_classes or ())
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
-        super().__init__(protocol, **sizes, **kwargs)
+        super().__init__(
+            protocol, batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, **kwargs
+        )
         self.lengths = {"train": train_size, "val": val_size, "test": test_size}
         self.scene_size = scene_size
         self.scene_seed = scene_seed

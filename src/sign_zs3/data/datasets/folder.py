@@ -28,14 +28,7 @@ def folder_protocol(
     ignored_classes: Sequence[str] = (),
     ignored_ids: Sequence[int] = (0, IGNORE_INDEX),
 ) -> Protocol:
-    """Return the class split of a folder, named after the folder.
-
-    Args:
-        root: The folder.
-        unseen: Names of the unseen classes; None for none.
-        classes: List of classes below `root`, ``id<TAB>name`` a line.
-        ignored_classes: Names of classes to leave out: their pixels are ignored.
-        ignored_ids: Ids that mean "no label", unless the list names them.
+    """Return the class split of a folder, named after the folder; the arguments are options of `FolderDataModule`.
 
     Raises:
         UserError: The list cannot be read, or a name is not in it.
@@ -64,14 +57,9 @@ class FolderDataset(ListedDataset):
         root: The folder.
         split: ``"train"``, ``"val"`` (only with a list) or ``"test"``.
         protocol: The class split, from `folder_protocol`.
-        images: Folder of the images below `root`.
-        masks: Folder of the masks below `root`: palette or grey images, an id per pixel.
+        images, masks, test_fraction, image_suffix, mask_suffix: As of `FolderDataModule`.
         list_file: List of image names below `root`, with or without folder and suffix, a mask's after a blank where it
             has another name; None splits by `test_fraction`.
-        test_fraction: Share of test images where there are no lists.
-        image_suffix: What the images' names end in beside the name that they share with their masks, such as
-            ``_leftImg8bit.png``; None: any suffix of an image.
-        mask_suffix: The same of masks, such as ``_gtFine_labelIds.png``.
         check: Refuse faults of the lists and missing files; False leaves them to `sign-zs3 data check`.
         **options: `hide_unseen` and `transform` of `ListedDataset`.
 

@@ -29,12 +29,9 @@ class PascalContextDataset(ListedDataset):
     the 33 or 59 classes become 0.
 
     Args:
-        root: The folder that holds ``VOCdevkit/VOC2010``, or ``VOC2010``, or that one (VOC 2012 has the same images).
+        root, labels, num_classes: As of `PascalContextDataModule`.
         split: ``"train"`` (4,998 images in the published list) or ``"test"`` (5,105).
-        labels: The folder that holds the label folders; None looks in `root` and beside ``JPEGImages``.
-        list_file: List of image ids; None looks for ``train.txt`` or ``val.txt`` beside the label folders and in
-            ``ImageSets/SegmentationContext``.
-        num_classes: 33 or 59.
+        list_file: List of image ids, `train_list` or `test_list` of that class.
         protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 

@@ -75,11 +75,10 @@ class VOCDataset(ListedDataset):
     """Images and masks of VOC 2012, for training joined with those of SBD.
 
     Args:
-        root: The folder that holds ``VOCdevkit``, or ``VOCdevkit``, or ``VOC2012``.
+        root: As of `VOCDataModule`.
         split: ``"train"``: `train_aug` where `sbd_root` is given or ``SegmentationClassAug`` is there, else VOC 2012
             train; ``"val"``: its val.
-        sbd_root: The folder that holds ``benchmark_RELEASE``, or that one, or its ``dataset``; only ``"train"`` reads
-            it.
+        sbd_root: As of `VOCDataModule`; only ``"train"`` reads it.
         protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 
