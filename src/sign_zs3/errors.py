@@ -14,9 +14,6 @@ class UserError(ValueError):
     step. The command-line program prints it alone and exits with 1; in a notebook it is a `ValueError`.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-
 
 def close_names(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:
     """Return the known names that are spelt most like a name, the closest first, at least so alike in [0, 1]."""

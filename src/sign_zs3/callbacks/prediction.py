@@ -35,12 +35,10 @@ class PredictionWriter(BasePredictionWriter):
         """Write the files of one batch."""
         assert isinstance(pl_module, ZeroShotTask)
         for name, found in prediction:
-            if name not in self._indices:
+            if (index := self._indices.get(name)) is None:
                 continue  # one that only fills up the share of a rank
-            index = self._indices[name]
             # as it is stored: that of the batch may be warped
-            dataset = _dataset(trainer)
-            image, protocol = dataset.read(index)[0], pl_module.protocol
+            image, protocol = _dataset(trainer).read(index)[0], pl_module.protocol
             self._images[index] = write_prediction(self._folder, name, name, image, found, protocol)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -33,7 +33,12 @@ OUTPUT_HELP = "A folder that is not there yet or is empty; masks/ and classes.tx
 
 def run(args: list[str]) -> int:
     """Convert annotations; a UserError, and no output, where something cannot be read or is there already."""
-    options = _parser().parse_args(args)
+    parser = VerbParser("data convert", description=DESCRIPTION)
+    parser.add_argument("source", metavar="ANNOTATIONS", help=SOURCE_HELP)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT_HELP)
+    parser.add_argument("--colours", metavar="voc|FILE", help=COLOURS_HELP)
+    parser.add_argument("--classes", metavar="FILE", help=CLASSES_HELP)
+    options = parser.parse_args(args)
     if not options.output:
         raise UserError("--output: found '', expected a folder; name one")
     output = Path(os.path.realpath(options.output))  # Path's own raises where a link leads to itself
@@ -65,15 +70,6 @@ def _convert(options: Namespace, output: Path) -> int:
     print(f"masks:    {output / 'masks'}\nclasses:  {output / 'classes.txt'}")
     print(f"to train: put the images into {output / 'images'}, and --data FolderDataModule --data.root {output}")
     return 0
-
-
-def _parser() -> VerbParser:
-    parser = VerbParser("data convert", description=DESCRIPTION)
-    parser.add_argument("source", metavar="ANNOTATIONS", help=SOURCE_HELP)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help=OUTPUT_HELP)
-    parser.add_argument("--colours", metavar="voc|FILE", help=COLOURS_HELP)
-    parser.add_argument("--classes", metavar="FILE", help=CLASSES_HELP)
-    return parser
 
 
 def _write(made: Converted, folder: Path) -> tuple[Counter[int], Counter[int]]:

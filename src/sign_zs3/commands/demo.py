@@ -13,7 +13,14 @@ built-in data, else none)."""
 
 def run(args: list[str]) -> int:
     """Serve the page until Ctrl-C; a UserError without gradio, a usable checkpoint and a free address."""
-    options = _parser().parse_args(args)
+    made = VerbParser("demo", description=f"Try a checkpoint in the browser; needs gradio ({pip_install('demo')}).")
+    add = made.add_argument
+    add("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
+    add("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
+    add("--examples", nargs="+", default=(), metavar="PATH", help=EXAMPLES_HELP)
+    add_windows(made)
+    options = made.parse_args(args)
     # nobody is told who uses the page; gradio reads this when it is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
@@ -42,13 +49,3 @@ def run(args: list[str]) -> int:
     finally:
         page.close(verbose=False)
     return 0
-
-
-def _parser() -> VerbParser:
-    made = VerbParser("demo", description=f"Try a checkpoint in the browser; needs gradio ({pip_install('demo')}).")
-    made.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a trained model")
-    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
-    made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
-    made.add_argument("--examples", nargs="+", default=(), metavar="PATH", help=EXAMPLES_HELP)
-    add_windows(made)
-    return made

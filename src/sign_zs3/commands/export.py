@@ -14,7 +14,6 @@ from sign_zs3.errors import UserError, pip_install
 from sign_zs3.files import check_writable, line_of, read_json
 
 if TYPE_CHECKING:
-    from sign_zs3.models import Segmenter
     from sign_zs3.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,12 @@ onnxruntime is installed."""
 
 def run(args: list[str]) -> int:
     """Write a model for use elsewhere; a UserError where a file cannot be used, or what it holds is not the model."""
-    options = _parser().parse_args(args)
+    parser = VerbParser("export", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
+    parser.add_argument("--output", required=True, metavar="PATH", help="File or folder to write.")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), help=FORMAT_HELP)
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    options = parser.parse_args(args)
     output = Path(options.output)
     kind = _format(output, options.format)
     _check_output(output, kind, options.overwrite)
@@ -48,12 +52,16 @@ def run(args: list[str]) -> int:
         from sign_zs3.models.export import check_onnx
 
         check_onnx()
-    segmenter, card = _load(Path(options.ckpt_path))
+    source = Path(options.ckpt_path)
+    segmenter, method = load(source)
     config = segmenter.require_config()
     taught = zip(config.protocol.classes, segmenter.known.tolist(), strict=True)
     if unknown := [name for name, known in taught if not known]:
         log.info("not taught yet, so never among the labels: %s; the transfer step teaches them", ", ".join(unknown))
     if kind == "pretrained":
+        from sign_zs3.models.pretrained import read_card
+
+        card = read_card(source) if method is None else {"method": method, **_scores(source, config.protocol)}
         segmenter.save_pretrained(output, model_card_kwargs=card)
         size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
         scores = "without scores" if card.get("scores") is None else f"scores after phase {card['phase']}"
@@ -72,15 +80,6 @@ def run(args: list[str]) -> int:
         share = f"{100 * agreement:.2f} %"
         print(f"compared: {share} of the pixels of drawn images have the label that the model gives them")
     return 0
-
-
-def _parser() -> VerbParser:
-    parser = VerbParser("export", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--ckpt_path", required=True, metavar="PATH", help=CKPT_HELP)
-    parser.add_argument("--output", required=True, metavar="PATH", help="File or folder to write.")
-    parser.add_argument("--format", choices=tuple(SUFFIXES), help=FORMAT_HELP)
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    return parser
 
 
 def _format(output: Path, given: str | None) -> str:
@@ -108,16 +107,6 @@ def _check_output(output: Path, kind: str, overwrite: bool) -> None:
         raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")
     if not overwrite and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--output: {output} is there already; name another, or replace it with --overwrite")
-
-
-def _load(source: Path) -> tuple[Segmenter, dict[str, Any]]:
-    """Return the segmenter, and what its model card says beside its config."""
-    from sign_zs3.models.pretrained import read_card
-
-    segmenter, method = load(source)
-    if method is None:
-        return segmenter, read_card(source)
-    return segmenter, {"method": method, **_scores(source, segmenter.require_config().protocol)}
 
 
 def _scores(checkpoint: Path, protocol: Protocol) -> dict[str, Any]:

@@ -112,15 +112,13 @@ def _classes(path: Path, masks: Mapping[Path, Mask]) -> dict[int, str]:
     """Return the classes of the list; write one where there is none, and stop where its names are placeholders."""
     pixels = sum((mask.pixels for mask in masks.values()), np.zeros(256, np.int64))
     ids = np.flatnonzero(pixels).tolist()
-    source = ""
     if not path.exists():
         names, source = find_names(path.parent, ids)
         if not names:
             raise UserError(f"{path}: is not there, and the masks hold no id but 0 and 255; label something")
         write_list(path, [f"{number}\t{each}" for number, each in sorted(names.items())])
-        print(
-            f"written:  {path}, {f'a proposal from {source}; compare it with the masks' if source else 'to be edited'}"
-        )
+        how = f"a proposal from {source}; compare it with the masks" if source else "to be edited"
+        print(f"written:  {path}, {how}")
     names = read_classes(path)
     if any(each == f"{PLACEHOLDER}{number}" for number, each in names.items()):
         raise UserError(

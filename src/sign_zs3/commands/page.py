@@ -6,6 +6,7 @@ Messages are for visitors of the page, who know no option of the command line. H
 import base64
 import functools
 import io
+import itertools
 import re
 import shutil
 import tempfile
@@ -195,18 +196,15 @@ class Page:
         return visit, f"Added {', '.join(new)}: {self.protocol(visit).num_classes} classes now."
 
 
-def _write_scenes(folder: Path, count: int = 4) -> list[Path]:
-    """Write the first test scenes of the built-in data that hold an unseen class; return their paths."""
+def _write_scenes(folder: Path) -> list[Path]:
+    """Write the first four test scenes of the built-in data that hold an unseen class; return their paths."""
     unseen = [own_id for own_id, name in NAMES.items() if name in UNSEEN]
-    made: list[Path] = []
-    index = 0
-    while len(made) < count:
-        image, mask = draw_scene(index, 0, "test")
-        index += 1
-        # something else beside it
-        if np.isin(mask, unseen).any() and len(np.unique(mask)) > 3:
-            made.append(folder / f"scene {len(made) + 1}.png")
-            Image.fromarray(image).save(made[-1])
+    scenes = (draw_scene(index, 0, "test") for index in itertools.count())
+    # something else beside it
+    chosen = (image for image, mask in scenes if np.isin(mask, unseen).any() and len(np.unique(mask)) > 3)
+    made = [folder / f"scene {number}.png" for number in (1, 2, 3, 4)]
+    for path, image in zip(made, chosen, strict=False):
+        Image.fromarray(image).save(path)
     return made
 
 

@@ -36,7 +36,12 @@ phase joins the names. CSV files hold fractions, tables and pictures percent."""
 
 def run(args: list[str]) -> int:
     """Write tables and pictures of runs; a UserError where runs or the output cannot be used, or do not go together."""
-    options = _parser().parse_args(args)
+    parser = VerbParser("results", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help=RUNS_HELP)
+    parser.add_argument("--output", default="results", metavar="FOLDER", help=OUTPUT_HELP)
+    parser.add_argument("--phase", metavar="PHASE", help=PHASE_HELP)
+    parser.add_argument("--panels", type=int, metavar="N", help=PANELS_HELP)
+    options = parser.parse_args(args)
     output, phase = Path(options.output), options.phase
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: found the file {output}, expected a folder, made where it is missing; name another")
@@ -74,15 +79,6 @@ def run(args: list[str]) -> int:
         save_figure(figures["panels"], output / f"panels{suffix}.png")
     print(f"pictures: {', '.join(str(output / f'{name}{suffix}.png') for name in figures)}")
     return 0
-
-
-def _parser() -> VerbParser:
-    parser = VerbParser("results", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help=RUNS_HELP)
-    parser.add_argument("--output", default="results", metavar="FOLDER", help=OUTPUT_HELP)
-    parser.add_argument("--phase", metavar="PHASE", help=PHASE_HELP)
-    parser.add_argument("--panels", type=int, metavar="N", help=PANELS_HELP)
-    return parser
 
 
 def draw_figures(rows: Sequence[Row], title: str) -> dict[str, Figure]:

@@ -207,7 +207,8 @@ class ZeroShotCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else {}
-        if subcommand == "fit" and (noted := noted_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))):
+        root = Path(config.get("trainer", {}).get("default_root_dir") or ".")
+        if subcommand == "fit" and (noted := noted_checkpoint(root)):
             log.info("SLURM has started this job again: resuming from %s", noted)
             config["ckpt_path"] = noted
         path = config.get("ckpt_path")
@@ -218,7 +219,13 @@ class ZeroShotCLI(LightningCLI):
                 raise UserError(f"--ckpt_path: found none, expected the .ckpt file of a trained model to {subcommand}")
             return
         if path == "last":
-            path = config["ckpt_path"] = _last_checkpoint(Path(config["trainer"].get("default_root_dir") or "."))
+            if (newest := _newest(root)) is None:
+                raise UserError(
+                    f"--ckpt_path last: found no checkpoints/last.ckpt below {root}: give the file, or the folder of "
+                    "the runs with --trainer.default_root_dir"
+                )
+            log.info("resuming from %s", newest)
+            path = config["ckpt_path"] = str(newest)
         checkpoint = self._read(Path(path))
         if (stored := stored_method(checkpoint)) != self.method:
             raise UserError(
@@ -368,16 +375,6 @@ def _holds(path: Path, root: Path) -> bool:
     """Return whether a path is the folder of the runs, one that it lies in, or a run's own."""
     path, root = path.absolute(), root.absolute()
     return root.is_relative_to(path) or (path.parent == root and path.name.startswith("version_"))
-
-
-def _last_checkpoint(root: Path) -> str:
-    if (path := _newest(root)) is None:
-        raise UserError(
-            f"--ckpt_path last: found no checkpoints/last.ckpt below {root}: give the file, or the folder of the runs "
-            "with --trainer.default_root_dir"
-        )
-    log.info("resuming from %s", path)
-    return str(path)
 
 
 def _newest(root: Path) -> Path | None:

@@ -1,7 +1,6 @@
 """A whole data set, read once and counted."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,8 +44,7 @@ class SplitCount:
         table = protocol.lookup()
         if own[table < 0].any():
             return
-        pixels = np.zeros(256, np.int64)
-        np.add.at(pixels, table[table >= 0], own[table >= 0])
+        pixels = np.bincount(table[table >= 0], own[table >= 0], 256).astype(np.int64)
         self.pixels += pixels
         self.holding += pixels > 0
         self.with_unseen += bool(pixels[protocol.num_seen : protocol.num_classes].any())
@@ -57,7 +55,7 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
 
     Unseen classes count too, as do training images that are cut off for validation. A fault is one line.
     """
-    faults: list[str] = []
+    protocol, faults = data.protocol, list[str]()
     sets: dict[Part, SegmentationDataset] = {}
     parts: list[Part] = ["train", "val", "test"] if data.own_validation else ["train", "test"]
     for part in parts:
@@ -79,25 +77,19 @@ def check_data(data: ZeroShotDataModule, progress: bool = True) -> tuple[dict[Pa
         bar = tqdm(examined, total=len(places), unit="image", disable=not progress or None)
         for (part, index), (pixels, found) in zip(places, bar, strict=True):
             if pixels is not None:
-                counts[part].add(pixels, data.protocol)
+                counts[part].add(pixels, protocol)
                 try:
                     sets[part].refuse_unknown(index, pixels)
                 except UserError as error:
                     faults.append(str(error))
             faults += found
-    faults += faults_of_the_whole(data, counts)
-    return counts, list(dict.fromkeys(faults))
-
-
-def faults_of_the_whole(data: ZeroShotDataModule, counts: dict[Part, SplitCount]) -> Iterator[str]:
-    """Yield what no single mask shows: another numbering, and training masks without a seen class."""
-    protocol = data.protocol
-    shift = shift_of(protocol, counts)
+    # what no single mask shows
+    shift, train = shift_of(protocol, counts), counts.get("train", SplitCount())
     if shift is not None and (shift.by > 0 or (shift.certain and data.known_numbering)):
-        yield f"{protocol.dataset}: {shift}; renumber the masks or the classes"
-    train = counts.get("train", SplitCount())
+        faults.append(f"{protocol.dataset}: {shift}; renumber the masks or the classes")
     if train.masks and not train.holding[: protocol.num_seen].any():
-        yield nothing_seen(protocol, train.own_ids, train.masks)
+        faults.append(nothing_seen(protocol, train.own_ids, train.masks))
+    return counts, list(dict.fromkeys(faults))
 
 
 def shift_of(protocol: Protocol, counts: dict[Part, SplitCount]) -> Shift | None:

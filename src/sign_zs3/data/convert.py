@@ -141,26 +141,23 @@ def read_colours(path: Path) -> tuple[dict[Colour, int], dict[int, str]]:
 def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int, str]) -> Converted:
     if not (files := _files(folder, SUFFIXES)):
         raise UserError(f"{folder}: found no image, expected a folder of colour-coded masks")
-    packed = np.array([(r << 16) | (g << 8) | b for r, g, b in colours], np.int64)
-    order = packed.argsort()
-    packed, ids = packed[order], np.array(list(colours.values()), np.uint8)[order]
+    table = {(r << 16) | (g << 8) | b: own_id for (r, g, b), own_id in colours.items()}
 
     def masks() -> Iterator[tuple[str, Mask]]:
         for file in files:
             channels = _rgb(file).astype(np.int64)
             colour_of = (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
             found, places = np.unique(colour_of, return_inverse=True)
-            at = np.searchsorted(packed, found).clip(max=len(packed) - 1)
-            if (odd := np.flatnonzero(packed[at] != found)).size:
-                colour = int(found[odd[0]])
-                pixels = np.count_nonzero(places == odd[0])
+            if (colour := next((colour for colour in found.tolist() if colour not in table), None)) is not None:
+                pixels = np.count_nonzero(colour_of == colour)
                 raise UserError(
                     f"{file}: found the colour {colour >> 16} {colour >> 8 & 255} {colour & 255} in {pixels} pixels, "
-                    f"expected one of the {len(packed)} in the table; add it, or write masks unsmoothed, not as JPEG"
+                    f"expected one of the {len(table)} in the table; add it, or write masks unsmoothed, not as JPEG"
                 )
             with _whole(file, "a colour-coded mask"):
                 name = _name(file.relative_to(folder).as_posix())
-            yield name, ids[at][places].reshape(colour_of.shape)
+            ids = np.array([table[colour] for colour in found.tolist()], np.uint8)
+            yield name, ids[places].reshape(colour_of.shape)
 
     return Converted(classes, masks())
 

@@ -21,9 +21,8 @@ class COCOStuffDataset(ListedDataset):
     """The images of a folder with their pixel maps; there are no lists, each image has a map.
 
     Args:
-        root: The folder that holds ``images/{train2017,val2017}`` and ``annotations/{train2017,val2017}``.
+        root, val_size: As of `COCOStuffDataModule`.
         split: ``"train"``: train2017 without its last images; ``"val"``: these; ``"test"``: val2017.
-        val_size: How many of the last training images, by name, are for validation (the paper: 10,000).
         protocol: The class split; None takes the default one.
         **options: `hide_unseen`, `transform` and `check` of `ListedDataset`.
 

@@ -32,8 +32,7 @@ class ListedDataset(SegmentationDataset):
         items: What the lists name.
         protocol: The class split.
         problems: What was wrong with the lists.
-        hide_unseen: Turn unseen classes into 255 in the masks.
-        transform: Augmentation; None for none.
+        hide_unseen, transform: As of `SegmentationDataset`.
         check: Refuse problems and missing files; False leaves them to `sign-zs3 data check`.
 
     Raises:

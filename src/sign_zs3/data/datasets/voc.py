@@ -141,23 +141,16 @@ def _items(voc: Path, sbd: Path | None, split: str, problems: list[str]) -> list
     if with_aug and split == "train":
         listed = next((path for name in _AUG_LISTS if (path := lists / name).is_file()), lists / _AUG_LISTS[0])
     names = set(read_list(listed, problems, _bare))
-    if with_aug:
-        own = names_in(voc / "SegmentationClass") if split == "val" else ()
-        folders = {name: "SegmentationClass" if f"{name}.png" in own else _AUG for name in sorted(names)}
-        return [
-            Item(name, voc / "JPEGImages" / f"{name}.jpg", voc / folder / f"{name}.png")
-            for name, folder in folders.items()
-        ]
     extra: set[str] = set()
-    in_voc: set[str] = set()
     if sbd is not None:
-        in_voc = names_in(voc / "SegmentationClass")
         extra = {name for part in ("train", "val") for name in read_list(sbd / f"{part}.txt", problems)}
         extra -= set(read_list(lists / "val.txt", problems))
-    items = []
-    for name in sorted(names | extra):
-        if sbd is None or name in names or f"{name}.png" in in_voc:
-            items.append(Item(name, voc / "JPEGImages" / f"{name}.jpg", voc / "SegmentationClass" / f"{name}.png"))
-        else:
-            items.append(Item(name, sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat"))
-    return items
+    own = names_in(voc / "SegmentationClass")
+
+    def item(name: str) -> Item:
+        if sbd is not None and name not in names and f"{name}.png" not in own:
+            return Item(name, sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat")
+        folder = _AUG if with_aug and (split == "train" or f"{name}.png" not in own) else "SegmentationClass"
+        return Item(name, voc / "JPEGImages" / f"{name}.jpg", voc / folder / f"{name}.png")
+
+    return [item(name) for name in sorted(names | extra)]
