@@ -191,8 +191,7 @@ def read_yaml(path: Path, expected: str) -> Any:
 
     Memory: some 100 MB, since a file may stand for at most `MAX_VALUES` by its aliases.
     """
-    content = read_content(path, MAX_YAML, expected)
-    return parse_yaml(content, str(path), expected)
+    return parse_yaml(read_content(path, MAX_YAML, expected), str(path), expected)
 
 
 def parse_yaml(content: bytes, where: str, expected: str) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.errors import UserError, check_choice, did_you_mean
 from sign_zs3.protocol import IGNORE_INDEX, Protocol
 
 VOC_CLASSES = (
@@ -120,8 +120,7 @@ def published_protocol(
         UserError: There is no such data set or split, a name is no class, or one of the split's unseen classes is
             ignored.
     """
-    if dataset not in PUBLISHED:
-        raise UserError(f"data set: found {dataset!r}, expected one of {', '.join(PUBLISHED)}")
+    check_choice("data set", dataset, *PUBLISHED)
     names, splits, ignored_ids = PUBLISHED[dataset]
     if split not in splits:
         hint = did_you_mean(split.lower(), splits, 1, "; or name the classes in unseen")

@@ -67,17 +67,17 @@ def find_layout(
             "SegmentationClass, img and label), expected both; name them with --images and --masks, below that folder"
         )
 
+    here = root / images_here, root / masks_here
+
     def find(ends: tuple[str | None, str | None]) -> tuple[Side, Side]:
-        return find_side(root / images_here, "images", ends[0], None), find_side(
-            root / masks_here, "masks", ends[1], None
-        )
+        return find_side(here[0], "images", ends[0], None), find_side(here[1], "masks", ends[1], None)
 
     sides = find((None, None))
     ends = None if sides[0].files.keys() & sides[1].files.keys() else find_endings(*sides)
     sides = sides if ends is None else find(ends)
     both = sorted(sides[0].files.keys() & sides[1].files.keys())
     if not both:
-        raise UserError(f"{root / images_here}: {why_none(*sides)}")
+        raise UserError(f"{here[0]}: {why_none(*sides)}")
     options = {"images": Path(images_here).as_posix(), "masks": Path(masks_here).as_posix()}
     options |= {} if ends is None else {"image_suffix": ends[0], "mask_suffix": ends[1]}
     return options, {name: sides[1].files[name] for name in both}

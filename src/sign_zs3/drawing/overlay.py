@@ -35,9 +35,7 @@ def draw_overlay(image: Picture, labels: Labels, protocol: Protocol) -> Picture:
     return np.concatenate([_widened(picture, width), _widened(legend, width)])
 
 
-def blend(
-    image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None,
-) -> Picture:  # fmt: skip
+def blend(image: Picture, labels: Labels, protocol: Protocol, shown: Collection[int] | None = None) -> Picture:
     """Lay the colours of the classes over an image, half transparent, with a line around each region.
 
     Image and result are those of `at_shown_size`.
