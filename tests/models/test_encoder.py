@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3 import UserError
-from sign_zs3.functional.geometry import Axis
+from sign_zs3.functional.geometry import Axis, Places
 from sign_zs3.models import (
     Backbone,
     Classifier,
@@ -13,7 +13,6 @@ from sign_zs3.models import (
     Segmenter,
     SpatialInformationModule,
 )
-from sign_zs3.models.backbones.places import Places
 from sign_zs3.models.heads import DeepLabHead
 
 

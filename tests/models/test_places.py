@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from sign_zs3 import UserError
-from sign_zs3.functional.geometry import Axis, resize_scores
+from sign_zs3.functional.geometry import Axis, Places, resize_scores
 from sign_zs3.models import Encoder
-from sign_zs3.models.backbones.build import Backbone, build_backbone
-from sign_zs3.models.backbones.places import Places, _by_gradients, _random_weights, measure_places
+from sign_zs3.models.backbones import Backbone, build_backbone
+from sign_zs3.models.backbones.places import _by_gradients, _random_weights, measure_places
 
 NETWORKS: dict[str, tuple[str, int, Places]] = {
     "built-in": ("small", 4, Places((Axis(4),), 4, 1)),

@@ -79,6 +79,7 @@ _VOC = ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
 _VOC_ZS3 = ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair", "pottedplant")
 _CONTEXT = ("cow", "motorbike", "sofa", "cat")
 _CONTEXT_ZS3 = (*_CONTEXT, "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane")
+_CONTEXT_CASCADE = (*("aeroplane", "bed", "bedclothes", "boat", "bottle", "car", "cloth", "cow", "keyboard", "plate"),)
 _COCO = (
     *("cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass"),
     *("playingfield", "river", "road", "tree", "wall-concrete"),
@@ -94,12 +95,19 @@ PUBLISHED: Mapping[str, Published] = {
     "voc": Published(dict(enumerate(VOC_CLASSES, 1)), {"default": Split(_VOC), "spnet": Split(_VOC), **_zs3(_VOC_ZS3)}),
     "pascal_context_33": Published(dict(enumerate(CONTEXT33_CLASSES, 1)), {"default": Split(_CONTEXT)}),
     "pascal_context_59": Published(
-        dict(enumerate(CONTEXT59_CLASSES, 1)), {"default": Split(_CONTEXT), **_zs3(_CONTEXT_ZS3)}
+        dict(enumerate(CONTEXT59_CLASSES, 1)),
+        {
+            "default": Split(_CONTEXT),
+            **_zs3(_CONTEXT_ZS3),
+            "otseg": Split(_CONTEXT_ZS3),
+            "cascade_clip": Split(_CONTEXT_CASCADE),
+        },
     ),
     "coco_stuff": Published(COCO_STUFF_CLASSES, {"default": Split(_COCO), "spnet": Split(_COCO)}, (IGNORE_INDEX,)),
 }
 """``default`` is the SIGN paper's split (59 classes of Pascal Context: its 33-class one); ``spnet`` SPNet's, the same;
-``zs3-N`` ZS3Net's nested ones with N unseen classes."""
+``zs3-N`` ZS3Net's nested ones with N unseen classes. Systems on CLIP read Pascal Context with ``zs3-10`` (MaskCLIP+),
+with its unseen classes but background ignored (``otseg``), or with ten others (``cascade_clip``)."""
 
 
 def published_protocol(

@@ -133,6 +133,25 @@ def class_mmd(
     return (_root(squared, bandwidths) if sqrt else squared).mean()
 
 
+def median_bandwidths(real: Tensor, fake: Tensor, most: int = 1_000) -> list[float]:
+    """Return variances b of Gaussian kernels that suit the scale of features: 1/4 to 4 times the median of |x-y|^2.
+
+    Unit vectors, whose squared distances are at most 4, look all alike to the kernels of `BANDWIDTHS`.
+
+    Args:
+        real: (n, D) features.
+        fake: (m, D) features; the distances are those among both together.
+        most: How many features of either are read, at even steps.
+
+    >>> median_bandwidths(torch.zeros(1, 1), torch.tensor([[2.0]]))
+    [1.0, 2.0, 4.0, 8.0, 16.0]
+    """
+    both = torch.cat([at_least_float32(x.detach())[:: max(1, -(-len(x) // most))] for x in (real, fake)])
+    squared = torch.pdist(both).square()
+    median = float(squared[squared > 0].median()) if bool((squared > 0).any()) else 1.0
+    return [median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+
+
 def _root(squared: Tensor, bandwidths: Sequence[float]) -> Tensor:
     # Below this it is rounding of four means as large as len(bandwidths); its root looks like a distance.
     positive = squared > 4 * torch.finfo(squared.dtype).eps * len(bandwidths)

@@ -52,6 +52,29 @@ class Cells(NamedTuple):
         return Cells(*(axis if old == new else axis.scaled(old / new) for axis, old, new in sides))
 
 
+class Places(NamedTuple):
+    """Where a backbone looks, and what sizes it takes.
+
+    Attributes:
+        axes: Where the cells of each level look, along either side of the image.
+        step: Images are padded at the right and at the bottom, to the next multiple of `step` and `extra` more.
+        extra: 1 where a cell looks at the image's first pixel and one at its last, 0 where cells are patches.
+    """
+
+    axes: tuple[Axis, ...]
+    step: int
+    extra: int
+
+    def padded(self, length: int) -> int:
+        """Return the length of a side of `length` pixels once it is padded."""
+        # no negative numbers, which graphs of ONNX round the other way
+        return (length - self.extra + self.step - 1) // self.step * self.step + self.extra
+
+    def cells(self, length: int, stride: int) -> int:
+        """Return how many cells of a level a side of `length` pixels has once it is padded."""
+        return (self.padded(length) - self.extra) // stride + (self.extra > 0)
+
+
 PIXELS = Cells(Axis(1), Axis(1))
 
 

@@ -1,5 +1,6 @@
 """C: the pixel classifier."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ class Classifier(nn.Module):
     """One 1x1 convolution from D = `feature_dim` channels, those of the feature map F, to C = `num_classes`.
 
     With `width`, another one to so many channels, ReLU and dropout of 0.5 stand before it, as in the released code of
-    CaGNet and SIGN.
+    CaGNet and SIGN. With `scale`, F is multiplied first by a number that is learnt and starts there.
     """
 
-    def __init__(self, feature_dim: int, num_classes: int, width: int | None = None) -> None:
+    def __init__(
+        self, feature_dim: int, num_classes: int, width: int | None = None, scale: float | None = None
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Sequential()
+        self.hidden = nn.Sequential(*([] if scale is None else [Scale(scale)]))
         if width is not None:
             self.hidden.extend([nn.Conv2d(feature_dim, width, 1), nn.ReLU(), nn.Dropout(0.5)])
         self.projection, self.num_classes = nn.Conv2d(width or feature_dim, num_classes, 1), num_classes
@@ -27,6 +30,18 @@ class Classifier(nn.Module):
         """Map F (N, D, h, w) to logits (N, C, h, w)."""
         logits: Tensor = self.projection(self.hidden(features))
         return logits
+
+
+class Scale(nn.Module):
+    """A factor exp(s) > 0, of which s is learnt, as CLIP's logit scale."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply (N, D, h, w)."""
+        return x * self.logarithm.exp()
 
 
 class ProjectionClassifier(nn.Module):
@@ -49,7 +64,7 @@ class ProjectionClassifier(nn.Module):
 
 
 def build_classifier(name: str, feature_dim: int, num_classes: int, **other: Any) -> Classifier | ProjectionClassifier:
-    """Make C: ``linear`` (option `width`), or ``projection`` (`scale`) with zeros where class vectors are to be."""
+    """Make C: ``linear`` (options `width`, `scale`), or ``projection`` (`scale`) with zeros for class vectors."""
     check_choice("classifier", name, "linear", "projection")
     if name == "linear":
         return Classifier(feature_dim, num_classes, **other)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from sign_zs3.errors import UserError, check_choice
 from sign_zs3.files import line_of
 from sign_zs3.functional.geometry import Cells, map_size, move_map, repeats_after, resize_map
-from sign_zs3.models.backbones.build import Backbone, ChainBackbone, build_backbone, measure_levels
+from sign_zs3.models.backbones.base import Backbone, ChainBackbone, measure_levels
+from sign_zs3.models.backbones.build import build_backbone
 from sign_zs3.models.backbones.places import measure_places
 from sign_zs3.models.config import SCALES, are_scales
 from sign_zs3.models.heads import build_head
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
         backbone: A name that `build_backbone` knows, a `Backbone`, or a pair of a module
             (N, 3, H, W) -> (N, channels, h, w) and its number of channels.
         feature_dim: D, the channels of E(x); 600 in the published models.
-        output_stride, weights, backbone_levels: See `build_backbone`.
+        output_stride, weights, backbone_levels, dense: See `build_backbone`.
         freeze_batch_norm: Keep batch-norm statistics and parameters of the backbone as they are. None: frozen where
             `weights` are given, as in DeepLab-v2; from scratch, normalisation by initial statistics would be none.
         dilations: Of the ``deeplab`` head's convolutions.
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
             code trains with 1, 0.75 and 0.5; the paper does not mention it).
         maximum: Over the ``features`` E(x), or over the ``logits`` that `Segmenter.forward` gives, as SPNet's tests do;
             E(x) then has the first scale alone.
-        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet`` or ``deeplabv3plus``, see `build_head`.
+        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet``, ``deeplabv3plus`` or ``identity``, see `build_head`.
         freeze: Keep the whole backbone as it is: no gradient, batch norm in evaluation. Its maps then depend on the
             image alone, and may be computed once and kept.
 
@@ -69,6 +70,7 @@ class Encoder(nn.Module):
         head: str = "deeplab",
         freeze: bool = False,
         backbone_levels: Sequence[str] | None = None,
+        dense: str = "value",
         maximum: Literal["features", "logits"] = "features",
     ) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class Encoder(nn.Module):
         if not are_scales(input_scales):
             raise UserError(f"input_scales: found {input_scales!r:.100}, expected {SCALES}")
         if isinstance(backbone, str):
-            backbone = build_backbone(backbone, output_stride, weights, backbone_levels)
+            backbone = build_backbone(backbone, output_stride, weights, backbone_levels, dense)
         elif not isinstance(backbone, Backbone):
             module, channels = backbone
             backbone = ChainBackbone([module], taps=(0,), channels=(channels,), strides=(1,))
@@ -167,7 +169,7 @@ class Encoder(nn.Module):
                 raise ValueError(f"input_scales: found {self.input_scales} beside maps, which have one scale: use 1.0")
             if len(images) != len(self.head.levels):
                 raise ValueError(f"maps: found {len(images)}, expected {len(self.head.levels)}, one per level read")
-            dtype = next(self.head.parameters()).dtype
+            dtype = next(self.parameters()).dtype
             encoded: Tensor = self.head([level.to(dtype) for level in images])
             return encoded
         if self.maximum == "logits":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 PUBLISHED_WIDTHS = (1024, 960, 864, 784, 720)
 PUBLISHED_DROPOUT = (0.1, 0.1, 0.3, 0.5, 0.5)
@@ -21,6 +22,7 @@ class Generator(nn.Module):
         dropout: Dropout after each hidden layer: one rate for all, or one each; None takes the published rates for
             five hidden layers, otherwise 0.
         bounded: End in the sigmoid.
+        unit: End in a unit vector instead.
 
     Raises:
         ValueError: The number of dropout rates is not that of hidden layers.
@@ -34,6 +36,7 @@ class Generator(nn.Module):
         hidden: Sequence[int] | None = None,
         dropout: float | Sequence[float] | None = None,
         bounded: bool = True,
+        unit: bool = False,
     ) -> None:
         super().__init__()
         sizes = [max(1, w * feature_dim // 600) for w in PUBLISHED_WIDTHS] if hidden is None else list(hidden)
@@ -48,8 +51,8 @@ class Generator(nn.Module):
             layers += [nn.Conv2d(previous, width, 1), nn.LeakyReLU(0.2), *([nn.Dropout(rate)] if rate else [])]
             previous = width
         layers.append(nn.Conv2d(previous, feature_dim, 1))
-        self.layers = nn.Sequential(*layers, *([nn.Sigmoid()] if bounded else []))
-        self.word_dim, self.latent_dim = word_dim, latent_dim
+        self.layers = nn.Sequential(*layers, *([nn.Sigmoid()] if bounded and not unit else []))
+        self.word_dim, self.latent_dim, self.unit = word_dim, latent_dim, unit
 
     def forward(self, vectors: Tensor, latent: Tensor) -> Tensor:
         """Map e (N, W, h, w), the class vector of each pixel's label, and z (N, Z, h, w) to F^ (N, D, h, w).
@@ -57,4 +60,4 @@ class Generator(nn.Module):
         F^ = G(e + z) with + the concatenation.
         """
         features: Tensor = self.layers(torch.cat([vectors, latent], dim=1))
-        return features
+        return F.normalize(features, dim=1) if self.unit else features

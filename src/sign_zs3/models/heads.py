@@ -116,6 +116,23 @@ class DeepLabV3PlusHead(nn.Module):
         return features
 
 
+class IdentityHead(nn.Module):
+    """E(x) is the last level as it is, whose channels D must be: for features that have a meaning, such as CLIP's."""
+
+    def __init__(self, channels: Sequence[int], feature_dim: int) -> None:
+        super().__init__()
+        if channels[-1] != feature_dim:
+            raise UserError(
+                f"head: identity gives the {channels[-1]} channels of the backbone, expected {feature_dim}, which is "
+                "feature_dim, or for SPNet the length of class vectors: take those of the backbone's own texts"
+            )
+        self.levels = (len(channels) - 1,)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the one level, (N, D, h, w)."""
+        return maps[0]
+
+
 def _moved(x: Tensor, axis: Axis, other: Axis, finer: Tensor) -> Tensor:
     """Interpolate a level at the cells of a finer one."""
     return move_map(x, Cells(axis, axis), Cells(other, other), map_size(finer))
@@ -143,13 +160,15 @@ def _initialised(convolution: nn.Conv2d, std: float) -> nn.Conv2d:
 
 def build_head(
     name: str, channels: Sequence[int], axes: Sequence[Axis], feature_dim: int, rates: Sequence[int]
-) -> DeepLabHead | FCNHead | UNetHead | DeepLabV3PlusHead:
+) -> DeepLabHead | FCNHead | UNetHead | DeepLabV3PlusHead | IdentityHead:
     """Make a head, which reads the backbone's levels with the indices `levels`.
 
-    It is ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels), ``unet`` or
-    ``deeplabv3plus``; an unknown name, or a dilation of ``deeplab`` out of range, is a UserError.
+    It is ``deeplab``, ``fcn`` (its finest stride is 8), ``fcn16`` (16: a quarter of the pixels), ``unet``,
+    ``deeplabv3plus`` or ``identity``; an unknown name, or a dilation of ``deeplab`` out of range, is a UserError.
     """
-    check_choice("head", name, "deeplab", "fcn", "fcn16", "unet", "deeplabv3plus")
+    check_choice("head", name, "deeplab", "fcn", "fcn16", "unet", "deeplabv3plus", "identity")
+    if name == "identity":
+        return IdentityHead(channels, feature_dim)
     if name == "deeplabv3plus":
         return DeepLabV3PlusHead(channels, axes, feature_dim)
     if name == "unet":

@@ -115,11 +115,20 @@ def lite_file(size: str) -> Path:
     return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
 
 
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load a file of weights into the network `name`, never running code in it; a UserError where it does not fit."""
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    name: str,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state,
+) -> None:
+    """Load a file of weights into the network `name`, never running code in it; a UserError where it does not fit.
+
+    `convert` renames the file's entries first.
+    """
     if not path.is_file():
         raise UserError(f"weights: {path} is not there: give an existing file or the name of weights of {name}")
-    state, wanted = tensors_in(read_saved(path, "weights"), f"weights: {path}"), network.state_dict()
+    state = convert(tensors_in(read_saved(path, "weights"), f"weights: {path}"))
+    wanted = network.state_dict()
     state = from_caffe(state) if name.endswith("_caffe") else _without_prefix(state, list(wanted))
     modules = {key.partition(".")[0] for key in wanted}
     # BatchNorm's count is missing from files written before it was kept, and nothing here reads it.
@@ -150,6 +159,9 @@ def read_saved(path: Path, option: str) -> Any:
             return load_file(path)
         # torchvision's older files are no archives
         if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    raise ValueError("it is a TorchScript archive, which is code: take the same as .safetensors")
             check_archive(path)
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=True)

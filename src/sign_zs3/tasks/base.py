@@ -55,6 +55,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     architecture: ClassVar[tuple[str, ...]] = (
         "backbone", "backbone_levels", "output_stride", "head", "dilations", "input_scales", "image_mean", "image_std",
+        "dense", "unit_features",
     )  # fmt: skip
     """Options that change what the network computes but not the shapes of its weights; `init_from` compares them."""
 
@@ -68,7 +69,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         options = TaskOptions(**kwargs)
         # Reads the arguments of every constructor on the way here, so those of the methods too.
         self.save_hyperparameters(ignore=["protocol", "_instantiator"])
-        self.save_hyperparameters(vars(options) | dict(self.hparams))
+        self.save_hyperparameters(dict(self.hparams) | vars(options))
         check_numbers(self.hparams, self.defaults())
         self.automatic_optimization = False
         self.register_buffer("class_vectors", None)
@@ -81,8 +82,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         lengths = {kind: int(self.hparams[f"{kind}_iterations"]) for kind in plan}
         if options.self_training == "none":
             lengths["self_training"] = 0
-        schedule = Schedule.build(lengths, options.phases, options.rounds, options.accumulate)
-        self.progress = Progress(schedule, plan)
+        self.progress = Progress(Schedule.build(lengths, options.phases, options.rounds, options.accumulate), plan)
         self.scores: dict[str, Any] = {}
         self.confusion: Tensor | None = None
         self.teacher: Segmenter | None = None
@@ -125,7 +125,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def optimizers_by_name(self) -> dict[str, torch.optim.Optimizer]:
         """Make the optimisers: SGD for E, the spatial module and C."""
-        return {"segmenter": segmenter_optimizer(self.segmenter, self.hparams["lr"])}
+        return {"segmenter": segmenter_optimizer(self.segmenter, self.hparams)}
 
     @property
     def schedule(self) -> Schedule:

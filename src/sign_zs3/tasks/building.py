@@ -14,6 +14,7 @@ from torch import Tensor
 from sign_zs3.compat import RETIRED
 from sign_zs3.embeddings.table import class_vectors
 from sign_zs3.errors import UserError, did_you_mean
+from sign_zs3.models.backbones.build import CLIP
 from sign_zs3.models.config import SegmenterConfig
 from sign_zs3.models.weights import difference, kinds_of, on_meta
 from sign_zs3.protocol import Protocol
@@ -129,13 +130,16 @@ def segmenter_config(
 ) -> SegmenterConfig:
     """Return what a task's segmenter is built from, see `ZeroShotTask.spatial_options` and `classifier_options`."""
     same = ("backbone", "backbone_levels", "output_stride", "dilations", "head", "input_scales")
-    given = [*same, *(["maximum"] if hparams.get("maximum") == "logits" else [])]
+    # left out where they are not used, so that earlier versions read the folder
+    dense = ["dense"] if hparams["backbone"].startswith(CLIP) else []
+    given = [*same, *(["maximum"] if hparams.get("maximum") == "logits" else []), *dense]
     encoder = {name: hparams[name] for name in given} | {
         "feature_dim": feature_dim,
         "freeze": hparams["freeze_encoder"],
     }
     # statistics of a pretrained backbone are kept; those of a new one are learnt
     encoder["freeze_batch_norm"] = hparams["weights"] is not None
+    spatial = spatial | ({"unit": True} if hparams["unit_features"] else {})
     rest = {name: hparams[name] for name in ("image_mean", "image_std", "seen_penalty", "flip", "scales")}
     return SegmenterConfig(protocol, encoder, spatial, classifier, **rest)
 

@@ -40,7 +40,7 @@ class GenerativeTask(ZeroShotTask):
         beta: Weight of the MMD loss (eq. 8).
         adversarial: ``non_saturating``, ``saturating`` (eq. 7 to the letter), ``l1`` (the released code), or ``none``,
             without D.
-        bandwidths: Of the MMD's kernel mixture, whose root is taken.
+        bandwidths: Of the MMD's kernel mixture, whose root is taken; ``median``: see `median_bandwidths`.
         mmd_scope: Compare a class's features within each ``image``, as eq. 5, or over the ``batch``.
         unseen_odds: How much likelier an unseen class is drawn than a seen one in the transfer step.
         **kwargs: Further options of `ZeroShotTask`.
@@ -69,7 +69,7 @@ class GenerativeTask(ZeroShotTask):
         # losses
         beta: float = 50.0,
         adversarial: Literal["non_saturating", "saturating", "l1", "none"] = "non_saturating",
-        bandwidths: list[float] = [2.0, 5.0, 10.0, 20.0, 40.0, 60.0],  # noqa: B006 (never changed; lists are YAML's)
+        bandwidths: list[float] | Literal["median"] = [2.0, 5.0, 10.0, 20.0, 40.0, 60.0],  # noqa: B006 (never changed; lists are YAML's)
         mmd_scope: Literal["image", "batch"] = "image",
         unseen_odds: float = 10.0,
         **kwargs: Any,
@@ -77,7 +77,10 @@ class GenerativeTask(ZeroShotTask):
         super().__init__(**kwargs)
         check_choice("adversarial", adversarial, "non_saturating", "saturating", "l1", "none")
         check_choice("mmd_scope", mmd_scope, "image", "batch")
-        check_positive(bandwidths=bandwidths)
+        if isinstance(bandwidths, str):
+            check_choice("bandwidths", bandwidths, "median")
+        else:
+            check_positive(bandwidths=bandwidths)
         check_at_least(0, beta=beta)
         if generator_hidden:
             check_positive(generator_hidden=generator_hidden)
@@ -96,7 +99,8 @@ class GenerativeTask(ZeroShotTask):
 
     def classifier_options(self) -> dict[str, Any]:
         """Return what C is."""
-        return {"name": "linear", "width": self.hparams["classifier_hidden"]}
+        scale = {"scale": 100.0} if self.hparams["unit_features"] else {}
+        return {"name": "linear", "width": self.hparams["classifier_hidden"], **scale}
 
     @property
     def kl_weight(self) -> float | None:
@@ -118,8 +122,16 @@ class GenerativeTask(ZeroShotTask):
         """Make E, the spatial module, C (as `segmenter`), G, and D where there is an adversarial loss."""
         super().build_networks(word_dim, weights)
         hp, dim = self.hparams, self.hparams["feature_dim"]
-        options = hp["generator_hidden"], hp["generator_dropout"], hp.get("bounded", True)
+        options = hp["generator_hidden"], hp["generator_dropout"], hp.get("bounded", True), hp["unit_features"]
         self.generator = Generator(word_dim, dim, dim, *options)
+        if hp["unit_features"]:
+            if dim != word_dim or hp["classifier_hidden"] is not None:
+                raise UserError(
+                    f"unit_features: found feature_dim {dim} and classifier_hidden {hp['classifier_hidden']}, expected "
+                    f"{word_dim}, the length of class vectors, and null, since C starts at them"
+                )
+            with torch.no_grad():
+                self.segmenter.classifier.get_parameter("projection.weight").copy_(self.class_vectors[:, :, None, None])
         if hp["adversarial"] != "none":
             slope = 0.2 if hp["classifier_hidden"] is None else 0.0
             self.discriminator = Discriminator(dim, hp["discriminator_hidden"], slope)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sign_zs3.errors import UserError, check_at_least, check_choice, check_positive, check_range
-from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD, SCALES, are_numbers, are_scales
+from sign_zs3.models.backbones.build import colours_of
+from sign_zs3.models.config import SCALES, are_numbers, are_scales
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,16 @@ class TaskOptions:
         feature_cache: Folder for the maps of a frozen backbone, which are then computed once per image; null keeps
             none. Crops are cut out of the maps of whole images. With flip, scales or feature resolution images are read
             all the same.
-        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet`` or ``deeplabv3plus``, see `build_head`.
+        dense: How a ``clip/`` backbone mixes its patches last: ``value``, ``correlative`` or ``last``, see
+            `TransformerBackbone`.
+        head: ``deeplab``, ``fcn``, ``fcn16``, ``unet``, ``deeplabv3plus`` or ``identity``, see `build_head`.
         dilations: Of the ``deeplab`` head.
         input_scales: Scales at which the encoder reads an image; the published code trains with 1, 0.75, 0.5.
-        image_mean: RGB mean of images in [0, 1].
-        image_std: RGB standard deviation of images in [0, 1].
+        unit_features: Let F, and what G makes, be unit vectors, as those of CLIP; a linear C starts at the class
+            vectors then, with a scale of 100 that is learnt.
+        image_mean: RGB mean of images in [0, 1]; null takes that which a transformer's weights expect by timm, and
+            ImageNet's for all others.
+        image_std: RGB standard deviation of images in [0, 1], likewise.
         phases: Kinds of phase to run; null runs all that have iterations.
         init_from: Checkpoint whose weights to start from, for runs of later phases alone.
         train_iterations: Length of the training step.
@@ -41,6 +47,8 @@ class TaskOptions:
         accumulate: Batches per iteration.
         lr: SGD rate of the encoder's backbone in the training step (spatial module 5x, heads 10x, biases 20x).
         lr_self_training: The same in self-training.
+        backbone_rate: What the backbone's rate is multiplied with, in both.
+        layer_decay: What the rate of each layer of a transformer is, as a multiple of that of the one above it.
         class_balance: From 0, where every labelled pixel counts alike, to 1, where every class of a batch does, however
             few its pixels; see `balanced_weights`. Pseudo-labels count as their class.
         clip_norm: Gradient norm at which each optimiser's gradients are clipped; 0 clips nothing.
@@ -75,11 +83,13 @@ class TaskOptions:
     output_stride: int = 8
     freeze_encoder: bool = False
     feature_cache: str | None = None
-    head: Literal["deeplab", "fcn", "fcn16", "unet", "deeplabv3plus"] = "deeplab"
+    dense: Literal["value", "correlative", "last"] = "value"
+    head: Literal["deeplab", "fcn", "fcn16", "unet", "deeplabv3plus", "identity"] = "deeplab"
     dilations: list[int] = field(default_factory=lambda: [6, 12, 18, 24])
     input_scales: list[float] = field(default_factory=lambda: [1.0])
-    image_mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
-    image_std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    unit_features: bool = False
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     # schedule
     phases: list[str] | None = None
     init_from: str | None = None
@@ -90,6 +100,8 @@ class TaskOptions:
     # rates and steps
     lr: float = 2.5e-4
     lr_self_training: float = 2.5e-4
+    backbone_rate: float = 1.0
+    layer_decay: float = 1.0
     class_balance: float = 0.0
     clip_norm: float = 0.0
     max_nonfinite: int = 0
@@ -114,6 +126,13 @@ class TaskOptions:
         check_choice("pseudo_classes", self.pseudo_classes, "unseen", "all")
         check_choice("resolution", self.resolution, "label", "feature")
         check_positive(dilations=self.dilations, input_scales=self.input_scales)
+        check_at_least(0, backbone_rate=self.backbone_rate)
+        check_range("layer_decay", self.layer_decay, above=0, most=1)
+        if self.image_mean is None or self.image_std is None:
+            mean, std = colours_of(self.backbone)
+            for name, value in (("image_mean", mean), ("image_std", std)):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
         for name, above in (("image_mean", -math.inf), ("image_std", 0.0)):
             if len(values := getattr(self, name)) != 3 or not are_numbers(values, above):
                 least = "" if name == "image_mean" else " above 0"

@@ -14,6 +14,7 @@ from sign_zs3.data.datamodules.base import ZeroShotDataModule
 from sign_zs3.data.features import FeatureCache
 from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.errors import UserError
+from sign_zs3.models.backbones.build import CLIP
 from sign_zs3.models.segmenter import Segmenter
 from sign_zs3.protocol import Protocol
 from sign_zs3.tasks.evaluation import FEATURE_RESOLUTION_SIZE
@@ -106,6 +107,8 @@ def _fingerprint(segmenter: Segmenter, hparams: Mapping[str, Any]) -> str:
     digest.update(
         repr((name, hparams["backbone_levels"], hparams["output_stride"], encoder.strides, encoder.places)).encode()
     )
+    if name.startswith(CLIP):
+        digest.update(hparams["dense"].encode())
     state = {**encoder.backbone.state_dict(), "mean": segmenter.image_mean, "std": segmenter.image_std}
     for entry, value in state.items():
         digest.update(entry.encode())

@@ -15,7 +15,7 @@ from sign_zs3.functional.cross_entropy import (
     weighted_cross_entropy,
     weighted_mean,
 )
-from sign_zs3.functional.divergence import class_mmd, gaussian_kl
+from sign_zs3.functional.divergence import class_mmd, gaussian_kl, median_bandwidths
 from sign_zs3.functional.geometry import Cells, map_size, resize_scores, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, probability_weights, within_top
 from sign_zs3.models.discriminator import Discriminator
@@ -176,7 +176,10 @@ def generator_losses(
     sizes = pixels.per_image if hparams["mmd_scope"] == "image" else [len(pixels.labels)]
     parts = (torch.split(rows, sizes) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
     images = zip(*parts, strict=True)
-    each = [class_mmd(r, f, c, bandwidths=hparams["bandwidths"]) for r, f, c in images if len(c)]
+    bandwidths = hparams["bandwidths"]
+    if bandwidths == "median":
+        bandwidths = median_bandwidths(_as_rows(pixels.real), _as_rows(fake))
+    each = [class_mmd(r, f, c, bandwidths=bandwidths) for r, f, c in images if len(c)]
     loss_mmd = torch.stack(each).mean()
     loss, terms = hparams["beta"] * loss_mmd, {"loss_mmd": loss_mmd}
     if discriminator is not None:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -167,15 +168,23 @@ class Updates:
                 statistic.copy_(before)
 
 
-def segmenter_optimizer(segmenter: Segmenter, lr: float) -> torch.optim.SGD:
-    """Make the SGD of E, the spatial module and C, with DeepLab's multiples of the rate for heads and biases."""
-    backbone = [] if segmenter.encoder.freeze else list(segmenter.encoder.backbone.parameters())
+def segmenter_optimizer(segmenter: Segmenter, hparams: Mapping[str, Any]) -> torch.optim.SGD:
+    """Make the SGD of E, the spatial module and C, with DeepLab's multiples of the rate for heads and biases.
+
+    Those of the backbone, and of its layers, are the options `backbone_rate` and `layer_decay`.
+    """
+    layers = segmenter.encoder.backbone.parameter_groups(hparams["layer_decay"])
+    backbone = [{**group, "multiplier": hparams["backbone_rate"] * group["multiplier"]} for group in layers]
     heads = [pair for part in (segmenter.encoder.head, segmenter.classifier) for pair in part.named_parameters()]
     groups = [
-        {"params": backbone, "multiplier": 1.0},
+        *([] if segmenter.encoder.freeze else backbone),
         {"params": list(segmenter.spatial.parameters()), "multiplier": 5.0},
         {"params": [p for name, p in heads if not name.endswith("bias")], "multiplier": 10.0},
         {"params": [p for name, p in heads if name.endswith("bias")], "multiplier": 20.0, "weight_decay": 0.0},
     ]
     used = [group for group in groups if group["params"]]
-    return torch.optim.SGD(used, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    if not used:
+        raise UserError(
+            "model: found nothing to train, since E is frozen and C made of class vectors: test it as it is"
+        )
+    return torch.optim.SGD(used, lr=hparams["lr"], momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)

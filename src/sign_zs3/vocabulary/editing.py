@@ -58,6 +58,8 @@ def rebuild(
         added = state[key].new_zeros(len(names), *state[key].shape[1:])
         if vectors is not None and key in ("class_vectors", "segmenter.classifier.vectors"):
             added.copy_(vectors)
+        if vectors is not None and old.hparams["unit_features"] and key.endswith("classifier.projection.weight"):
+            added.copy_(vectors[:, :, None, None])
         state[key] = torch.cat([state[key], added])[list(rows)]
     if "segmenter.classifier.vectors" in state:
         # a C that is made of class vectors knows every class

@@ -1,64 +1,29 @@
-"""What a backbone is, and from its name to the network: dilated ResNets, a small one, those of timm."""
+"""From a backbone's name to the network: dilated ResNets, a small one, those of timm, CLIP's."""
 
-from __future__ import annotations
-
-import copy
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import UserError, close_names, did_you_mean, pip_install
 from sign_zs3.files import refusing
-from sign_zs3.models.weights import LITE, evaluating, lite_file, load_weights
+from sign_zs3.models.backbones.base import Backbone, ChainBackbone
+from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD
+from sign_zs3.models.weights import LITE, lite_file, load_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VARIANTS = ("resnet101_caffe", "resnet101_multigrid")
-TIMM = "timm/"  # stands before timm's name of a network
+TIMM, CLIP = "timm/", "clip/"  # stand before timm's name of a network
 BACKBONES = (*RESNETS, *VARIANTS, "small")
 
 
-class Backbone(nn.Module, ABC):
-    """A network whose stages are read as a pyramid; the base class for pyramids of one's own.
-
-    Attributes:
-        channels: Channels of each level, fine to coarse.
-        strides: Stride of each level to the image.
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @abstractmethod
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, 3, H, W), normalised, to one (N, channels, ceil(H / stride), ceil(W / stride)) per level."""
-
-
-class ChainBackbone(Backbone, nn.Sequential):
-    """Modules applied one after the other; the outputs of those with an index in `taps`, ascending, are the levels."""
-
-    def __init__(
-        self, modules: Iterable[nn.Module], taps: tuple[int, ...], channels: tuple[int, ...], strides: tuple[int, ...]
-    ) -> None:
-        super().__init__(*modules)
-        self.taps, self.channels, self.strides = taps, channels, strides
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See `Backbone`."""
-        x, levels = images, []
-        for index, module in enumerate(self):
-            x = module(x)
-            if index in self.taps:
-                levels.append(x)
-        return tuple(levels)
-
-
 def build_backbone(
-    name: str, output_stride: int = 8, weights: str | None = None, levels: Sequence[str] | None = None
+    name: str,
+    output_stride: int = 8,
+    weights: str | None = None,
+    levels: Sequence[str] | None = None,
+    dense: str = "value",
 ) -> Backbone:
     """Build a fully convolutional backbone, in training mode; only torchvision weights that are named are downloaded.
 
@@ -84,24 +49,29 @@ def build_backbone(
         name: One of ``resnet18 resnet34 resnet50 resnet101 resnet152`` (torchvision); ``resnet101_caffe`` and
             ``resnet101_multigrid`` (above), with weights of files alone; ``small``: a residual network of 0.2 M
             parameters and one level of stride 4 for images of some 64 pixels, trained from scratch; or
-            ``timm/NAME``, a convolutional network of the library timm (to be installed), such as
-            ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read.
-        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4.
+            ``timm/NAME``, a network of the library timm (to be installed): a convolutional one, such as
+            ``timm/tf_efficientnet_lite0``, of which the levels of stride 4 and more are read, or a transformer, such as
+            ``timm/vit_small_patch14_dinov2``; or ``clip/NAME``, an image encoder of CLIP with its projection, such as
+            ``clip/vit_base_patch16_clip_quickgelu_224``, see `TransformerBackbone`.
+        output_stride: 8, 16 or 32, the stride of the coarsest level; ``small`` always has 4, a transformer that of its
+            patches.
         weights: None (random), a local file, ``lite`` (above), or for a ResNet the name of a torchvision weights enum
             member (``IMAGENET1K_V2``, ``DEFAULT``). A file is a ``.pth`` state dict (read with ``weights_only=True``)
             or ``.safetensors``, in the layout of torchvision's or timm's whole network or of ``small``; entries of
             modules that the backbone leaves out, such as the classifier, are not needed.
         levels: Of a ``timm/`` network: names of the modules whose outputs are the levels, fine to coarse, such as
             ``blocks.4`` and ``blocks.5``; what comes after the last one is left out. A `weights` file must then be
-            of the whole network. None reads what timm calls the network's features, of stride 4 and more.
+            of the whole network. None reads what timm calls the network's features, of stride 4 and more; of a
+            transformer, whose levels are blocks, the last one.
+        dense: How a ``clip/`` network's patches are mixed last: ``value``, ``correlative`` or ``last``.
 
     Raises:
         UserError: Unknown name, stride or level, a package that is not installed, or weights not there or unfit.
     """
-    of_timm = name.startswith(TIMM)
+    of_timm = name.startswith((TIMM, CLIP))
     if name not in BACKBONES and not of_timm:
-        hint = did_you_mean(name, BACKBONES)
-        raise UserError(f"backbone: found {name!r}, expected one of {', '.join(BACKBONES)} or {TIMM}NAME{hint}")
+        hint, choices = did_you_mean(name, BACKBONES), ", ".join(BACKBONES)
+        raise UserError(f"backbone: found {name!r}, expected one of {choices}, {TIMM}NAME or {CLIP}NAME{hint}")
     if name != "small" and output_stride not in (8, 16, 32):
         raise UserError(f"output_stride: found {output_stride}, expected 8, 16 or 32")
     if levels is not None and not of_timm:
@@ -113,14 +83,20 @@ def build_backbone(
         return resnet(name, output_stride, weights, path)
     bare = name.removeprefix(TIMM)
     if of_timm:
-        _check_timm(bare)
+        transforms = is_transformer(name)
     if weights is not None and path is None:
         family = bare.partition(".")[0]
         choices = "null, lite" if family in LITE else "null"
         if weights != "lite" or family not in LITE:
             raise UserError(f"weights: found {weights!r} for {name}, expected {choices} or a .pth or .safetensors file")
         path = lite_file(family[-1])
+    if of_timm and transforms:
+        from sign_zs3.models.backbones.transformers import TransformerBackbone
+
+        return TransformerBackbone(name, levels, path, dense)
     if of_timm:
+        from sign_zs3.models.backbones.pyramids import TimmBackbone
+
         return TimmBackbone(bare, output_stride, levels, path)
     stem = (nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
     blocks = (ResidualBlock(32, 64, stride=2), ResidualBlock(64, 64), ResidualBlock(64, 64, dilation=2))
@@ -203,93 +179,35 @@ def _trade_stride(stage: nn.Sequential, dilation: int) -> None:
                     module.dilation = module.padding = (d, d)
 
 
-def measure_levels(network: nn.Module) -> list[tuple[int, int]]:
-    """Return the channels and the stride of each map of a tuple that a network gives, from a trial image.
+def colours_of(name: str) -> tuple[list[float], list[float]]:
+    """Return the mean and deviation per RGB channel, of images in [0, 1], that the weights of a backbone expect.
 
-    A `ValueError` where it gives others than maps (1, channels, h, w), or whatever the network raises.
+    Those of transformers are timm's; of all others ImageNet's are taken.
     """
-    small, large = 64, 512
-    with evaluating(network), torch.no_grad():
-        maps = network(torch.zeros(1, 3, small, large))
-    if not all(isinstance(x, Tensor) and x.ndim == 4 and x.shape[-2] < x.shape[-1] <= large for x in maps) or not maps:
-        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in maps]
-        raise ValueError(f"{small} x {large} pixels give {found}, expected maps (1, channels, h, w), fine to coarse")
-    return [(x.shape[1], round((large - small) / (x.shape[-1] - x.shape[-2]))) for x in maps]
+    if not is_transformer(name):
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    from sign_zs3.models.backbones.transformers import own_colours
+
+    return own_colours(name)
 
 
-class TimmBackbone(Backbone):
-    """A convolutional network of timm with options and errors of `build_backbone`; `weights` are a local file."""
-
-    def __init__(self, name: str, output_stride: int, levels: Sequence[str] | None, weights: Path | None) -> None:
-        super().__init__()
-        called = f"{TIMM}{name}"
-        import timm
-
-        # Many networks know no such option; 32 is what they have without it.
-        options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-        try:
-            options |= {"features_only": True} if levels is None else {"num_classes": 0}
-            self.network = timm.create_model(name, pretrained=False, **options)
-            if levels is None:
-                info: Any = self.network.feature_info
-                self.read: tuple[Any, ...] = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
-            else:
-                _check_modules(levels, self.network, called)
-            if weights is not None:
-                load_weights(self.network, weights, called)
-            if levels is not None:
-                self.network = timm.models.create_feature_extractor(self.network, list(levels))
-                self.read = tuple(levels)
-            # Transformers may give (N, h, w, channels), or take one size alone.
-            found = measure_levels(self)
-            self.channels, self.strides = tuple(c for c, _ in found), tuple(stride for _, stride in found)
-            wanted = [(info.channels()[i], info.reduction()[i]) for i in self.read] if levels is None else found
-            if found != wanted or list(self.strides) != sorted(self.strides):
-                raise ValueError(f"gives channels and strides {found}, expected {wanted}, fine to coarse")
-        except UserError:
-            raise
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"backbone: '{called}' gives no convolutional pyramid at output_stride {output_stride} ({reason}): "
-                "try output_stride 32, other backbone_levels, or another network"
-            ) from error
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TimmBackbone:
-        """Copy as any module; a traced network's own copy forgets which of its modules are in evaluation."""
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        for name, module in self.named_modules():
-            twin.get_submodule(name).training = module.training
-        return twin
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See `Backbone`."""
-        maps = self.network(images)  # a list, or a dict by the names of modules
-        return tuple(maps[level] for level in self.read)
-
-
-def _check_timm(name: str) -> None:
-    """Refuse a network that timm does not have, before anything is said of its weights."""
-    called = f"{TIMM}{name}"
+def is_transformer(name: str) -> bool:
+    """Tell whether a backbone is a vision transformer of timm; a `UserError` where timm does not have it."""
+    kind, _, bare = name.partition("/")
+    if kind not in ("timm", "clip"):
+        return False
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"backbone: found '{called}' but timm is not installed: {pip_install('timm')}") from error
+        raise UserError(f"backbone: found '{name}' but timm is not installed: {pip_install('timm')}") from error
     # Names such as hf-hub:... that timm would download are none of its own.
-    if not timm.is_model(name):
-        near = close_names(name, timm.list_models())
-        hint = ", ".join(f"'{TIMM}{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
-        raise UserError(f"backbone: found '{called}', which timm {timm.__version__} does not have: try {hint}")
-
-
-def _check_modules(levels: Sequence[str], network: nn.Module, name: str) -> None:
-    modules = [module for module, _ in network.named_modules() if module]
-    unknown = [level for level in levels if level not in modules]
-    if not levels or unknown or len(set(levels)) < len(levels):
-        near = close_names(unknown[0], modules) if unknown else modules[:3]
-        raise UserError(
-            f"backbone_levels: found {list(levels)}, expected different modules of {name}, fine to coarse: try "
-            + (", ".join(near) or f"names such as {modules[-1]}")
-        )
+    if not timm.is_model(bare):
+        near = close_names(bare, timm.list_models())
+        hint = ", ".join(f"'{kind}/{candidate}'" for candidate in near) or "a name that timm.list_models() gives"
+        raise UserError(f"backbone: found '{name}', which timm {timm.__version__} does not have: try {hint}")
+    try:
+        timm.get_pretrained_cfg(bare)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_models(f"{bare.partition('.')[0]}.*", pretrained=True))
+        raise UserError(f"backbone: found '{name}', expected one of {tags}, or none of what follows a dot") from error
+    return kind == "clip" or timm.models.is_model_in_modules(bare, ("vision_transformer", "eva"))

@@ -1,7 +1,6 @@
 """Where the cells of a backbone's levels look in an image: measured when it is built, never assumed by its name."""
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,37 +8,14 @@ from torch.func import functional_call
 
 from sign_zs3.errors import UserError
 from sign_zs3.files import line_of
-from sign_zs3.functional.geometry import Axis, map_size
-from sign_zs3.models.backbones.build import Backbone
+from sign_zs3.functional.geometry import Axis, Places, map_size
+from sign_zs3.models.backbones.base import Backbone
 from sign_zs3.models.weights import evaluating
 
 SMALLEST = 64
 """Side in pixels of the images on which a backbone is tried, at least."""
 COUNT = 16
 """Images whose gradients say where a network looks whose mirror images do not."""
-
-
-class Places(NamedTuple):
-    """Where a backbone looks, and what sizes it takes.
-
-    Attributes:
-        axes: Where the cells of each level look, along either side of the image.
-        step: Images are padded at the right and at the bottom, to the next multiple of `step` and `extra` more.
-        extra: 1 where a cell looks at the image's first pixel and one at its last, 0 where cells are patches.
-    """
-
-    axes: tuple[Axis, ...]
-    step: int
-    extra: int
-
-    def padded(self, length: int) -> int:
-        """Return the length of a side of `length` pixels once it is padded."""
-        # no negative numbers, which graphs of ONNX round the other way
-        return (length - self.extra + self.step - 1) // self.step * self.step + self.extra
-
-    def cells(self, length: int, stride: int) -> int:
-        """Return how many cells of a level a side of `length` pixels has once it is padded."""
-        return (self.padded(length) - self.extra) // stride + (self.extra > 0)
 
 
 def measure_places(backbone: Backbone) -> Places:
@@ -51,10 +27,14 @@ def measure_places(backbone: Backbone) -> Places:
     one more), and one of patches at their middles. Where no size does so, since the network shifts its maps, a cell is
     taken to look at the centre of the gradient of its value with respect to the image, to half a pixel.
 
+    A backbone that knows its places is not measured.
+
     Raises:
         UserError: It does not give a cell per stride at any size, or its cells look elsewhere along rows than along
             columns.
     """
+    if backbone.places is not None:
+        return backbone.places
     step, generator = max(backbone.strides), torch.Generator().manual_seed(0)
     side = -(-max(4 * step, SMALLEST) // step) * step
     weights, fits, fault = _random_weights(backbone, generator), None, Exception()

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sign_zs3.errors import UserError, check_choice
 from sign_zs3.functional import positional
@@ -16,7 +17,7 @@ Cells: TypeAlias = tuple[int, int]  # rows and columns of a feature map: a posit
 
 
 class SpatialFeatures(NamedTuple):
-    """F, in (0, 1) after a sigmoid, its latent z, and the latter's mean and log-variance; each (N, D, h, w)."""
+    """F, in (0, 1) or of length 1, its latent z, and the latter's mean and log-variance; each (N, D, h, w)."""
 
     features: Tensor
     latent: Tensor
@@ -25,7 +26,9 @@ class SpatialFeatures(NamedTuple):
 
 
 class SpatialModule(nn.Module, ABC):
-    """A module between E and C."""
+    """A module between E and C; with `unit`, F of each cell is a unit vector instead of what a sigmoid gives."""
+
+    unit = False
 
     @abstractmethod
     def forward(
@@ -43,7 +46,11 @@ class SpatialModule(nn.Module, ABC):
     def gated(self, h: Tensor, mu: Tensor, logvar: Tensor, sample: bool | None) -> SpatialFeatures:
         """Return F = sigmoid(h + h * sigmoid(z)) with z = mu + eps * exp(logvar / 2), eps of N(0, 1), or z = mu."""
         latent = draw(mu, logvar, self.training if sample is None else sample)
-        return SpatialFeatures(torch.sigmoid(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+        return SpatialFeatures(self.bounded(h + h * torch.sigmoid(latent)), latent, mu, logvar)
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """Return sigmoid(x), or with `unit` x / |x| at each cell."""
+        return F.normalize(x, dim=1) if self.unit else torch.sigmoid(x)
 
 
 class PositionedModule(SpatialModule):

@@ -38,7 +38,7 @@ class PlainFeatures(SpatialModule):
         """See `SpatialModule`; z is of N(0, 1), and positions are not read."""
         zero = torch.zeros_like(x)
         latent = noise(x) if sample or (sample is None and self.training) else zero
-        return SpatialFeatures(torch.sigmoid(x) if self.sigmoid else x, latent, zero, zero)
+        return SpatialFeatures(self.bounded(x) if self.sigmoid or self.unit else x, latent, zero, zero)
 
 
 class SpatialInformationModule(PositionedModule):
@@ -145,8 +145,16 @@ MODULES: dict[str, Any] = {
 }
 
 
-def build_spatial(name: str, feature_dim: int, **options: Any) -> SpatialModule:
-    """Make what stands between E and C, one of `MODULES` with its further options."""
+def build_spatial(name: str, feature_dim: int, unit: bool = False, **options: Any) -> SpatialModule:
+    """Make what stands between E and C, one of `MODULES` with its further options; for `unit` see `SpatialModule`.
+
+    SIM's encoding then starts at zero, since E(x) has a meaning already.
+    """
     check_choice("spatial", name, *MODULES)
     made: SpatialModule = MODULES[name](feature_dim, **options)
+    if unit and name == "released":
+        raise UserError("unit_features: found beside a spatial part as it was released, which ends in a sigmoid")
+    made.unit = unit
+    if unit and isinstance(made, SpatialInformationModule):
+        nn.init.zeros_(made.encoding.get_parameter("last.weight"))
     return made
