@@ -1,6 +1,7 @@
 """The verb embed: a table of class vectors from word vectors, and `embed show`, which classes lie near each other."""
 
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.commands.parsing import VerbParser
+from sign_zs3.data.datasets.shapes import NAMES as SHAPES
 from sign_zs3.data.splits import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
     ClassTable,
@@ -20,6 +22,8 @@ from sign_zs3.embeddings import (
     read_vectors,
     resolve,
 )
+from sign_zs3.embeddings.sentences import CLIP, SENTENCE, read_sentences
+from sign_zs3.embeddings.spelling import WHOLE
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import CLASS_LINE, check_writable, read_lines, refusing, write_json
 
@@ -31,16 +35,20 @@ other; `sign-zs3 embed show --help` has its options."""
 CLASSES_HELP = """\
 The class names: a list separated by commas (`cow,traffic light`; a single name ends in a comma); or a text file with
 one per line, as `name`, `id<TAB>name` or `id: name`; or a data set: voc, pascal_context_33, pascal_context_59 (these
-three with `background`, which some splits count as seen) or coco_stuff."""
+three with `background`, which some splits count as seen), coco_stuff or shapes."""
 SOURCE_HELP = """\
 A file of word vectors, known by its content: word2vec (.bin or text), fastText (.bin of skipgram or cbow, .vec) or
 GloVe (text), each also as .gz. Or gensim:NAME, one of gensim.downloader's collections, such as
 gensim:word2vec-google-news-300: it is read from gensim's folder (GENSIM_DATA_DIR, or gensim-data in your home), and
-downloaded once where it is not there. Give the option several times for several sources: `fit` joins them in the
-alphabetical order of their NAMEs (fasttext before word2vec, as in the paper). NAME defaults to fasttext, glove or
-word2vec."""
+downloaded once where it is not there. Or a text encoder, which reads whole names in sentences: clip:FOLDER, clip: and
+open_clip's MODEL/PRETRAINED, or sentence: and a folder or name of sentence-transformers. Give the option several times
+for several sources: `fit` joins them in the alphabetical order of their NAMEs (fasttext before word2vec, as in the
+paper). NAME defaults to the kind, such as fasttext."""
 OUTPUT_HELP = "The table, .npz or .safetensors, with raw values; `fit` takes it as --model.vectors."
 MISSING_HELP = "A name that a source has no vector for is an error (the default), or is left out of the table (drop)."
+TEMPLATES_HELP = """\
+Sentences for clip: and sentence: sources, their mean counts: one with {} where the name goes, a file with one per line,
+or imagenet, the 80 that CLIP was published with (the default for clip:)."""
 REPORT_HELP = "A JSON file that says how each name was found in each source."
 GENSIM = "gensim:"
 EPILOG = """\
@@ -51,6 +59,7 @@ DATASETS = {
     "pascal_context_33": ["background", *CONTEXT33_CLASSES],
     "pascal_context_59": ["background", *CONTEXT59_CLASSES],
     "coco_stuff": list(COCO_STUFF_CLASSES.values()),
+    "shapes": list(SHAPES.values()),
 }
 KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "magenta", "missing": "bold red"}
 
@@ -70,7 +79,7 @@ def run(args: list[str]) -> int:
         )
     if options.report:
         check_writable(options.report)
-    sources = read_sources(options.source, names)
+    sources = read_sources(options.source, names, options.templates)
     if options.classes in DATASETS:
         names = _without_background(names, sources)
     table = build_table(sources, names, options.missing)
@@ -90,6 +99,7 @@ def _parser() -> VerbParser:
     parser = VerbParser("embed", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--classes", required=True, metavar="WHAT", help=CLASSES_HELP)
     parser.add_argument("--source", required=True, action="append", metavar="[NAME=]SOURCE", help=SOURCE_HELP)
+    parser.add_argument("--templates", metavar="TEXT", help=TEMPLATES_HELP)
     parser.add_argument("--output", required=True, metavar="PATH", help=OUTPUT_HELP)
     parser.add_argument("--overwrite", action="store_true", help="Replace the output where it exists.")
     parser.add_argument("--missing", choices=("error", "drop"), default="error", help=MISSING_HELP)
@@ -101,7 +111,7 @@ def _class_names(what: str) -> list[str]:
     """Return the names of a data set, of a file, or of a list separated by commas."""
     if what in DATASETS:
         names = DATASETS[what]
-    elif Path(what).is_file():
+    elif os.path.isfile(what):  # noqa: PTH113 (a list may be longer than the name of a file)
         names = _listed_names(Path(what))
     elif "," in what:
         names = [" ".join(name.split()) for name in what.split(",") if name.strip()]
@@ -139,13 +149,16 @@ def _without_background(names: list[str], sources: Mapping[str, WordVectors]) ->
     return [name for name in names if name != "background"]
 
 
-def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVectors]:
-    """Read what class names need from files of word vectors, given as FILE or NAME=FILE, two with different names."""
+def read_sources(files: Sequence[str], names: Sequence[str], templates: str | None = None) -> dict[str, WordVectors]:
+    """Read what class names need from sources, given as SOURCE or NAME=SOURCE, two with different names."""
+    if templates is not None and not any(_split_source(given)[1].startswith((CLIP, SENTENCE)) for given in files):
+        raise UserError("--templates: found without a clip: or sentence: source, expected one; leave it out")
     sources: dict[str, WordVectors] = {}
     for given in files:
         name, path = _split_source(given)
-        vectors = _read(path, names)
-        name = name or vectors.kind
+        of_sentences = path.startswith((CLIP, SENTENCE))
+        vectors = read_sentences(path, names, templates) if of_sentences else _read(_source_file(path), names)
+        name = (WHOLE if of_sentences else "") + (name or vectors.kind)
         if name in sources:
             raise UserError(
                 f"--source: found two called '{name}', {sources[name].origin} and {path}: expected different names; "
@@ -155,13 +168,13 @@ def read_sources(files: Sequence[str], names: Sequence[str]) -> dict[str, WordVe
     return sources
 
 
-def _split_source(given: str) -> tuple[str | None, Path]:
+def _split_source(given: str) -> tuple[str | None, str]:
     name, equals, path = given.partition("=")
     if not equals or Path(given).exists() or not re.fullmatch(r"[\w.-]+", name):
-        return None, _source_file(given)
+        return None, given
     if name == "names":
         raise UserError("--source: found the name 'names', which a table has for its list of names; choose another")
-    return name, _source_file(path)
+    return name, path
 
 
 def _source_file(given: str) -> Path:

@@ -53,7 +53,7 @@ def run(args: list[str]) -> int:
     names = [" ".join(name.split()) for name in listed(options.classes)]
     weights = {} if options.weight is None else _weights(options.weight, names)
     check_weights(model, weights, [*model.protocol.classes, *names])
-    vectors = _built(model, names, options.source) if options.source else options.vectors
+    vectors = _built(model, names, options.source, options.templates) if options.source else options.vectors
     model = extend(model, names, vectors=vectors, data=data, seed=options.seed)
     if weights:
         model = weigh(model, weights)
@@ -71,7 +71,8 @@ def _parser() -> VerbParser:
     made.epilog = EPILOG
     add = made.add_argument
     add("--vectors", metavar="TABLE", help="table of class vectors (default: the one that the model was trained with)")
-    add("--source", action="append", metavar="[NAME=]FILE", help="word vectors, as for `embed`; repeatable")
+    add("--source", action="append", metavar="[NAME=]FILE", help="words or texts, as for `embed`; repeatable")
+    add("--templates", metavar="TEXT", help="sentences of clip: and sentence: sources, as for `embed`")
     add("--images", nargs="+", metavar="PATH", help=IMAGES_HELP)
     add("--self_training_iterations", type=at_least(1), default=100, metavar="N", help="length of that (default: 100)")
     add("--weight", metavar="[NAME=]NUMBER", help="multiplies the odds of classes; several by commas")
@@ -96,14 +97,14 @@ def _weights(text: str, names: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str]) -> ClassTable:
+def _built(model: ZeroShotTask, names: Sequence[str], files: Sequence[str], templates: str | None) -> ClassTable:
     """Read vectors of old and new classes from word vectors; the old ones show whether these are the right files."""
     from sign_zs3.commands.embed import read_sources
     from sign_zs3.embeddings.build import build_table
 
     wanted = list(dict.fromkeys([*model.progress.looked_up, *model.progress.centered_on, *names]))
     try:
-        return build_table(read_sources(files, wanted), wanted)
+        return build_table(read_sources(files, wanted, templates), wanted)
     except UserError as error:
         # `embed` could leave them out
         advice = "; give the files that the table of the training was built from"

@@ -23,6 +23,8 @@ _SPELLINGS: tuple[tuple[str, ...], ...] = (
     ("hydro valve", "hydrovalve"),
     ("gray", "grey"),
 )
+WHOLE = "whole:"
+"""Stands before the name of a source whose vectors are those of whole names, never means over words."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _OTHERS: dict[str, tuple[str, ...]] = {
     spelling: tuple(other for other in group if other != spelling) for group in _SPELLINGS for spelling in group
@@ -36,6 +38,16 @@ def canonical(name: str) -> str:
     'wall brick other'
     """
     return " ".join(composed(name).lower().replace("_", " ").replace("-", " ").split())
+
+
+def in_english(name: str) -> str:
+    """Return a class name as a sentence has it.
+
+    >>> in_english("pottedplant"), in_english("wall-brick")
+    ('potted plant', 'wall brick')
+    """
+    form = canonical(name)
+    return next((group[0] for group in _SPELLINGS if form in group), form)
 
 
 def words_of(names: Iterable[str]) -> list[str]:
@@ -92,15 +104,18 @@ class Vocabulary:
             if entry == form or form not in index:
                 index[form] = entry
 
-    def find(self, name: str) -> list[str] | None:
-        """Return the entries whose mean stands for a class name, tried as in `resolve`; None where a word has none."""
+    def find(self, name: str, whole: bool = False) -> list[str] | None:
+        """Return the entries whose mean stands for a class name, tried as in `resolve`; None where a word has none.
+
+        With `whole` only an entry of the whole name counts.
+        """
         if name in self._exact:
             return [name]
         form = canonical(name)
         for spelling in (form, *_OTHERS.get(form, ())):
             if spelling in self._by_form:
                 return [self._by_form[spelling]]
-            if entries := self._words(spelling):
+            if not whole and (entries := self._words(spelling)):
                 return entries
             if spelling in self._phrases:
                 return [self._phrases[spelling]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sign_zs3.embeddings.spelling import Vocabulary
+from sign_zs3.embeddings.spelling import WHOLE, Vocabulary
 from sign_zs3.embeddings.storage import Matrix, read_table, write_table
 from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.files import from_home
@@ -33,7 +33,8 @@ class ClassTable:
 
     Files: `.npz` with an array `names` and one (n, d) array per source; `.safetensors` with one (n, d) tensor per
     source and the names as a JSON list under `names` in the metadata. Neither holds pickles. Sources are kept in
-    alphabetical order, in which `vectors` concatenates them.
+    alphabetical order, in which `vectors` concatenates them. One whose name begins with ``whole:`` has vectors of whole
+    names in sentences, as those of CLIP; means over words would be wrong there, and are not made.
 
     Args:
         names: n different names of classes or single words.
@@ -174,11 +175,11 @@ class ClassTable:
         # building a table does without it, in a fraction of its memory and time
         import torch
 
-        rows = self._rows(class_names)
-        reference = rows if center_on is None else self._rows(center_on)
         parts = []
         for source in chosen:
-            matrix = self.sources[source]
+            matrix, whole = self.sources[source], source.startswith(WHOLE)
+            rows = self._rows(class_names, whole)
+            reference = rows if center_on is None else self._rows(center_on, whole)
             part = np.stack([matrix[indices].mean(axis=0, dtype=np.float64) for indices in rows])
             rounding = np.zeros(len(part))
             if center:
@@ -204,7 +205,7 @@ class ClassTable:
         >>> [ClassTable.bundled().has(name) for name in ("hot dog", "aeroplane", "drainer")]
         [True, True, False]
         """
-        return Vocabulary(self.names).find(name) is not None
+        return Vocabulary(self.names).find(name, any(source.startswith(WHOLE) for source in self.sources)) is not None
 
     def plot(
         self,
@@ -233,10 +234,10 @@ class ClassTable:
 
         return draw_vectors(self.vectors(class_names, sources, center), class_names, unseen, ax)
 
-    def _rows(self, class_names: Sequence[str]) -> list[list[int]]:
+    def _rows(self, class_names: Sequence[str], whole: bool) -> list[list[int]]:
         row_of = {name: row for row, name in enumerate(self.names)}
         vocabulary = Vocabulary(self.names)
-        found = {name: vocabulary.find(name) for name in class_names}
+        found = {name: vocabulary.find(name, whole) for name in class_names}
         if missing := [name for name, entries in found.items() if entries is None]:
             raise UserError(
                 f"{self.origin}: no vector for {len(missing)} of {len(found)} class names: "
