@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import data, parts, step, threads
+from benchmarks.clip import clip
 from benchmarks.figures import ROOT, Figure, in_a_process, show, write
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     size = ["--backbone", options.backbone, "--crop", str(options.crop), "--rounds", str(options.rounds)]
     print(f"{'':74s} {'ratio':>8s} {'baseline':>8s}   goal", flush=True)
     figures = []
-    for group in parts.GROUPS.values():
+    for group in (*parts.GROUPS.values(), clip):
         found = group()
         show(found)
         figures += found

@@ -13,7 +13,7 @@ from sign_zs3.files import replacing
 from sign_zs3.reports.formats import as_csv, as_latex, as_markdown, print_rows, runs_as_csv
 from sign_zs3.reports.run import SUMMARY
 from sign_zs3.reports.runs import Run, collect, read_losses
-from sign_zs3.reports.table import Row, tabulate, temperature_curves
+from sign_zs3.reports.table import Row, references, tabulate, temperature_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,16 +57,17 @@ def run(args: list[str]) -> int:
     title += f", after phase {phase}" if phase else ""
 
     suffix = f"-{phase}" if phase else ""
+    shown = [*rows, *references(rows)]
     tables = {
-        "table.md": as_markdown(rows, title),
-        "table.csv": as_csv(rows),
-        "table.tex": as_latex(rows),
+        "table.md": as_markdown(shown, title),
+        "table.csv": as_csv(shown),
+        "table.tex": as_latex(shown),
         "runs.csv": runs_as_csv(rows, phase),
     }
     for name, text in tables.items():
         with replacing(output / name.replace(".", f"{suffix}.")) as beside:
             beside.write_text(text, encoding="utf-8")
-    print_rows(rows, title)
+    print_rows(shown, title)
     print(f"tables:   {output / f'table{suffix}.md'}, .csv, .tex; {output / f'runs{suffix}.csv'}")
 
     from sign_zs3.drawing.figures import save_figure

@@ -41,9 +41,11 @@ from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import line_of
+from sign_zs3.reports.run import UNTRAINED
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
 from sign_zs3.tasks.loading import stored_method
+from sign_zs3.vocabulary.editing import save_model
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +217,8 @@ class ZeroShotCLI(LightningCLI):
         if path == "":
             raise UserError("--ckpt_path: found '', expected the path of a .ckpt file, or last")
         if not path:
-            if subcommand in ("validate", "test", "predict") and not config["model"]["init_from"]:
+            trained = subcommand in ("validate", "test", "predict") and not config["model"]["init_from"]
+            if trained and not self.is_untrained:
                 raise UserError(f"--ckpt_path: found none, expected the .ckpt file of a trained model to {subcommand}")
             return
         if path == "last":
@@ -251,7 +254,7 @@ class ZeroShotCLI(LightningCLI):
                     f"--model.{name}: found {found}, but the checkpoint {path} was trained with {stored}: leave the "
                     "option out, or start a new run from its weights with --model.init_from"
                 )
-            if found not in (stored, defaults[name]) and name != "seed":
+            if found not in (None, stored, defaults[name]) and name != "seed":
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
@@ -263,6 +266,13 @@ class ZeroShotCLI(LightningCLI):
                 )
             # The seed also decides the order of the data and the validation cut.
             config["seed_everything"] = config["data"]["init_args"]["seed"] = seed
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the model needs no training: CLIP's projection, compared with CLIP's texts (MaskCLIP, SCLIP)."""
+        config = self.config[self.config["subcommand"]]
+        model, without = config["model"], not (config.get("ckpt_path") or config["model"]["init_from"])
+        return without and self.method == "SPNet" and model["head"] == "identity" and model["weights"] is not None
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Name the folder of the runs where it cannot be made, or its disk is full, which Python does not."""
@@ -354,9 +364,13 @@ class ZeroShotCLI(LightningCLI):
             closing.suggest(last)
 
     def after_test(self) -> None:
-        """Print the table, and write ``results.json`` and pictures."""
+        """Print the table, and write ``results.json`` and pictures; keep a model that needs no training."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         phase = self.model.schedule.just_finished() or self.model.schedule.phase
-        self._report(Path(self.trainer.log_dir or self.trainer.default_root_dir), {phase.name: self.model.scores})
+        self._report(folder, {UNTRAINED if self.is_untrained else phase.name: self.model.scores})
+        if self.is_untrained and self.trainer.is_global_zero:
+            save_model(self.model, last := folder / "checkpoints" / "last.ckpt")
+            closing.suggest(last)
 
     def _report(self, folder: Path, scores: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:

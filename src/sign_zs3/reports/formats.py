@@ -115,7 +115,7 @@ def _percent(mean: Mean | None) -> str:
 
 def _seeds(row: Row) -> str:
     if not row.unfinished:
-        return str(len(row.runs))
+        return str(len(row.runs) or "")
     seeds = [str(seed) for seed in sorted({run.seed for run in row.unfinished if run.seed is not None})]
     unfinished = f"unfinished: seed {', '.join(seeds)}" if seeds else "unfinished"
     return f"{len(row.runs)} ({unfinished})" if row.runs else unfinished

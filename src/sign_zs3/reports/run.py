@@ -13,6 +13,8 @@ Scores: TypeAlias = Mapping[str, Any]
 """What `GZSLMeanIoU.compute` returns; read from a file, what has no label to score has None for NaN."""
 
 FORMAT = 1
+UNTRAINED = "untrained"
+"""The phase of a model that needs no training."""
 SUMMARY = {"seen": "seen_miou", "unseen": "unseen_miou", "harmonic": "harmonic_miou"}
 
 

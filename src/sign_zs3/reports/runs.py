@@ -13,7 +13,7 @@ from typing import Any
 from sign_zs3.compat import current_options
 from sign_zs3.errors import UserError
 from sign_zs3.files import other_format, read_json, read_yaml, refusing
-from sign_zs3.reports.run import FORMAT, SUMMARY, Scores
+from sign_zs3.reports.run import FORMAT, SUMMARY, UNTRAINED, Scores
 
 KINDS = ("train", "generator", "transfer", "self_training")
 SELF_TRAINING = {"annealed": "+ AST", "probability": "+ PST", "top_fraction": "+ ST"}
@@ -74,8 +74,15 @@ class Run:
         if self.final.startswith("self_training"):
             kind = (self.options or {}).get("self_training")
             return f"{self.method} {SELF_TRAINING.get(str(kind), '+ self-training')}"
+        if self.final == UNTRAINED:
+            return {"value": "MaskCLIP", "correlative": "SCLIP"}.get((self.options or {}).get("dense", ""), UNTRAINED)
         usual = "train" if self.method == "SPNet" else "transfer"
         return self.method if self.final in ("", usual) else f"{self.method}, after {self.final}"
+
+    @property
+    def of_clip(self) -> bool:
+        """Whether its encoder is that of a CLIP."""
+        return str((self.options or {}).get("backbone")).startswith("clip/")
 
     @property
     def classes(self) -> tuple[str, ...]:

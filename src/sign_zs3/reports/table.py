@@ -1,15 +1,18 @@
 """Rows of a table: the runs of one method, averaged over their seeds, beside the paper's numbers."""
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sign_zs3.errors import UserError
-from sign_zs3.reports.paper import ROWS, Published, published
+from sign_zs3.reports.paper import CLIP_ERA, ROWS, SPLITS, TRAINING_FREE, Published, published
 from sign_zs3.reports.run import SUMMARY
 from sign_zs3.reports.runs import Run
+
+log = logging.getLogger(__name__)
 
 
 class Mean(NamedTuple):
@@ -99,6 +102,7 @@ def _row(label: str, base: str, options: Mapping[str, str], members: Sequence[Ru
             )
     scored = sorted((run for run in by_seed.values() if run.scores(phase)), key=lambda run: run.seed or 0)
     found = [run.scores(phase) or {} for run in scored]
+    of_clip = any(run.of_clip for run in members)
     names = dict.fromkeys(name for scores in found for name in scores["per_class"])
     first = next((run.results for run in by_seed.values()), None)
     return Row(
@@ -109,8 +113,31 @@ def _row(label: str, base: str, options: Mapping[str, str], members: Sequence[Ru
         unfinished=tuple(run for run in members if not run.results and run.seed not in by_seed),
         scores={name: _mean([scores[key] for scores in found]) for name, key in SUMMARY.items()},
         per_class={name: _mean_of_present([scores["per_class"].get(name) for scores in found]) for name in names},
-        paper=published(first["dataset"], first["split"], base, options, phase) if first else None,
+        paper=published(first["dataset"], first["split"], base, options, phase) if first and not of_clip else None,
     )
+
+
+def references(rows: Sequence[Row]) -> list[Row]:
+    """Return rows of published systems on CLIP, without runs, where rows have its encoder, and their classes.
+
+    For a model without training, the published mIoU over all classes is named in the log, beside the row's own.
+    """
+    of_clip = [run for row in rows for run in row.runs if run.of_clip]
+    if not of_clip:
+        return []
+    dataset, split = (of_clip[0].results[name] for name in ("dataset", "split"))
+    for row in rows:
+        if (known := TRAINING_FREE.get(dataset, {}).get(row.base)) is not None and row.runs:
+            mean = statistics.fmean(run.results["test"]["miou"] for run in row.runs)
+            log.info(
+                "%s: mIoU over all classes %.2f %%; published, with other windows: %.1f", row.label, 100 * mean, known
+            )
+    found = CLIP_ERA.get(dataset, {}) if split in SPLITS else {}
+    if not found:
+        log.warning("%s, split %s: found no published numbers of systems on CLIP with these classes", dataset, split)
+    nothing: dict[str, Any] = {"base": "", "options": {}, "runs": (), "unfinished": (), "per_class": {}}
+    scores = dict.fromkeys(SUMMARY)
+    return [Row(label=f"{name} (published)", scores=scores, paper=paper, **nothing) for name, paper in found.items()]
 
 
 def _mean(values: Sequence[float | None]) -> Mean | None:
