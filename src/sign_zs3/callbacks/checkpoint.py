@@ -1,6 +1,7 @@
 """Checkpoints by the module's own iterations: `trainer.global_step` counts the steps of three optimisers."""
 
 import logging
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,6 @@ class ScheduleCheckpoint(Checkpoint):
         self.signals.take_over(trainer)
         # all ranks ask at once, since rank 0 tells the others
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        self._saved_at = -1
         self._save_last(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -134,7 +134,7 @@ class ScheduleCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on after a signal; anything else may have left half a step, and nothing is saved."""
-        self.signals.restore_interrupt()
+        self.signals.restore(signal.SIGINT)
         if self._saved_at < 0 or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         path = self._folder / "last.ckpt"

@@ -20,7 +20,7 @@ from sign_zs3.errors import UserError, check_at_least
 from sign_zs3.functional.geometry import PIXELS, map_size, shrink_labels
 from sign_zs3.models.inference import label_scores
 from sign_zs3.models.weights import evaluating
-from sign_zs3.protocol import IGNORE_INDEX, Protocol
+from sign_zs3.protocol import IGNORE_INDEX
 from sign_zs3.tasks.base import ZeroShotTask
 from sign_zs3.tasks.schedule import Phase
 
@@ -144,7 +144,12 @@ class PictureLogger(pl.Callback):
             if isinstance(logger, WandbLogger):
                 images = [figures.pixels(picture) for picture in pictures]
                 captions = [f"{shown.name}: {title}" for shown in self._shown]
-                by_image = [_wandb_masks(masks, index, protocol) for index in range(len(pictures))]
+                names = dict(enumerate(figures.starred(protocol.classes, protocol.num_seen)))
+                names[IGNORE_INDEX] = "unlabelled"
+                by_image = [
+                    {name: {"mask_data": maps[i].byte().numpy(), "class_labels": names} for name, maps in masks.items()}
+                    for i in range(len(pictures))
+                ]
                 logger.log_image("pictures/predictions", images, schedule.batches, caption=captions, masks=by_image)
 
     def _pseudo_labels(self, model: ZeroShotTask) -> tuple[list[Tensor], list[Tensor]]:
@@ -191,10 +196,3 @@ def _reduced(sample: Sample) -> _Shown:
     pixels = PIXELS.resized(size, (height, width))
     mask, valid = (shrink_labels(labels[None], size, pixels)[0] for labels in (mask, valid))
     return _Shown(sample["id"], image, picture, mask, valid.bool())
-
-
-def _wandb_masks(masks: dict[str, list[Tensor]], index: int, protocol: Protocol) -> dict[str, Any]:
-    labels = dict(enumerate(figures.starred(protocol.classes, protocol.num_seen))) | {IGNORE_INDEX: "unlabelled"}
-    return {
-        name: {"mask_data": maps[index].to(torch.uint8).numpy(), "class_labels": labels} for name, maps in masks.items()
-    }

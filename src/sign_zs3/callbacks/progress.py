@@ -43,8 +43,8 @@ class ScheduleProgressBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bar: tqdm[Any] | None = None
-        self._evaluation: tqdm[Any] | None = None
+        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._evaluation = self._bar
 
     def disable(self) -> None:
         """Show nothing (ranks other than 0)."""
@@ -73,7 +73,7 @@ class ScheduleProgressBar(ProgressBar):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Advance; losses are read from the device every few iterations only."""
-        assert isinstance(pl_module, ZeroShotTask) and self._bar is not None
+        assert isinstance(pl_module, ZeroShotTask)
         schedule = pl_module.schedule
         if schedule.batches_pending:
             return
@@ -87,9 +87,7 @@ class ScheduleProgressBar(ProgressBar):
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Close the bars, so that the error's line stands alone."""
@@ -98,10 +96,9 @@ class ScheduleProgressBar(ProgressBar):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the validation's bar."""
-        if trainer.sanity_checking:
-            self._evaluation = self._open(sum(trainer.num_sanity_val_batches), "check of the validation", leave=False)
-        else:
-            self._evaluation = self._open(sum(trainer.num_val_batches), "validation", leave=False)
+        first = trainer.sanity_checking
+        total = sum(trainer.num_sanity_val_batches if first else trainer.num_val_batches)
+        self._evaluation = self._open(total, "check of the validation" if first else "validation", leave=False)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the test's bar."""
@@ -113,14 +110,11 @@ class ScheduleProgressBar(ProgressBar):
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Advance the evaluation's bar."""
-        if self._evaluation is not None:
-            self._evaluation.update()
+        self._evaluation.update()
 
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
         """Close the evaluation's bar."""
-        if self._evaluation is not None:
-            self._evaluation.close()
-            self._evaluation = None
+        self._evaluation.close()
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
     on_test_end = on_predict_end = on_validation_end

@@ -39,8 +39,7 @@ class StopSignals:
         self._requeue = False
         self._between_batches = False
         self._trainer: pl.Trainer | None = None
-        self._former: tuple[signal.Signals, Any] | None = None
-        self._former_interrupt: Any = None
+        self._former: dict[signal.Signals, Any] = {}
         self._launcher: _SubprocessScriptLauncher | None = None
 
     def prepare(self, trainer: pl.Trainer) -> None:
@@ -50,21 +49,13 @@ class StopSignals:
             self.received, self._requeue = None, False  # of an earlier run; what a test comes after still counts
         slurm = trainer._accelerator_connector.cluster_environment
         number = slurm.requeue_signal if isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue else None
-        if number and self._former is None and threading.current_thread() is threading.main_thread():
-            self._former = (number, signal.signal(number, self._note_requeue))
+        if number and number not in self._former and threading.current_thread() is threading.main_thread():
+            self._former[number] = signal.signal(number, self._note_requeue)
 
-    def restore(self) -> None:
-        """Put back the handler that was there before `prepare`, and that of Ctrl-C."""
-        self.restore_interrupt()
-        if self._former is not None:
-            signal.signal(*self._former)
-            self._former = None
-
-    def restore_interrupt(self) -> None:
-        """Put back the handler of Ctrl-C that was there before `take_over`."""
-        if self._former_interrupt is not None:
-            signal.signal(signal.SIGINT, self._former_interrupt)
-            self._former_interrupt = None
+    def restore(self, *numbers: signal.Signals) -> None:
+        """Put back the handlers that were there before `prepare` and `take_over`: of these signals, or of all."""
+        for number in self._former.keys() & (numbers or self._former.keys()):
+            signal.signal(number, self._former.pop(number))
 
     def take_over(self, trainer: pl.Trainer) -> None:
         """Handle Ctrl-C until `restore`, and SIGTERM until Lightning puts the former handler back."""
@@ -76,8 +67,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
             # a job in the background ignores Ctrl-C
-            if self._former_interrupt is None and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-                self._former_interrupt = signal.signal(signal.SIGINT, self._note_interrupt)
+            if signal.SIGINT not in self._former and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+                self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._note_interrupt)
 
     @property
     def exception(self) -> BaseException:
