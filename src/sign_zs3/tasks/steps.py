@@ -153,9 +153,9 @@ def labelled_features(spatial: SpatialFeatures, mask: Tensor, cells: Cells, clas
     labels = shrink_labels(mask, map_size(spatial.features), cells)
     labelled = labels != IGNORE_INDEX  # (N, h, w)
     pixels = labels[labelled]  # (P,)
-    real, latent = (_as_map(x.detach().permute(0, 2, 3, 1)[labelled]) for x in (spatial.features, spatial.latent))
+    real, latent = (as_map(x.detach().permute(0, 2, 3, 1)[labelled]) for x in (spatial.features, spatial.latent))
     per_image = labelled.flatten(1).sum(1).tolist()
-    return LabelledFeatures(real, latent, _as_map(class_vectors[pixels]), pixels, per_image)
+    return LabelledFeatures(real, latent, as_map(class_vectors[pixels]), pixels, per_image)
 
 
 def discriminator_losses(
@@ -174,11 +174,11 @@ def generator_losses(
     """G's side of eq. 7, where there is a D, and the MMD (eq. 5, 6, 8), weighed as a task's options say."""
     fake = generator(pixels.vectors, pixels.latent)
     sizes = pixels.per_image if hparams["mmd_scope"] == "image" else [len(pixels.labels)]
-    parts = (torch.split(rows, sizes) for rows in (_as_rows(pixels.real), _as_rows(fake), pixels.labels))
+    parts = (torch.split(rows, sizes) for rows in (as_rows(pixels.real), as_rows(fake), pixels.labels))
     images = zip(*parts, strict=True)
     bandwidths = hparams["bandwidths"]
     if bandwidths == "median":
-        bandwidths = median_bandwidths(_as_rows(pixels.real), _as_rows(fake))
+        bandwidths = median_bandwidths(as_rows(pixels.real), as_rows(fake))
     each = [class_mmd(r, f, c, bandwidths=bandwidths) for r, f, c in images if len(c)]
     loss_mmd = torch.stack(each).mean()
     loss, terms = hparams["beta"] * loss_mmd, {"loss_mmd": loss_mmd}
@@ -213,11 +213,11 @@ def transfer_losses(segmenter: Segmenter, features: Tensor, mask: Tensor, synthe
     return Losses(loss_seg + loss_synthetic, {"loss_seg": loss_seg, "loss_synthetic": loss_synthetic})
 
 
-def _as_map(rows: Tensor) -> Tensor:
+def as_map(rows: Tensor) -> Tensor:
     """View (P, D) rows as a (1, D, P, 1) map."""
     return rows.t().reshape(1, rows.shape[1], rows.shape[0], 1)
 
 
-def _as_rows(pixels: Tensor) -> Tensor:
+def as_rows(pixels: Tensor) -> Tensor:
     """View a (1, D, P, 1) map as (P, D) rows."""
     return pixels[0, :, :, 0].t()

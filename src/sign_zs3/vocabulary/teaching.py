@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sign_zs3.data.datamodules import ZeroShotDataModule
@@ -41,8 +41,7 @@ class Features(NamedTuple):
 def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int | None) -> Features:
     """Read features of labelled pixels, at most `MAX_PER_CLASS` of each class; `images` as `extend` has it.
 
-    Raises:
-        UserError: No pixel is labelled.
+    A `UserError` where no pixel is labelled.
     """
     if data.train_set is None:
         data.setup("fit")
@@ -58,7 +57,7 @@ def real_features(model: GenerativeTask, data: ZeroShotDataModule, images: int |
             mask = sample["mask"].unsqueeze(0)
             cells = model.segmenter.encoder.cells(map_size(mask))
             pixels = steps.labelled_features(spatial, mask, cells, model.class_vectors)
-            rows.append(pixels.real[0, :, :, 0].t())
+            rows.append(steps.as_rows(pixels.real))
             found.append(pixels.labels)
     labels = torch.cat(found)
     if not len(labels):
@@ -78,7 +77,7 @@ def synthetic_features(model: GenerativeTask) -> Features:
     labels = torch.arange(num_classes).repeat_interleave(count)
     parts = [part.view(1, -1, 1) for part in torch.split(labels, 4096)]
     made = [steps.synthetic_features(model.generator, model.class_vectors, part) for part in parts]
-    return Features(torch.cat([features[0, :, :, 0].t() for features in made]), labels)
+    return Features(torch.cat([steps.as_rows(features) for features in made]), labels)
 
 
 class Pool(NamedTuple):
@@ -125,7 +124,9 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     weight, bias = (values[rows].requires_grad_() for values in projection)
     read = [synthetic_features(model), *([] if real is None else [real])]
     if len(classifier.hidden):
-        read = [Features(_through(classifier.hidden, features.rows), features.labels) for features in read]
+        with torch.no_grad():
+            widened = [steps.as_rows(classifier.hidden(steps.as_map(features.rows))).contiguous() for features in read]
+        read = [features._replace(rows=rows) for features, rows in zip(read, widened, strict=True)]
     pools = [Pool.of(features, *projection, rows) for features in read]
     synthetic = pools[0]
     labels = synthetic.features.labels
@@ -150,10 +151,3 @@ def teach_rows(model: GenerativeTask, new: Sequence[int], real: Features | None,
     with torch.no_grad():
         bias -= torch.stack([pool.excess(weight, bias) for pool in pools]).amax()
         projection[0][rows], projection[1][rows] = weight, bias
-
-
-@torch.no_grad()
-def _through(layers: nn.Module, rows: Tensor) -> Tensor:
-    """Return what convolutions of size 1 make of features (P, D): (P, width)."""
-    made: Tensor = layers(rows.t()[None, :, :, None])[0, :, :, 0].t().contiguous()
-    return made
