@@ -79,8 +79,7 @@ def run(args: list[str]) -> int:
     device = _device(options.device)
     segmenter, method = load(Path(options.ckpt_path))
     segmenter.to(device)
-    config = segmenter.config
-    assert config is not None
+    config = segmenter.require_config()
     evaluation: dict[str, Any] = {
         "flip": config.flip,
         "scales": list(config.scales),
@@ -146,16 +145,10 @@ def add_windows(parser: VerbParser) -> None:
 
 
 def window_options(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `add_windows` as `Segmenter.segment` takes them; by default the window is the model's.
+    """Return the options of `add_windows` as `Segmenter.segment` takes them, or refuse an overlap that is too wide."""
+    from sign_zs3.models.inference import window_sides
 
-    Raises:
-        UserError: The overlap is too wide for the window.
-    """
-    from sign_zs3.models.inference import check_windows
-
-    window = segmenter.window if options.window is None else options.window
-    overlap = window // 4 if options.overlap is None else options.overlap
-    check_windows(window, overlap)
+    window, overlap = window_sides(options.window, options.overlap, segmenter.window)
     return {"window": window, "overlap": overlap, "max_pixels": options.max_pixels}
 
 
@@ -224,11 +217,10 @@ def _check_output(output: Path, overwrite: bool, images: dict[str, Path]) -> Non
     if not overwrite and any(output.iterdir()):
         raise UserError(f"--output: {output} is not empty: name another folder, or replace files with --overwrite")
     read = {path.resolve() for path in images.values()}
-    for name in images:
-        for place in paths_of(name):
-            if (output / place).resolve() in read:
-                replaced = f"{output / place} would be replaced, which is one of the images to read"
-                raise UserError(f"--output: {replaced}: name another folder")
+    for place in (output / place for name in images for place in paths_of(name)):
+        if place.resolve() in read:
+            replaced = f"{place} would be replaced, which is one of the images to read"
+            raise UserError(f"--output: {replaced}: name another folder")
 
 
 def load(path: Path) -> tuple[Segmenter, str | None]:

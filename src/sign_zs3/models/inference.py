@@ -188,8 +188,7 @@ def segmentations(scores: Scores, sizes: list[tuple[int, int]]) -> list[Segmenta
         labels, confidence = label_scores(scores._replace(views=views), size)
         assert confidence is not None
         label, sure = labels[0].cpu(), confidence[0].cpu()
-        sums = torch.zeros(views[0].values.shape[1], dtype=torch.float64)
-        sums.scatter_add_(0, label.flatten(), sure.flatten().double())
+        sums = torch.bincount(label.flatten(), sure.flatten().double(), minlength=views[0].values.shape[1])
         found.append(Segmentation.of(label.to(torch.uint8), sums))
     return found
 
@@ -202,13 +201,19 @@ def check_views(seen_penalty: float, scales: Any) -> None:
         raise UserError(f"seen_penalty: found {seen_penalty}, expected a number")
 
 
-def check_windows(window: int, overlap: int) -> None:
-    """Raise a UserError for windows of a negative side, or that overlap by half of it or more."""
+def window_sides(window: int | None, overlap: int | None, own: int) -> tuple[int, int]:
+    """Return the side of windows and what they overlap by, where None is a model's `own` side and a quarter of it.
+
+    A UserError where the side is negative, or they overlap by half of it or more.
+    """
+    window = own if window is None else window
+    overlap = window // 4 if overlap is None else overlap
     if type(window) is not int or type(overlap) is not int or window < 0:
         found = f"window and overlap: found {window!r:.50} and {overlap!r:.50}"
         raise UserError(f"{found}, expected whole numbers of pixels, or window = 0 to read images whole")
     if window and not 0 <= 2 * overlap < window:
         raise UserError(f"overlap: found {overlap}, expected 0 or more and less than half of window = {window}")
+    return window, overlap
 
 
 def label_by_windows(
@@ -217,9 +222,8 @@ def label_by_windows(
 ) -> Segmentation:  # fmt: skip
     """Label an image (3, H, W) in windows that overlap; memory holds the scores of one window.
 
-    `score` maps a window (1, 3, h, w), on the CPU, and its place to its scores. `window` is the side of the windows in
-    pixels, of which neighbours share at least `overlap`; 0 makes one window of the image. `report` is called after each
-    window with how many are read and how many there are.
+    `score` maps a window (1, 3, h, w), on the CPU, and its place to its scores; windows begin at multiples of `stride`
+    pixels, and the rest is as `Segmenter.segment` has it.
     """
     height, width = pixels.shape[-2:]
     size = window or max(height, width)

@@ -21,9 +21,9 @@ from sign_zs3.models.inference import (
     Segmentation,
     View,
     check_views,
-    check_windows,
     label_by_windows,
     read_pixels,
+    window_sides,
 )
 from sign_zs3.models.pretrained import PretrainedFolder
 from sign_zs3.models.spatial import SpatialFeatures, build_spatial
@@ -227,9 +227,7 @@ class Segmenter(nn.Module, PretrainedFolder):
         Raises:
             UserError: The image cannot be read, is no RGB image or is too large; or an option is out of range.
         """
-        window = self.window if window is None else window
-        overlap = window // 4 if overlap is None else overlap
-        check_windows(window, overlap)
+        window, overlap = window_sides(window, overlap, self.window)
         given = {"seen_penalty": seen_penalty, "flip": flip, "scales": scales}
         own = {name: getattr(self.config, name) for name in given} if self.config else {}
         options = own | {name: value for name, value in given.items() if value is not None}
