@@ -51,8 +51,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], num_seen: int, tit
     if 0 < num_seen < count:
         axes.axhline(num_seen - 0.5, color="tab:red", linewidth=1.5)
         axes.axvline(num_seen - 0.5, color="tab:red", linewidth=1.5)
-    axes.set_xlabel("predicted" + ("   (★ unseen in training)" if num_seen < count else ""))
-    axes.set_ylabel("truth")
+    axes.set(xlabel="predicted" + ("   (★ unseen in training)" if num_seen < count else ""), ylabel="truth")
     figure.colorbar(picture, ax=axes, label="share of the true class's pixels", shrink=min(1.0, 4 / (cell * count)))
     return figure
 
@@ -72,9 +71,7 @@ def draw_iou(
         ax.bar_label(bars, ["absent" if math.isnan(v) else f"{v:.2f}" for v in found], padding=2, fontsize=8)
     ax.set_yticks(range(len(names)), [literal(name) for name in names])
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.1)
-    ax.set_xlabel("IoU")
-    ax.set_title(title)
+    ax.set(xlim=(0, 1.1), xlabel="IoU", title=title)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return cast("Figure", ax.figure), ax
 
@@ -148,8 +145,7 @@ def draw_temperature(
     ticks = sorted({point[0] for points in curves.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("temperature T")
-    axes.set_ylabel("harmonic mIoU, %")
+    axes.set(xlabel="temperature T", ylabel="harmonic mIoU, %")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     return figure
 
@@ -296,8 +292,7 @@ def draw_nearest(neighbours: Mapping[str, Sequence[tuple[str, float]]], title: s
             axes.text(column, row, f"{literal(name)}\n{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(columns), [f"{rank + 1}" for rank in range(columns)])
     axes.set_yticks(range(rows), [f"{literal(name)} ★" for name in neighbours])
-    axes.set_xlabel("seen classes, the nearest first")
-    axes.set_ylabel("★ unseen class")
+    axes.set(xlabel="seen classes, the nearest first", ylabel="★ unseen class")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     # white lines between the cells

@@ -100,9 +100,8 @@ def protocol_colours(protocol: Protocol) -> Colours:
     if not palette.size and protocol.dataset == "voc":
         palette = voc_palette()
     if palette.size:
-        own = np.where(
-            palette[ids].any(axis=1, keepdims=True) | (ids == 0)[:, None], palette[ids] / 255, table[: len(ids)]
-        )
+        told = palette[ids].any(axis=1, keepdims=True) | (ids == 0)[:, None]
+        own = np.where(told, palette[ids] / 255, table[: len(ids)])
         if len(np.unique(own, axis=0)) == len(own) and (np.ptp(palette[ids], axis=1) > 0).any():
             table[: len(ids)] = own
     return table
@@ -185,9 +184,8 @@ def _variations(anchor: str) -> tuple[Colours, Colours, Colours]:
     lab = np.stack([lightness + lighter, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
     linear = (lab @ np.linalg.inv(_LAB).T) ** 3 @ np.linalg.inv(_CONES).T
     cost = np.abs(lighter) + 0.25 * np.abs(purer - 1) + 0.5 * np.abs(turned)
-    exists = ((linear > -0.002) & (linear < 1.002)).all(axis=1) & (lab[:, 0] > 0.25) & (lab[:, 0] < 0.97) | (
-        cost < 1e-9
-    )
+    exists = ((linear > -0.002) & (linear < 1.002)).all(axis=1) & (lab[:, 0] > 0.25) & (lab[:, 0] < 0.97)
+    exists |= cost < 1e-9
     linear = linear[exists].clip(0, 1)
     near = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     near = (near * 255).round() / 255

@@ -88,9 +88,8 @@ def contact_sheet(images: Maps, masks: Maps, names: Sequence[str], protocol: Pro
     colours = protocol_colours(protocol)
     pairs = min(3, len(images))
     rows = -(-len(images) // pairs)
-    figure = _panel(
-        (4.6 * pairs + 0.2, 2.1 * rows + 0.7), _classes_in(*masks), protocol, colours, "★ unseen class", title
-    )
+    size = (4.6 * pairs + 0.2, 2.1 * rows + 0.7)
+    figure = _panel(size, _classes_in(*masks), protocol, colours, "★ unseen class", title)
     cells = figure.subplots(rows, 2 * pairs, squeeze=False).flat
     for cell in cells:
         cell.set_axis_off()
@@ -140,9 +139,7 @@ def _stack(
         for cell, picture in zip(axes[row], pictures, strict=True):
             heat: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
             drawn = cell.imshow(picture, interpolation="nearest", **heat)
-            cell.set_facecolor(UNLABELLED)
-            cell.set_xticks([])
-            cell.set_yticks([])
+            cell.set(facecolor=UNLABELLED, xticks=[], yticks=[])
         if heat:
             # it takes its room from all rows, so that the columns stay in line
             place = (0, 1 - row / (len(rows) - 1))
