@@ -92,11 +92,8 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def voc_colours() -> tuple[dict[Colour, int], dict[int, str]]:
     """Return the colours of VOC's masks -> id, and the names of the 20 classes; the border's is 255."""
-    palette = voc_palette().tolist()
-    colours: dict[Colour, int] = {}
-    for number in (*range(len(VOC_CLASSES) + 1), IGNORE_INDEX):
-        red, green, blue = palette[number]
-        colours[red, green, blue] = number
+    numbers = {*range(len(VOC_CLASSES) + 1), IGNORE_INDEX}
+    colours = {(r, g, b): number for number, (r, g, b) in enumerate(voc_palette().tolist()) if number in numbers}
     return colours, dict(enumerate(VOC_CLASSES, 1))
 
 
@@ -145,7 +142,10 @@ def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int
 
     def masks() -> Iterator[tuple[str, Mask]]:
         for file in files:
-            channels = _rgb(file).astype(np.int64)
+            with decoding(file, "a colour-coded mask"), Image.open(file, formats=FORMATS) as image:
+                if image.mode[0] in "IF" or getattr(image, "n_frames", 1) > 1:
+                    raise ValueError("more than 8 bits or several pages")
+                channels = np.asarray(image.convert("RGB"), np.int64)
             colour_of = (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
             found, places = np.unique(colour_of, return_inverse=True)
             if (colour := next((colour for colour in found.tolist() if colour not in table), None)) is not None:
@@ -160,13 +160,6 @@ def _from_colours(folder: Path, colours: Mapping[Colour, int], classes: dict[int
             yield name, ids[places].reshape(colour_of.shape)
 
     return Converted(classes, masks())
-
-
-def _rgb(file: Path) -> NDArray[np.uint8]:
-    with decoding(file, "a colour-coded mask"), Image.open(file, formats=FORMATS) as image:
-        if image.mode[0] in "IF" or getattr(image, "n_frames", 1) > 1:
-            raise ValueError("more than 8 bits or several pages")
-        return np.asarray(image.convert("RGB"))
 
 
 # -- COCO ----------------------------------------------------------------------------------------------------------
@@ -204,11 +197,11 @@ def _from_coco(path: Path) -> Converted:
     new = {number: place if renumbered else number for place, number in enumerate(ids, 1)}
     if len(new) >= IGNORE_INDEX:
         raise UserError(f"{path}: found {len(new)} categories, expected at most 254; leave some out")
-    made = Converted({new[number]: names[number] for number in ids}, iter(()))
+    notes: list[str] = []
     if above:
-        made.notes.append(f"category 0, {names[0]!r}, is left out: it is the supercategory of others")
+        notes.append(f"category 0, {names[0]!r}, is left out: it is the supercategory of others")
     if renumbered:
-        made.notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
+        notes.append(f"categories {ids[0]} to {ids[-1]} are renumbered from 1")
 
     def masks() -> Iterator[tuple[str, Mask]]:
         empty, held = 0, Counter[bool]()
@@ -231,12 +224,11 @@ def _from_coco(path: Path) -> Converted:
                 mask[where] = number
             empty += not found
             yield name, mask
-        _note_left_out(made, path, "annotations", held)
+        _note_left_out(notes, path, "annotations", held)
         if empty:
-            made.notes.append(f"images without annotations: {empty}, whose masks are all 0, no label")
+            notes.append(f"images without annotations: {empty}, whose masks are all 0, no label")
 
-    made.masks = masks()
-    return made
+    return Converted({new[number]: names[number] for number in ids}, masks(), notes)
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -247,14 +239,14 @@ def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return found
 
 
-def _note_left_out(made: Converted, source: Path, what: str, held: Counter[bool]) -> None:
+def _note_left_out(notes: list[str], source: Path, what: str, held: Counter[bool]) -> None:
     """Note how many annotations hold no pixel (`held` counts either kind); a UserError where none at all holds one."""
     why = "boxes, key points, lines, or outlines outside of the image or smaller than a pixel"
     if held[False] and not held[True]:
         found = f"found no pixel in any of its {held[False]} {what} ({why})"
         raise UserError(f"{source}: {found}; export polygons or masks")
     if held[False]:
-        made.notes.append(f"{what} left out: {held[False]}, which hold no pixel ({why})")
+        notes.append(f"{what} left out: {held[False]}, which hold no pixel ({why})")
 
 
 def _by_id(entries: Any, id_of: Callable[[Any], Any]) -> dict[Any, Any]:
@@ -309,7 +301,7 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
     if len(classes) >= IGNORE_INDEX:
         raise UserError(f"{folder}: found {len(classes)} labels, expected at most 254; give fewer by --classes")
     number |= {"__ignore__": IGNORE_INDEX, "_background_": 0}
-    made = Converted(classes, iter(()))
+    notes: list[str] = []
 
     def masks() -> Iterator[tuple[str, Mask]]:
         held = Counter[bool]()
@@ -324,10 +316,9 @@ def _from_labelme(folder: Path, files: Sequence[Path], classes: Mapping[int, str
                     mask[where] = number[composed(_text(shape["label"]))]
                 name = _name(file.relative_to(folder).as_posix())
             yield name, mask
-        _note_left_out(made, folder, "shapes", held)
+        _note_left_out(notes, folder, "shapes", held)
 
-    made.masks = masks()
-    return made
+    return Converted(classes, masks(), notes)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
