@@ -73,7 +73,6 @@ class _AboveBars(logging.Handler):
     """Write each message on a line of its own, above the progress bars that are on the screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message."""
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stderr)

@@ -32,15 +32,11 @@ TRAINING = ("fit", "validate", "test", "predict")
 
 
 def with_includes(args: Sequence[str], nested: bool = False) -> tuple[list[str], dict[str, Any]]:
-    """Put a ``--config`` before each one of the command line for every file that it includes.
+    """Put a ``--config`` before each one of a command line for every file that it includes.
 
-    Args:
-        args: The command line.
-        nested: Whether a verb is among them: files that stand before it have its options below its name.
-
-    Raises:
-        UserError: An included file is not there, includes itself, or ``include`` is no path; a line of a file would be
-            passed over.
+    With `nested` a verb is among the arguments: files that stand before it have its options below its name. A
+    `UserError` where an included file is not there or includes itself, ``include`` is no path, or a line of a file
+    would be passed over.
     """
     expanded: list[str] = []
     settings: dict[str, Any] = {}

@@ -38,11 +38,8 @@ def has_lite() -> bool:
 def choose_encoder(config: Any, given: Collection[str]) -> None:
     """Take a small encoder for a training on the CPU where none is chosen, in place of ResNet-101, and say so.
 
-    It becomes part of the configuration, and so of the checkpoint. A run that starts from a checkpoint is left alone.
-
-    Args:
-        config: The configuration of `fit`.
-        given: Names of the options of the model that the user has given.
+    It becomes part of `config`, that of `fit`, and so of the checkpoint; `given` names the options of the model that
+    the user has given. A run that starts from a checkpoint is left alone.
     """
     model, accelerator = config["model"], config["trainer"].get("accelerator")
     if {"backbone", "weights"} & {*given} or config.get("ckpt_path") or model["init_from"]:

@@ -35,7 +35,6 @@ class _List(argparse.Action):
     """Print the recipes and exit, as ``--help`` does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """See `argparse.Action`."""
         for name, what in list_recipes().items():
             print(f"{name:30} {what}")
         parser.exit()

@@ -50,10 +50,7 @@ class Plan:
     def seconds(self, encode: float, counts: Mapping[str, int], area: float) -> float:
         """Return how long a training on the CPU takes, where the encoder takes `encode` seconds for a warped image.
 
-        Args:
-            encode: Seconds.
-            counts: Images of ``train`` and ``test``.
-            area: Mean pixels of a test image, which keeps its size.
+        `counts` are the images of ``train`` and ``test``, and a test image, which keeps its size, has `area` pixels.
         """
         images = 2 * counts["train"] + counts["test"] * area / self.warp**2  # mirrored ones, too
         iterations = 7 * self.iterations / 2  # of all steps
@@ -93,14 +90,8 @@ def propose_unseen(
 ) -> list[str]:
     """Return one class in five that could be unseen: each is near a class that stays seen, and on test images.
 
-    Args:
-        names: Classes with a vector.
-        table: Their vectors.
-        train: Number of training images that show each.
-        test: The same of test images; those on two or more come first.
-
-    Returns:
-        Names, none where fewer than three classes are on training images.
+    `names` have a vector in `table`, and each is on so many images of `train` and `test`; those on two test images or
+    more come first. None is returned where fewer than three classes are on training images.
     """
     known = [name for name in names if train[name]]
     if len(known) < 3:

@@ -29,10 +29,8 @@ def find_recipe(given: str) -> str:
     """Return the file of a recipe where ``--config`` names one, else what is given.
 
     A file of that name comes first. ``experiments/NAME.yaml`` is the recipe too where there is no such file, so that
-    the commands of a checkout serve an installed package.
-
-    Raises:
-        UserError: It can only be the name of a recipe, and there is none of that name.
+    the commands of a checkout serve an installed package. A `UserError` where nothing but a recipe can be meant, and
+    there is none of that name.
     """
     match = _NAME.fullmatch(given)
     if match is None or Path(given).is_file():

@@ -30,10 +30,7 @@ def as_list(value: Any) -> list[Any]:
 def prepare(config: Any, verb: str | None) -> None:
     """Refuse options of a trainer, not made yet, that Lightning would refuse in other words or make something else of.
 
-    W&B is made to write below the folder of the runs.
-
-    Raises:
-        UserError: An option does not serve, or wandb is asked for and is not installed.
+    W&B is refused where it is not installed, and made to write below the folder of the runs.
     """
     for name, refused, why, verbs in (
         ("barebones", True, "without checkpoints there is nothing to report", ("fit",)),
@@ -70,16 +67,9 @@ def prepare(config: Any, verb: str | None) -> None:
 
 
 def complete(trainer: Trainer, root: str, own: Sequence[Any], files: CheckpointIO) -> None:
-    """Refuse a trainer that does not serve, and put the library's parts where the user has none.
+    """Refuse a trainer whose strategy, processes or time do not serve; put in the library's parts where it has none.
 
-    Args:
-        trainer: As Lightning made it.
-        root: Folder of the runs.
-        own: The user's callbacks.
-        files: Reads and writes checkpoints.
-
-    Raises:
-        UserError: Its strategy, processes or time do not serve.
+    `root` is the folder of the runs, `own` are the user's callbacks, and `files` reads and writes checkpoints.
     """
     # in the process that reports, before another one is started
     check_strategy(trainer.strategy)

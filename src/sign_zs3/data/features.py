@@ -85,13 +85,8 @@ class FeatureCache:
         """Read the maps of an image of `size` (height, width) in pixels.
 
         With a window, of rows and columns in pixels, only what lies in it; all four numbers are multiples of the
-        coarsest stride.
-
-        Returns:
-            Per level float16 (C_l, h_l, w_l), those of an image of the window's size, contiguous, in memory of its own.
-
-        Raises:
-            UserError: The file is not there, is broken, or has maps of an image of another size.
+        coarsest stride. Per level they are float16 (C_l, h_l, w_l), as of an image of the window's size, contiguous, in
+        memory of their own. A `UserError` where the file is not there, broken, or of an image of another size.
         """
         maps = []
         then = ", expected the maps that were there before the first batch; start again, which computes what is missing"
@@ -111,9 +106,8 @@ class FeatureCache:
     def write(self, name: str, image: Image) -> None:
         """Compute the maps of an image, uint8 (3, H, W), and replace what was there under its name.
 
-        Raises:
-            UserError: A value is no finite float16, or the file cannot be written.
-            ValueError: `encode` gave maps of other shapes than it should.
+        A `UserError` where a value is no finite float16, or the file cannot be written; a ValueError where `encode`
+        gave maps of other shapes than it should.
         """
         if self._encode is None:
             raise RuntimeError("a copy of a cache cannot encode: fill the cache in the process that holds the network")

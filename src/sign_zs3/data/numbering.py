@@ -41,10 +41,7 @@ def find_shift(protocol: Protocol, holding: NDArray[np.int64], masks: int) -> Sh
     Too high: an id occurs that is no class, and each id less one is a class. Too low: the highest class is in no mask,
     but the id below the lowest is, which is background or no label. In true masks that is in nearly all.
 
-    Args:
-        protocol: The classes and their ids.
-        holding: How many masks hold an own id, int64 (256,).
-        masks: How many were read.
+    `holding`, int64 (256,), says how many masks hold an own id, of so many `masks` that were read.
     """
     numbered = {*protocol.ids, *protocol.ignored_ids} - {IGNORE_INDEX}
     if 0 in protocol.ignored_ids or (0, "background") in zip(protocol.ids, protocol.classes, strict=True):
@@ -66,14 +63,9 @@ def find_shift(protocol: Protocol, holding: NDArray[np.int64], masks: int) -> Sh
 def look_at_masks(dataset: SegmentationDataset, indices: Sequence[int], known_numbering: bool) -> None:
     """Look at some training masks, evenly spread, before any training; and at more until one shows a seen class.
 
-    Args:
-        dataset: Where the masks are.
-        indices: Those of the training images, at least one.
-        known_numbering: Whether the numbering is that of a published data set.
-
-    Raises:
-        UserError: One holds an id that is no class, they are numbered otherwise than their classes in all likelihood,
-            or none shows a seen class.
+    `indices` are those of the training images, at least one. A `UserError` where a mask holds an id that is no class,
+    none shows a seen class, or in all likelihood they are numbered otherwise than their classes: the last is a warning
+    alone without a `known_numbering`, that of a published data set.
     """
     protocol, holding = dataset.protocol, np.zeros(256, np.int64)
 

@@ -138,12 +138,8 @@ def repeat_factors(held: NDArray[np.bool_], threshold: float) -> NDArray[np.floa
     >>> repeat_factors(np.array([[1, 0], [1, 0], [1, 0], [1, 1]], np.bool_), threshold=1).tolist()
     [1.0, 1.0, 1.0, 2.0]
 
-    Args:
-        held: (N, K), whether an image holds a class.
-        threshold: t, a share of the images in [0, 1]; 0 gives 1 for all.
-
-    Returns:
-        (N,), at least 1.
+    `held` (N, K) says whether an image holds a class, and `threshold` is t in [0, 1]; the result is (N,), at least 1,
+    and 1 for all where t is 0.
     """
     shares = held.mean(axis=0)
     of_class = np.sqrt(threshold / np.where(shares > 0, shares, 1))

@@ -37,14 +37,9 @@ def find_layout(
 ) -> tuple[dict[str, str], dict[str, Path]]:
     """Find the folders of images and masks below `root`, or take those that are named.
 
-    Usual names are looked for in `root`, then in its folder of training images.
-
-    Returns:
-        Options of `FolderDataModule` that say where they lie and what their names end in, and the mask of each image
-        that has one, by the name that the two share.
-
-    Raises:
-        UserError: There is no such folder, or no image has a mask.
+    Usual names are looked for in `root`, then in its folder of training images. Return the options of
+    `FolderDataModule` that say where they lie and what their names end in, and the mask of each image that has one, by
+    the name that the two share. A `UserError` where there is no such folder, or no image has a mask.
     """
     if not root.is_dir():
         raise UserError(f"{root}: not found, expected a folder of images and masks; correct the path")

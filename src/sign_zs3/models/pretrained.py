@@ -121,10 +121,8 @@ class PretrainedFolder(
         name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
         paths = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name.partition("/")[0]).exists():
-            with refusing(
-                f"{name}: is no folder here, and cannot be fetched from the hub",
-                "; correct the path, or see to the network",
-            ):
+            what = f"{name}: is no folder here, and cannot be fetched from the hub"
+            with refusing(what, "; correct the path, or see to the network"):
                 paths = [Path(huggingface_hub.hf_hub_download(name, f, **options)) for f in (CONFIG_FILE, WEIGHTS_FILE)]
         elif not folder.exists():
             raise UserError(f"{folder}: is not there, expected {_EXPECTED}; correct the path")

@@ -120,8 +120,7 @@ def import_released(
 def read_backbone(path: str | Path) -> dict[str, Tensor]:
     """Return the ResNet-101 of a file of deeplab-pytorch, or of what is built on it, in torchvision's names, for RGB.
 
-    Raises:
-        UserError: As `import_released`.
+    Errors are those of `import_released`.
     """
     names = {"0": "conv1", "1": "bn1", **{str(3 + number): f"layer{number}" for number in (1, 2, 3, 4)}}
     state = build_backbone(CAFFE["backbone"], weights=str(path)).state_dict()

@@ -31,11 +31,7 @@ def stored_method(checkpoint: dict[str, Any], what: str = "checkpoint") -> str:
 def load_task(path: str | Path) -> ZeroShotTask:
     """Load the whole model of a checkpoint: segmenter, class vectors and, where there is one, the generator.
 
-    Args:
-        path: A ``.ckpt`` file that `fit` or `extend` wrote; it is opened once.
-
-    Returns:
-        The model on the CPU, in evaluation mode.
+    `path` is a ``.ckpt`` file that `fit` or `extend` wrote; the model is on the CPU, in evaluation mode.
 
     Raises:
         UserError: Not there, damaged, or not of this library.
@@ -49,15 +45,8 @@ def task_of(checkpoint: dict[str, Any], what: str) -> ZeroShotTask:
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
-    """Load what inference needs.
+    """Load what inference needs from a ``.ckpt`` file, or from a folder that `Segmenter.save_pretrained` wrote.
 
-    Args:
-        path: A ``.ckpt`` file, or a folder that `Segmenter.save_pretrained` wrote.
-
-    Returns:
-        The segmenter on the CPU, in evaluation mode; its `config` names the classes.
-
-    Raises:
-        UserError: As `load_task`.
+    The segmenter is on the CPU, in evaluation mode; its `config` names the classes. Errors are those of `load_task`.
     """
     return Segmenter.from_pretrained(Path(path)) if Path(path).is_dir() else load_task(path).segmenter
