@@ -184,11 +184,13 @@ def colours_of(name: str) -> tuple[list[float], list[float]]:
 
     Those of transformers are timm's; of all others ImageNet's are taken.
     """
-    if not is_transformer(name):
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    from sign_zs3.models.backbones.transformers import own_colours
+    config = None
+    if is_transformer(name):
+        from sign_zs3.models.backbones.transformers import config_of
 
-    return own_colours(name)
+        config = config_of(name)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
+    return list(mean), list(std)
 
 
 def is_transformer(name: str) -> bool:

@@ -16,7 +16,6 @@ from sign_zs3.files import line_of, read_json
 from sign_zs3.functional.geometry import Axis, Places
 from sign_zs3.models.backbones.base import Backbone
 from sign_zs3.models.backbones.pyramids import check_modules
-from sign_zs3.models.config import IMAGENET_MEAN, IMAGENET_STD
 from sign_zs3.models.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class TransformerBackbone(Backbone):
         options: dict[str, Any] = {"num_classes": 0}
         if self.dense is not None:
             check_choice("dense", dense, "value", "correlative", "last")
-            config = _clip_config(name)
+            config = config_of(name)
             options = {} if config is None else {"num_classes": config.num_classes}
             if levels is not None:
                 raise UserError(f"backbone_levels: found {list(levels)} for {name}, expected null: its map is one")
@@ -121,21 +120,14 @@ class TransformerBackbone(Backbone):
         return found
 
 
-def own_colours(name: str) -> tuple[list[float], list[float]]:
-    """Return mean and deviation per channel, of images in [0, 1], that a transformer's weights expect, by timm."""
-    kind, _, bare = name.partition("/")
-    found = _clip_config(name) if kind == "clip" else timm.get_pretrained_cfg(bare)
-    if found is None:
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    return [float(value) for value in found.mean], [float(value) for value in found.std]
+def config_of(name: str) -> Any:
+    """Return what timm says of a transformer's weights: colours, width of the projection; None where it says nothing.
 
-
-def _clip_config(name: str) -> Any:
-    """Return what timm says of a CLIP: width of its projection, colours; None of a network that others registered.
-
-    One name may stand for weights of several trainings, told apart by a tag, as in ``NAME.openai``.
+    A name may stand for weights of several trainings, told apart by a tag, as in ``NAME.openai``.
     """
-    bare = name.removeprefix("clip/")
+    kind, _, bare = name.partition("/")
+    if kind != "clip":
+        return timm.get_pretrained_cfg(bare)
     network, _, tag = bare.partition(".")
     known, published = timm.list_models("vit_*clip*"), timm.list_models(f"{network}.*", pretrained=True)
     tagged = [bare] if tag else [other for other in published if "_ft_" not in other]
