@@ -61,12 +61,13 @@ def experiments_tables() -> dict[str, str]:
     """Return a row for each experiment's file, in two tables: ``here`` of those with a stored score, and ``paper``."""
     measured = _measured()
     rows: dict[str, list[list[str]]] = {"here": [], "paper": []}
-    folders = ("*.yaml", "table*/*.yaml", "released/*.yaml")
+    folders = ("*.yaml", "table*/*.yaml", "clip/*.yaml", "released/*.yaml")
     for path in itertools.chain(*(sorted(EXPERIMENTS.glob(folder)) for folder in folders)):
         comment, settings = _comment(path), _settings(path)
         what = f"`{path.relative_to(EXPERIMENTS)}`<br>{escape(re.split(r'[.](?: |$)', comment)[0])}"
-        # the weights of released files are tested as they are
-        row = [what, "" if path.parent.name == "released" else _length(settings)]
+        # the weights of released files, and CLIP's, are tested as they are
+        untrained = path.parent.name == "released" or path.stem.endswith("maskclip")
+        row = [what, "" if untrained else _length(settings)]
         line = measured.get((path.parent.name, *Path(settings["trainer"]["default_root_dir"]).parts[-2:]))
         paper = re.search(r"The paper: (.+?)\.(?: |$)", comment)
         if line:
