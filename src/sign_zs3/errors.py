@@ -36,7 +36,7 @@ def pip_install(extra: str) -> str:
     The packages are named themselves, since no index may have this one.
 
     >>> pip_install("timm")
-    "pip install 'timm>=1.0'"
+    "pip install 'timm>=1.0.17'"
     """
     try:
         lines = metadata.requires("sign-zs3") or []

@@ -54,9 +54,11 @@ def test_a_single_template_and_a_file_of_templates(clip: tuple[Path, Any], tmp_p
 @pytest.mark.parametrize(
     ("source", "templates", "message"),
     [
-        ("clip:{folder}", "{} and {}", "expected {} once"),
-        ("clip:{folder}", "no/such.txt", "no/such"),
-        ("clip:nothing/there", None, "expected a folder or MODEL/PRETRAINED: try"),
+        ("clip:{folder}", "{} and {}", "expected a sentence with {} once"),
+        ("clip:{folder}", "a photo of a cat.", "found 'a photo of a cat.', expected a sentence with {} once"),
+        ("clip:{folder}", "", "found '', expected a sentence with {} once"),
+        ("clip:nothing/there", None, "expected a folder, or a MODEL/PRETRAINED that open_clip has"),
+        ("clip:ViT-B-16/openai", None, "with its activation: try ViT-B-16-quickgelu/openai"),
         ("clip:{empty}", None, "expected open_clip_config.json and its weights"),
         ("sentence:somewhere", None, "sentence-transformers is not installed: pip install sentence-transformers"),
     ],

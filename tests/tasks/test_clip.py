@@ -84,10 +84,20 @@ def test_c_starts_at_the_texts_and_all_features_are_unit_vectors(folder: Path) -
     # before it learns anything, SIM passes on what CLIP says: a positive gate leaves directions as they are
     torch.testing.assert_close(spatial.features, F.normalize(patches, dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fake.norm(dim=1), torch.ones(1, 5, 1))
-    bias = classifier.projection.bias
-    assert bias is not None
-    want = 100 * torch.einsum("ndhw,cd->nchw", spatial.features, model.class_vectors) + bias.view(1, -1, 1, 1)
+    assert model.segmenter.known.all()
+    want = 100 * torch.einsum("ndhw,cd->nchw", spatial.features, model.class_vectors)
     torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = classifier(spatial.features)
+    assert torch.equal(half, logits)  # which would have many equals in half precision
+
+
+def test_maskclip_s_logits_stay_exact_under_autocast(folder: Path) -> None:
+    model = built(SPNetModule(**options(folder, logit_scale=100.0)))
+    features = F.normalize(torch.randn(1, EMBED, 4, 4), dim=1)
+    want = model.segmenter.classifier(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.segmenter.classifier(features), want)
 
 
 def test_all_phases_train_the_scale_too_and_a_checkpoint_brings_it_back(folder: Path, tmp_path: Path) -> None:
@@ -126,6 +136,9 @@ def test_rates_of_a_tuned_encoder(folder: Path) -> None:
     assert rates[id(network.head.weight)] == pytest.approx(0.1)
     assert rates[id(network.blocks[0].mlp.fc1.weight)] == pytest.approx(rates[id(network.blocks[1].mlp.fc1.weight)] / 2)
     assert rates[id(model.segmenter.classifier.projection.weight)] == 10
+    of_scale = id(model.segmenter.classifier.hidden[0].logarithm)
+    (group,) = (group for group in groups if of_scale in map(id, group["params"]))
+    assert group["weight_decay"] == 0  # it would drift towards 1
     assert {id(p) for p in model.segmenter.parameters()} == set(rates)
 
 
@@ -176,6 +189,13 @@ def test_the_program_from_a_folder_to_a_taught_class(
     results = json.loads((run / "results.json").read_text())
     assert (results["final"], list(results["phases"])) == ("untrained", ["untrained"])
     checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert main(["test", *shared, "--ckpt_path", checkpoint]) == 0
+    again = json.loads((tmp_path / "runs" / "version_1" / "results.json").read_text())
+    assert (again["final"], again["test"]) == ("untrained", results["test"])
+    tuned = [word.replace("freeze_encoder=true", "freeze_encoder=false") for word in shared]
+    capsys.readouterr()
+    assert main(["test", *tuned]) == 1
+    assert "--ckpt_path: found none" in capsys.readouterr().err
     more = str(tmp_path / "more.ckpt")
     source = ["--source", f"clip:{folder}", "--templates", "a {}."]
     assert main(["extend", "--ckpt_path", checkpoint, "--classes", "orange blob", *source, "--output", more]) == 0

@@ -84,11 +84,11 @@ PAGES = {
             },
             "Data": {**_DATA, **_LOADING, **_CROPS},
             "Network": {
-                "--model.backbone NAME": "small, a ResNet, or timm/NAME (default: resnet101)",
+                "--model.backbone NAME": "small, a ResNet, timm/NAME or clip/NAME (default: resnet101)",
                 "--model.weights FILE": "weights of the backbone; lite: those of timm/tf_efficientnet_lite0",
                 "--model.freeze_encoder BOOL": "train only what is on top of the backbone (default: false)",
                 "--model.feature_cache FOLDER": "keep the maps of a frozen backbone: each image is read once",
-                "--model.head NAME": "deeplab, fcn, fcn16, unet, deeplabv3plus (default: deeplab)",
+                "--model.head NAME": "deeplab, fcn, fcn16, unet, deeplabv3plus, identity (default: deeplab)",
                 "--model.vectors FILE": "class vectors, a table of `embed` (default: bundled)",
                 "--model.feature_dim N": "channels of the feature map (default: 600)",
                 "--model.encoding NAME": "of SIGN: multihead, self_attention, attention, conv, none",

@@ -57,7 +57,7 @@ def run(args: list[str]) -> int:
     title += f", after phase {phase}" if phase else ""
 
     suffix = f"-{phase}" if phase else ""
-    shown = [*rows, *references(rows)]
+    shown = [*rows, *([] if phase else references(rows))]
     tables = {
         "table.md": as_markdown(shown, title),
         "table.csv": as_csv(shown),

@@ -41,6 +41,7 @@ from sign_zs3.compat import RETIRED, current_options
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.errors import UserError, did_you_mean
 from sign_zs3.files import line_of
+from sign_zs3.models.backbones.build import CLIP
 from sign_zs3.reports.run import UNTRAINED
 from sign_zs3.tasks import METHODS
 from sign_zs3.tasks.checkpoint import CheckpointFiles, read_checkpoint, stored_options
@@ -254,7 +255,7 @@ class ZeroShotCLI(LightningCLI):
                     f"--model.{name}: found {found}, but the checkpoint {path} was trained with {stored}: leave the "
                     "option out, or start a new run from its weights with --model.init_from"
                 )
-            if found not in (None, stored, defaults[name]) and name != "seed":
+            if found not in (stored, defaults[name]) and not (name == "seed" or (found is None and "image" in name)):
                 log.warning("model.%s: the checkpoint's %s holds, not %s of the configuration", name, stored, found)
             config["model"][name] = stored
         if subcommand == "fit":
@@ -270,9 +271,9 @@ class ZeroShotCLI(LightningCLI):
     @property
     def is_untrained(self) -> bool:
         """Whether the model needs no training: CLIP's projection, compared with CLIP's texts (MaskCLIP, SCLIP)."""
-        config = self.config[self.config["subcommand"]]
-        model, without = config["model"], not (config.get("ckpt_path") or config["model"]["init_from"])
-        return without and self.method == "SPNet" and model["head"] == "identity" and model["weights"] is not None
+        config = self.config[self.config["subcommand"]]["model"]
+        is_clip = config["backbone"].startswith(CLIP) and config["freeze_encoder"] and config["weights"] is not None
+        return self.method == "SPNet" and config["head"] == "identity" and is_clip
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Name the folder of the runs where it cannot be made, or its disk is full, which Python does not."""
@@ -368,7 +369,8 @@ class ZeroShotCLI(LightningCLI):
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         phase = self.model.schedule.just_finished() or self.model.schedule.phase
         self._report(folder, {UNTRAINED if self.is_untrained else phase.name: self.model.scores})
-        if self.is_untrained and self.trainer.is_global_zero:
+        is_new = self.is_untrained and not self.config[self.config["subcommand"]].get("ckpt_path")
+        if is_new and self.trainer.is_global_zero:
             save_model(self.model, last := folder / "checkpoints" / "last.ckpt")
             closing.suggest(last)
 

@@ -1,5 +1,6 @@
 """Class vectors of whole names in sentences: by the text encoders of CLIP (open_clip) and of sentence-transformers."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ def read_sentences(source: str, names: Sequence[str], templates: str | None = No
     Args:
         source: ``clip:`` and a folder with ``open_clip_config.json`` and weights, or open_clip's MODEL/PRETRAINED, such
             as ``ViT-B-16-quickgelu/openai``; or ``sentence:`` and a folder or name of sentence-transformers.
-        names: Class names; what data sets write as one word (pottedplant) is read as English has it.
+        names: Class names; what data sets write as one word, or with `-` or `_`, is read as `in_english` has it.
         templates: A sentence with ``{}`` where the name goes; or a file, one such sentence a line; or ``imagenet``, the
             80 that CLIP was published with. None: these for CLIP, else the name alone.
 
@@ -32,7 +33,7 @@ def read_sentences(source: str, names: Sequence[str], templates: str | None = No
     from tqdm import tqdm
 
     of_clip, place = source.startswith(CLIP), source.partition(":")[2]
-    sentences = _templates(templates or (IMAGENET if of_clip else PLACE))
+    sentences = _templates((IMAGENET if of_clip else PLACE) if templates is None else templates)
     encode = (_clip if of_clip else _sentence_transformer)(place)
     entries = {}
     with torch.inference_mode():
@@ -45,14 +46,15 @@ def read_sentences(source: str, names: Sequence[str], templates: str | None = No
 def _templates(given: str) -> list[str]:
     if given == IMAGENET:
         return [template(PLACE) for template in _open_clip().OPENAI_IMAGENET_TEMPLATES]
-    path = Path(given)
-    lines = [(1, given)] if PLACE in given else list(read_lines(path, "template", f"a sentence a line, with {PLACE}"))
-    if odd := [(number, line) for number, line in lines if line.count(PLACE) != 1]:
+    lines = [given]
+    if PLACE not in given and os.path.isfile(given):  # noqa: PTH113 (a sentence may be longer than the name of a file)
+        lines = [line for _, line in read_lines(Path(given), "template", f"a sentence a line, with {PLACE}")]
+    if odd := [line for line in lines if line.count(PLACE) != 1]:
         raise UserError(
-            f"--templates: found {odd[0][1]!r:.100} in line {odd[0][0]} of {path}, expected {PLACE} once, where the "
-            "name goes: correct it"
+            f"--templates: found {odd[0]!r:.100}, expected a sentence with {PLACE} once, where the name goes, or a "
+            "file of such, one a line: correct it"
         )
-    return [line for _, line in lines]
+    return lines
 
 
 def _open_clip() -> Any:
@@ -66,16 +68,26 @@ def _open_clip() -> Any:
 def _clip(place: str) -> Encode:
     library = _open_clip()
     model, _, tag = (f"local-dir:{place}", "", None) if Path(place).is_dir() else place.rpartition("/")
-    published = {f"{name}/{tag}" for name, tag in library.list_pretrained()}
+    published = [f"{name}/{tag}" for name, tag in library.list_pretrained() if _is_quick(name, tag) == _is_quick(name)]
     if tag is not None and place not in published:
-        near = ", ".join(close_names(place, published)) or "ViT-B-16-quickgelu/openai"
-        raise UserError(f"--source: found {CLIP}{place}, expected a folder or MODEL/PRETRAINED: try {near}")
+        # a name such as ViT-B-16 has GELU, whatever the weights were trained with
+        quick, near = f"{model}-quickgelu/{tag}", ", ".join(close_names(place, published))
+        raise UserError(
+            f"--source: found {CLIP}{place}, expected a folder, or a MODEL/PRETRAINED that open_clip has, with its "
+            f"activation: try {quick if quick in published else near or 'ViT-B-16-quickgelu/openai'}"
+        )
     with refusing(
         f"--source: {CLIP}{place} cannot be read", ", expected open_clip_config.json and its weights; fetch them again"
     ):
         made = library.create_model(model, pretrained=tag, require_pretrained=True).eval()
         tokenizer = library.get_tokenizer(model)
     return lambda texts: made.encode_text(tokenizer(texts))
+
+
+def _is_quick(model: str, tag: str | None = None) -> bool:
+    """Return whether a model of open_clip, or weights of it, have QuickGELU."""
+    found = _open_clip().get_model_config(model) if tag is None else _open_clip().get_pretrained_cfg(model, tag)
+    return bool((found or {}).get("quick_gelu"))
 
 
 def _sentence_transformer(place: str) -> Encode:

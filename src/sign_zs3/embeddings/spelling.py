@@ -41,13 +41,13 @@ def canonical(name: str) -> str:
 
 
 def in_english(name: str) -> str:
-    """Return a class name as a sentence has it.
+    """Return a class name as a sentence has it: what data sets write as one word apart, `-` and `_` as spaces.
 
-    >>> in_english("pottedplant"), in_english("wall-brick")
-    ('potted plant', 'wall brick')
+    >>> in_english("pottedplant"), in_english("wall-brick"), in_english("television")
+    ('potted plant', 'wall brick', 'television')
     """
-    form = canonical(name)
-    return next((group[0] for group in _SPELLINGS if form in group), form)
+    spaced = {"".join(form.split()): form for group in _SPELLINGS for form in group if " " in form}
+    return spaced.get(name, " ".join(name.replace("_", " ").replace("-", " ").split()))
 
 
 def words_of(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_zs3.errors import check_choice
+from sign_zs3.functional.cross_entropy import at_least_float32
 
 
 class Classifier(nn.Module):
@@ -21,6 +22,7 @@ class Classifier(nn.Module):
         self, feature_dim: int, num_classes: int, width: int | None = None, scale: float | None = None
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.hidden = nn.Sequential(*([] if scale is None else [Scale(scale)]))
         if width is not None:
             self.hidden.extend([nn.Conv2d(feature_dim, width, 1), nn.ReLU(), nn.Dropout(0.5)])
@@ -28,6 +30,8 @@ class Classifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, D, h, w) to logits (N, C, h, w)."""
+        if self.scale is not None:
+            return _exact(self.hidden(at_least_float32(features)), self.projection.weight, self.projection.bias)
         logits: Tensor = self.projection(self.hidden(features))
         return logits
 
@@ -60,7 +64,14 @@ class ProjectionClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map F (N, W, h, w) to logits (N, C, h, w): scale * F^T w_c at each pixel."""
-        return self.scale * F.conv2d(features, self.vectors[:, :, None, None])
+        return self.scale * _exact(features, self.vectors[:, :, None, None])
+
+
+def _exact(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a 1x1 convolution in float32 at least: logits of some 25 have many equals in half precision."""
+    with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
+        wide = None if bias is None else at_least_float32(bias)
+        return F.conv2d(at_least_float32(features), at_least_float32(weight), wide)
 
 
 def build_classifier(name: str, feature_dim: int, num_classes: int, **other: Any) -> Classifier | ProjectionClassifier:

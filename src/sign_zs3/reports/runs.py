@@ -109,6 +109,8 @@ class Run:
         left_out |= {
             name for name, used in (("temperature", "annealed"), ("top_fraction", "top_fraction")) if rule != used
         }
+        # null, of a run that did not finish: those that its backbone has
+        left_out |= {name for name in ("image_mean", "image_std") if (self.options or {}).get(name) is None}
         first, second = (
             None if known is None else {k: _text(v) for k, v in known.items() if k not in left_out}
             for known in (self.options, self.surroundings)

@@ -127,11 +127,11 @@ def references(rows: Sequence[Row]) -> list[Row]:
         return []
     dataset, split = (of_clip[0].results[name] for name in ("dataset", "split"))
     for row in rows:
-        if (known := TRAINING_FREE.get(dataset, {}).get(row.base)) is not None and row.runs:
-            mean = statistics.fmean(run.results["test"]["miou"] for run in row.runs)
-            log.info(
-                "%s: mIoU over all classes %.2f %%; published, with other windows: %.1f", row.label, 100 * mean, known
-            )
+        known = None if "background" in row.per_class else TRAINING_FREE.get(dataset, {}).get(row.base)
+        means = [run.results["test"].get("miou") for run in row.runs]
+        if known is not None and means and None not in means:
+            mean = 100 * statistics.fmean(means)
+            log.info("%s: mIoU over all classes %.2f %%; published, with other windows: %.1f", row.label, mean, known)
     found = CLIP_ERA.get(dataset, {}) if split in SPLITS else {}
     if not found:
         log.warning("%s, split %s: found no published numbers of systems on CLIP with these classes", dataset, split)
@@ -158,7 +158,8 @@ def _varied(members: Sequence[Run]) -> list[str]:
     for part in range(2):
         known = [options for run in members if (options := run.distinguishing[part]) is not None]
         names = dict.fromkeys(name for options in known for name in options)
-        varied += [name for name in names if len({options.get(name) for options in known}) > 1]
+        # an earlier version does not tell an option that this one has
+        varied += [name for name in names if len({options[name] for options in known if name in options}) > 1]
     return varied
 
 

@@ -132,6 +132,8 @@ class GenerativeTask(ZeroShotTask):
                 )
             with torch.no_grad():
                 self.segmenter.classifier.get_parameter("projection.weight").copy_(self.class_vectors[:, :, None, None])
+                self.segmenter.classifier.get_parameter("projection.bias").zero_()
+            self.segmenter.known.fill_(True)  # texts say what unseen classes are
         if hp["adversarial"] != "none":
             slope = 0.2 if hp["classifier_hidden"] is None else 0.0
             self.discriminator = Discriminator(dim, hp["discriminator_hidden"], slope)

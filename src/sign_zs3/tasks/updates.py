@@ -176,11 +176,12 @@ def segmenter_optimizer(segmenter: Segmenter, hparams: Mapping[str, Any]) -> tor
     layers = segmenter.encoder.backbone.parameter_groups(hparams["layer_decay"])
     backbone = [{**group, "multiplier": hparams["backbone_rate"] * group["multiplier"]} for group in layers]
     heads = [pair for part in (segmenter.encoder.head, segmenter.classifier) for pair in part.named_parameters()]
+    decayless = ("bias", "logarithm")
     groups = [
         *([] if segmenter.encoder.freeze else backbone),
         {"params": list(segmenter.spatial.parameters()), "multiplier": 5.0},
-        {"params": [p for name, p in heads if not name.endswith("bias")], "multiplier": 10.0},
-        {"params": [p for name, p in heads if name.endswith("bias")], "multiplier": 20.0, "weight_decay": 0.0},
+        {"params": [p for name, p in heads if not name.endswith(decayless)], "multiplier": 10.0},
+        {"params": [p for name, p in heads if name.endswith(decayless)], "multiplier": 20.0, "weight_decay": 0.0},
     ]
     used = [group for group in groups if group["params"]]
     if not used:

@@ -50,7 +50,8 @@ def rebuild(
     """Make a model, on the CPU, of other classes from a model, which is not changed.
 
     For each class of `protocol`, `rows` has its number in the old model, whose C classes are followed by new ones:
-    `names`, with class vectors (len(names), W), which are not `known` and have zero rows in C.
+    `names`, with class vectors (len(names), W), which are not `known` and have zero rows in C, or with
+    `unit_features` their vectors.
     """
     checkpoint = copy.deepcopy(as_checkpoint(old))
     state, own = checkpoint["state_dict"], checkpoint[CHECKPOINT_KEY]

@@ -212,4 +212,4 @@ def is_transformer(name: str) -> bool:
     except RuntimeError as error:
         tags = ", ".join(timm.list_models(f"{bare.partition('.')[0]}.*", pretrained=True))
         raise UserError(f"backbone: found '{name}', expected one of {tags}, or none of what follows a dot") from error
-    return kind == "clip" or timm.models.is_model_in_modules(bare, ("vision_transformer", "eva"))
+    return kind == "clip" or timm.models.is_model_in_modules(bare, ("vision_transformer", "deit", "eva"))

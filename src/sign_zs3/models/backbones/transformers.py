@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import timm.optim
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,10 +46,10 @@ class TransformerBackbone(Backbone):
     def __init__(self, name: str, levels: Sequence[str] | None, weights: Path | None, dense: str = "value") -> None:
         super().__init__()
         kind, _, bare = name.partition("/")
+        check_choice("dense", dense, "value", "correlative", "last")
         self.dense = dense if kind == "clip" else None
         options: dict[str, Any] = {"num_classes": 0}
         if self.dense is not None:
-            check_choice("dense", dense, "value", "correlative", "last")
             config = config_of(name)
             options = {} if config is None else {"num_classes": config.num_classes}
             if levels is not None:
@@ -60,6 +61,8 @@ class TransformerBackbone(Backbone):
         if levels is not None:
             check_modules(levels, blocks, name)
         self.indices = [blocks.index(level) for level in levels or blocks[-1:]]
+        if self.indices != sorted(self.indices):
+            raise UserError(f"backbone_levels: found {levels}, expected blocks of {name} from the first to the last")
         if weights is not None:
             load_weights(network, weights, name, lambda state: self._converted(state, weights, name))
         patch = int(network.patch_embed.patch_size[0])
@@ -69,9 +72,9 @@ class TransformerBackbone(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `Backbone`; sides are multiples of the patch's."""
-        network, options = self.network, {"output_fmt": "NLC", "intermediates_only": True}
+        network, options = self.network, {"output_fmt": "NLC", "intermediates_only": True, "stop_early": True}
         if self.dense in ("value", "correlative"):
-            before = {"indices": [len(network.blocks) - 2], "return_prefix_tokens": True, "stop_early": True}
+            before = {"indices": [len(network.blocks) - 2], "return_prefix_tokens": True}
             ((patches, prefix),) = network.forward_intermediates(images, **before, **options)
             tokens = self._last_block(torch.cat([prefix, patches], dim=1))[:, prefix.shape[1] :]
             levels = [network.norm(tokens)]
@@ -93,9 +96,8 @@ class TransformerBackbone(Backbone):
 
     def parameter_groups(self, layer_decay: float) -> list[dict[str, Any]]:
         """See `Backbone`; a layer is a block, the patches' embedding the lowest."""
-        from timm.optim._param_groups import param_groups_layer_decay
-
-        groups = param_groups_layer_decay(self.network, weight_decay=1.0, layer_decay=layer_decay)
+        optim: Any = timm.optim
+        groups = optim.param_groups_layer_decay(self.network, weight_decay=1.0, layer_decay=layer_decay)
         return [{"params": group["params"], "multiplier": group["lr_scale"]} for group in groups]
 
     def _converted(self, state: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
@@ -107,7 +109,7 @@ class TransformerBackbone(Backbone):
                     f"weights: {path} has patches of {value.shape[2]} pixels, expected the {patch[0]} of {name}: give "
                     "the network that the file is of"
                 )
-        if self.dense:
+        if "_clip_" in name:
             _check_gelu(path, state, name)
         module: Any = sys.modules[type(self.network).__module__]
         try:
@@ -129,9 +131,11 @@ def config_of(name: str) -> Any:
     if kind != "clip":
         return timm.get_pretrained_cfg(bare)
     network, _, tag = bare.partition(".")
-    known, published = timm.list_models("vit_*clip*"), timm.list_models(f"{network}.*", pretrained=True)
-    tagged = [bare] if tag else [other for other in published if "_ft_" not in other]
-    if network not in known or "_ft_" in tag or (published and not tagged):
+    published = timm.list_models("vit_*clip*.*", pretrained=True)
+    tagged = [other for other in published if other.startswith(f"{network}.")]
+    known = {other.partition(".")[0] for other in published if "_ft_" not in other}
+    tagged = [bare] if tag else [other for other in tagged if "_ft_" not in other] if network in known else tagged
+    if network not in timm.list_models("vit_*clip*") or "_ft_" in tag or (tagged and network not in known):
         near = ", ".join(f"clip/{other}" for other in close_names(network, known))
         raise UserError(
             f"backbone: found '{name}', expected a CLIP of timm with its projection, such as "
@@ -168,5 +172,5 @@ def _check_gelu(path: Path, state: Mapping[str, Tensor], name: str) -> None:
         other = name.replace("clip_quickgelu_", "clip_") if is_quick else name.replace("clip_", "clip_quickgelu_", 1)
         raise UserError(
             f"weights: {path} was trained with {'QuickGELU' if marked else 'GELU'}, which {name} does not have: give "
-            f"backbone {other}"
+            + (f"backbone {other}" if timm.is_model(other.partition("/")[2]) else "weights of another training")
         )
