@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from sign_zs3.functional import class_mmd, gaussian_kl, mmd
+from sign_zs3.functional.divergence import median_bandwidths
 
 MIXTURE = (2, 5, 10, 20, 40, 60)
 
@@ -285,3 +286,25 @@ class TestClassMMD:
             class_mmd(real, fake, labels)
         with pytest.raises(ValueError, match=r"^labels_real .*: expected shape \(4,\), got \(2,\)$"):
             class_mmd(fake, real, labels)
+
+
+def test_median_bandwidths_are_those_of_all_distances_and_follow_the_scale() -> None:
+    real, fake = features(40, seed=1), features(30, seed=2, shift=0.5)
+    both = torch.cat([real, fake])
+    squared = [float((both[i] - both[j]).square().sum()) for i in range(70) for j in range(i)]
+    median = sorted(squared)[(len(squared) - 1) // 2]  # the lower one, as torch's
+    want = [median * factor for factor in (0.25, 0.5, 1, 2, 4)]
+    assert median_bandwidths(real, fake) == pytest.approx(want, rel=1e-4)
+    assert median_bandwidths(3 * real, 3 * fake) == pytest.approx([9 * b for b in want], rel=1e-4)
+    assert all(b > 0 for b in median_bandwidths(real[:1].expand(5, -1), real[:1]))
+
+
+def test_unit_vectors_are_told_apart_by_median_bandwidths_and_hardly_by_the_published_ones() -> None:
+    real, fake = (
+        torch.nn.functional.normalize(features(200, 8, seed, shift), dim=1) for seed, shift in ((1, 0), (2, 1))
+    )
+    flat, fitted = (
+        float(mmd(real, fake, bandwidths, sqrt=False)) / len(bandwidths)
+        for bandwidths in (MIXTURE, median_bandwidths(real, fake))
+    )
+    assert fitted > 3 * flat

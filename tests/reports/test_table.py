@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import random
 import statistics
 from pathlib import Path
@@ -17,7 +18,7 @@ from sign_zs3.files import write_json
 from sign_zs3.reports.paper import ROWS, TABLE_1, TABLE_4, TABLES_2_AND_3, published
 from sign_zs3.reports.run import as_results
 from sign_zs3.reports.runs import collect
-from sign_zs3.reports.table import Row, tabulate
+from sign_zs3.reports.table import Row, references, tabulate
 
 PROTOCOL = Protocol("voc", "default", ("cat", "dog", "cow", "sofa"), (1, 2, 3, 4), 2)
 OPTIONS: dict[str, Any] = {
@@ -294,3 +295,51 @@ def test_what_the_paper_has_no_number_for_has_none() -> None:
     assert published("voc", "default", "SIGN", {"encoding": "multihead"}, "train") == (77.87, None, None)
     assert published("voc", "default", "SIGN", {"encoding": "multihead"}, "transfer") is None
     assert published("voc", "default", "SIGN", {}, "train") is None
+
+
+CLIP: dict[str, Any] = {"backbone": "clip/vit_base_patch16_clip_quickgelu_224", "dense": "value"}
+
+
+def test_published_systems_stand_beside_runs_on_clip_with_their_classes_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path / "clip", method="SPNet", phases=("untrained",), **CLIP)
+    write_run(tmp_path / "other")
+    (maskclip,), (plain,) = (tabulate(collect([tmp_path / name])) for name in ("clip", "other"))
+    assert (maskclip.label, maskclip.paper) == ("MaskCLIP", None)
+    assert references([plain]) == []
+    found = references([maskclip])
+    assert (found[0].label, found[0].paper) == ("ZegCLIP (published)", (91.9, 77.8, 84.3))
+    assert all(row.runs == () and row.scores["seen"] is None for row in found)
+    other = Protocol("pascal_context_59", "zs3-10", PROTOCOL.classes, PROTOCOL.ids, 2)
+    write_run(tmp_path / "context", method="SPNet", phases=("untrained",), protocol=other, **CLIP)
+    with caplog.at_level(logging.WARNING):
+        assert references(tabulate(collect([tmp_path / "context"]))) == []
+    assert "pascal_context_59, split zs3-10: found no published numbers" in caplog.text
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_numbers_without_training_are_named_where_background_is_no_class(
+    background: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path, method="SPNet", phases=("untrained",), **CLIP)
+    content = json.loads((tmp_path / "results.json").read_text())
+    content["test"]["miou"] = 0.5
+    if background:
+        content["test"]["per_class"]["background"] = 0.5
+    write_json(tmp_path / "results.json", content)
+    with caplog.at_level(logging.INFO):
+        references(tabulate(collect([tmp_path])))
+    assert ("MaskCLIP: mIoU over all classes 50.00 %; published, with other windows: 74.9" in caplog.text) != background
+
+
+def test_runs_of_an_earlier_version_and_unfinished_ones_share_a_row(tmp_path: Path) -> None:
+    colours: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    write_run(tmp_path / "new", 0, layer_decay=1.0, unit_features=False, **colours)
+    write_run(tmp_path / "old", 1, **colours)
+    (tmp_path / "begun").mkdir()
+    nulls = {**OPTIONS, "seed": 2, "image_mean": None, "image_std": None, "layer_decay": 1.0}
+    config = {"seed_everything": 2, "model": nulls, "data": {}}
+    (tmp_path / "begun" / "config.yaml").write_text(yaml.safe_dump(config))
+    (row,) = tabulate(collect([tmp_path]))
+    assert (row.label, len(row.runs), len(row.unfinished)) == ("SIGN + AST", 2, 1)
