@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sign_zs3.commands.parsing import VerbParser
-from sign_zs3.data.datasets.shapes import NAMES as SHAPES
 from sign_zs3.data.splits import COCO_STUFF_CLASSES, CONTEXT33_CLASSES, CONTEXT59_CLASSES, VOC_CLASSES
 from sign_zs3.embeddings import (
     ClassTable,
@@ -59,7 +58,6 @@ DATASETS = {
     "pascal_context_33": ["background", *CONTEXT33_CLASSES],
     "pascal_context_59": ["background", *CONTEXT59_CLASSES],
     "coco_stuff": list(COCO_STUFF_CLASSES.values()),
-    "shapes": list(SHAPES.values()),
 }
 KIND_STYLES = {"exact": "", "spelling": "cyan", "words": "yellow", "subwords": "magenta", "missing": "bold red"}
 
@@ -109,6 +107,10 @@ def _parser() -> VerbParser:
 
 def _class_names(what: str) -> list[str]:
     """Return the names of a data set, of a file, or of a list separated by commas."""
+    if what == "shapes":  # whose module loads torch
+        from sign_zs3.data.datasets.shapes import NAMES
+
+        return list(NAMES.values())
     if what in DATASETS:
         names = DATASETS[what]
     elif os.path.isfile(what):  # noqa: PTH113 (a list may be longer than the name of a file)

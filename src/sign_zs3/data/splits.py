@@ -79,7 +79,7 @@ _VOC = ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
 _VOC_ZS3 = ("cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair", "pottedplant")
 _CONTEXT = ("cow", "motorbike", "sofa", "cat")
 _CONTEXT_ZS3 = (*_CONTEXT, "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane")
-_CONTEXT_CASCADE = (*("aeroplane", "bed", "bedclothes", "boat", "bottle", "car", "cloth", "cow", "keyboard", "plate"),)
+_CONTEXT_CASCADE = (*("aeroplane", "bed", "bedcloth", "boat", "bottle", "car", "clothes", "cow", "keyboard", "plate"),)
 _COCO = (
     *("cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass"),
     *("playingfield", "river", "road", "tree", "wall-concrete"),

@@ -85,7 +85,6 @@ def _clip(place: str) -> Encode:
 
 
 def _is_quick(model: str, tag: str | None = None) -> bool:
-    """Return whether a model of open_clip, or weights of it, have QuickGELU."""
     found = _open_clip().get_model_config(model) if tag is None else _open_clip().get_pretrained_cfg(model, tag)
     return bool((found or {}).get("quick_gelu"))
 

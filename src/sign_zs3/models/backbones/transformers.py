@@ -153,8 +153,7 @@ def config_of(name: str) -> Any:
 def _check_gelu(path: Path, state: Mapping[str, Tensor], name: str) -> None:
     """Refuse weights of the other activation, where they are marked; it has no weights, so that all others would fit.
 
-    OpenAI's own files bring the numbers `input_resolution` and `context_length`; open_clip's have a configuration
-    beside.
+    OpenAI's own files bring the number `input_resolution`; open_clip's have a configuration beside.
     """
     is_quick = "quickgelu" in name
     beside = path.parent / "open_clip_config.json"
