@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"sign_zs3\..*\.(_Task|Loader|Place|PositionedModule|PretrainedFolder|ProjectionClassifier|PseudoLabels|Samples|"
-        r"SpatialModule|StreamLoader|Training|Updates|View)",
+        r"Item|SpatialModule|StreamLoader|Training|Transform|Updates|View)",
     ),
 ]
 doctest_global_setup = """
