@@ -7,14 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import open_clip
+import pytest
 import torch
 from safetensors.torch import save_file
-from timm.layers import QuickGELU
-from timm.layers.norm import LayerNorm
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
 
+open_clip = pytest.importorskip("open_clip")
+pytest.importorskip("timm")
+from timm.layers import QuickGELU  # noqa: E402
+from timm.layers.norm import LayerNorm  # noqa: E402
+from timm.models import register_model  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+
+FILE = "open_clip_model.safetensors"
 SIDE, PATCH, WIDTH, DEPTH, HEADS, EMBED = 32, 8, 32, 3, 2, 16
 NAME, QUICK_NAME = "clip/vit_test_patch8_clip_32", "clip/vit_test_patch8_clip_quickgelu_32"
 
@@ -52,5 +56,5 @@ def tiny_clip(folder: Path, quick: bool = False, **vision: Any) -> Any:
         model = open_clip.CLIP(**config).eval()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    save_file(model.state_dict(), folder / FILE)
     return model

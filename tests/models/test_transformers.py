@@ -18,12 +18,7 @@ from sign_zs3.functional.geometry import Axis
 from sign_zs3.models import Encoder, build_backbone
 from sign_zs3.models.backbones.places import measure_places
 from sign_zs3.tasks.options import TaskOptions
-
-pytest.importorskip("open_clip")
-pytest.importorskip("timm")
-from tests.clip import EMBED, HEADS, NAME, PATCH, QUICK_NAME, SIDE, tiny_clip
-
-FILE = "open_clip_model.safetensors"
+from tests.clip import EMBED, FILE, HEADS, NAME, PATCH, QUICK_NAME, SIDE, tiny_clip
 
 
 @pytest.fixture(scope="module")

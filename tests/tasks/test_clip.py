@@ -18,13 +18,8 @@ from sign_zs3.embeddings import ClassTable
 from sign_zs3.models.classifier import Classifier
 from sign_zs3.tasks import CaGNetModule
 from sign_zs3.tasks.updates import segmenter_optimizer
+from tests.clip import EMBED, FILE, NAME, PATCH, tiny_clip
 from tests.conftest import TINY, quiet_trainer, tiny_data
-
-pytest.importorskip("open_clip")
-pytest.importorskip("timm")
-from tests.clip import EMBED, NAME, PATCH, tiny_clip
-
-FILE = "open_clip_model.safetensors"
 
 
 @pytest.fixture(scope="module")
