@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
@@ -81,8 +82,9 @@ class ScheduleProgressBar(ProgressBar):
         self._bar.update(schedule.iteration - self._bar.n)
         if done % SHOWN_EVERY == 0:
             self._bar.set_description(f"{phase.name} {done}/{phase.iterations}", refresh=False)
-            losses = pl_module.training_run.losses.items()
-            shown = [f"{name.removeprefix('loss_')} {float(x):.3g}" for name, x in losses]
+            losses = pl_module.training_run.losses
+            values = torch.stack(list(losses.values())).tolist() if losses else []  # the host waits once
+            shown = [f"{name.removeprefix('loss_')} {x:.3g}" for name, x in zip(losses, values, strict=True)]
             self._bar.set_postfix_str(_fitting(shown, self._columns() - REST), refresh=False)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:

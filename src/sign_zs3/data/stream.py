@@ -8,13 +8,14 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from sign_zs3.data.datasets.base import Sample, Samples
@@ -197,6 +198,26 @@ class ShardSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.shard)
+
+
+class OnHost:
+    """What the host keeps of a batch that goes to a device, so that it need not wait for the device to know it.
+
+    No tuple and no dataclass: Lightning would send what is in one to the device, too.
+
+    Attributes:
+        mask: (N, H, W), integers, as in the batch.
+        ignored: Pixels without a known class, padding left out.
+        hidden: Pixels of unseen classes.
+        any_labelled: Whether any pixel has a label.
+    """
+
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        self.mask: Tensor = batch["mask"].cpu()
+        labelled = self.mask != IGNORE_INDEX
+        self.ignored = int((~labelled & batch["valid"].cpu()).sum())
+        self.hidden = int(batch["hidden"].sum())
+        self.any_labelled = bool(labelled.any())
 
 
 class UnscoredSamples(Dataset[Sample]):

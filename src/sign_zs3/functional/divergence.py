@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sign_zs3.functional.cross_entropy import at_least_float32
+from sign_zs3.functional.devices import to_device
 from sign_zs3.protocol import IGNORE_INDEX
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
@@ -86,7 +87,7 @@ def class_mmd(
     fake: Tensor,
     labels_real: Tensor,
     labels_fake: Tensor | None = None,
-    bandwidths: Sequence[float] = BANDWIDTHS,
+    bandwidths: Sequence[float] | Tensor = BANDWIDTHS,
     sqrt: bool = True,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
@@ -99,9 +100,9 @@ def class_mmd(
     Args:
         real: (n, D) features of one image.
         fake: (m, D) synthetic features.
-        labels_real: (n,) classes, integers.
+        labels_real: (n,) classes, integers. The host sorts them: on the CPU they cost no wait for the features' device.
         labels_fake: (m,) classes; None: those of `labels_real` (then n = m).
-        bandwidths: See `mmd`.
+        bandwidths: See `mmd`; or (B,), those of `median_bandwidths`.
         sqrt: See `mmd`.
         ignore_index: Features with this label are left out.
 
@@ -121,7 +122,9 @@ def class_mmd(
         if labels.shape != features.shape[:1]:
             shapes = f"expected shape {tuple(features.shape[:1])}, got {tuple(labels.shape)}"
             raise ValueError(f"labels_{name} must have one label per feature: {shapes}")
-    real_by_class, fake_by_class = _split_by_class(real, labels_real), _split_by_class(fake, labels_fake)
+    order = _sorted(labels_real)
+    real_by_class = _split_by_class(real, *order)
+    fake_by_class = _split_by_class(fake, *(order if labels_fake is labels_real else _sorted(labels_fake)))
     shared = [c for c in real_by_class if c in fake_by_class and c != ignore_index]
     if not shared:
         return at_least_float32(real)[:0].sum() + at_least_float32(fake)[:0].sum()
@@ -133,7 +136,7 @@ def class_mmd(
     return (_root(squared, bandwidths) if sqrt else squared).mean()
 
 
-def median_bandwidths(real: Tensor, fake: Tensor, most: int = 1_000) -> list[float]:
+def median_bandwidths(real: Tensor, fake: Tensor, most: int = 1_000) -> Tensor:
     """Return variances b of Gaussian kernels that suit the scale of features: 1/4 to 4 times the median of |x-y|^2.
 
     Unit vectors, whose squared distances are at most 4, look all alike to the kernels of `BANDWIDTHS`.
@@ -143,35 +146,45 @@ def median_bandwidths(real: Tensor, fake: Tensor, most: int = 1_000) -> list[flo
         fake: (m, D) features; the distances are those among both together.
         most: How many features of either are read, at even steps.
 
+    Returns:
+        (5,) float32 (float64 stays); of a median of 1 where no two features differ.
+
     >>> median_bandwidths(torch.zeros(1, 1), torch.tensor([[2.0]]))
-    [1.0, 2.0, 4.0, 8.0, 16.0]
+    tensor([ 1.,  2.,  4.,  8., 16.])
     """
     both = torch.cat([at_least_float32(x.detach())[:: max(1, -(-len(x) // most))] for x in (real, fake)])
     squared = torch.pdist(both).square()
-    median = float(squared[squared > 0].median()) if bool((squared > 0).any()) else 1.0
-    return [median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    median = squared.masked_fill(squared == 0, torch.nan).nanmedian().nan_to_num(1.0)
+    # powers of two: the host knows how many, and waits for none
+    return median * torch.arange(-2, 3, device=median.device).exp2()
 
 
-def _root(squared: Tensor, bandwidths: Sequence[float]) -> Tensor:
+def _root(squared: Tensor, bandwidths: Sequence[float] | Tensor) -> Tensor:
     # Below this it is rounding of four means as large as len(bandwidths); its root looks like a distance.
     positive = squared > 4 * torch.finfo(squared.dtype).eps * len(bandwidths)
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), squared * 0)
 
 
-def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float]) -> None:
+def _check_features(real: Tensor, fake: Tensor, bandwidths: Sequence[float] | Tensor) -> None:
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(f"expected real (n, D) and fake (m, D), got {tuple(real.shape)} and {tuple(fake.shape)}")
-    if not bandwidths or not all(b > 0 for b in bandwidths):
+    if not isinstance(bandwidths, Tensor) and (not bandwidths or not all(b > 0 for b in bandwidths)):
         raise ValueError(f"bandwidths must be positive and at least one, got {tuple(bandwidths)}")
 
 
-def _split_by_class(features: Tensor, labels: Tensor) -> dict[int, Tensor]:
+def _sorted(labels: Tensor) -> tuple[Tensor, list[int], list[int]]:
+    """Return, on the host, the order that sorts labels, the classes in it, and how many labels each has."""
+    labels = labels.cpu()
     order = torch.argsort(labels, stable=True)  # whatever the device, the same sums
     classes, counts = torch.unique_consecutive(labels[order], return_counts=True)
-    return dict(zip(classes.tolist(), torch.split(features[order], counts.tolist()), strict=True))
+    return order, classes.tolist(), counts.tolist()
 
 
-def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float]) -> Tensor:
+def _split_by_class(features: Tensor, order: Tensor, classes: list[int], counts: list[int]) -> dict[int, Tensor]:
+    return dict(zip(classes, torch.split(features[to_device(order, features.device)], counts), strict=True))
+
+
+def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Sequence[float] | Tensor) -> Tensor:
     """Squared `mmd` of each of B classes, (B,), in one pass: all are padded to the largest.
 
     With weights w = 1/n on real and -1/m on synthetic features z, 0 on padding, it is the sum of w_i w_j k(z_i, z_j).
@@ -180,8 +193,10 @@ def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seq
     sizes = [(len(r), len(f)) for r, f in zip(real, fake, strict=True)]
     count, length = len(sizes), max(n + m for n, m in sizes)
     # where each row goes: scattered at once, since autograd copies all that is padded for each piece put into it
-    places = torch.cat([torch.arange(n + m) + length * b for b, (n, m) in enumerate(sizes)]).to(rows.device)
-    shares = rows.new_tensor([share for n, m in sizes for share in [1 / n] * n + [-1 / m] * m])
+    places = torch.cat([torch.arange(n + m) + length * b for b, (n, m) in enumerate(sizes)])
+    counts = torch.tensor(sizes).flatten()
+    shares = torch.tensor([1, -1] * count).double().div(counts).repeat_interleave(counts).to(rows.dtype)
+    places, shares = to_device(places, rows.device), to_device(shares, rows.device)
     z = rows.new_zeros(count * length, rows.shape[1]).index_copy(0, places, rows).view(count, length, -1)  # (B, L, D)
     w = rows.new_zeros(count * length).index_copy(0, places, shares).view(count, length)  # (B, L)
     with torch.autocast(z.device.type, enabled=False):
@@ -195,14 +210,17 @@ class _WeightedKernel(torch.autograd.Function):
     """Sum of w_i w_j k(z_i, z_j) of B sets z (B, L, D), weights w (B, L); autograd takes 1.8 to 2.4 times as long."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, w: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    def forward(ctx: Any, z: Tensor, w: Tensor, bandwidths: Sequence[float] | Tensor) -> Tensor:
         squares = z.square().sum(dim=2)
         distances = torch.baddbmm(squares[:, :, None] + squares[:, None, :], z, z.mT, alpha=-2).clamp_(min=0)
         kernels, slope = torch.zeros_like(distances), torch.zeros_like(distances)
         for bandwidth in bandwidths:
             kernel = distances.mul(-1 / (2 * bandwidth)).exp_()
             kernels.add_(kernel)
-            slope.add_(kernel, alpha=1 / (2 * bandwidth))
+            if isinstance(bandwidth, Tensor):  # of the device
+                slope.addcdiv_(kernel, 2 * bandwidth)
+            else:
+                slope.add_(kernel, alpha=1 / (2 * bandwidth))
         ctx.save_for_backward(z, w, slope)
         return (w * (kernels @ w.unsqueeze(2)).squeeze(2)).sum(dim=1)
 

@@ -176,6 +176,6 @@ def shrink_labels(labels: Tensor, size: tuple[int, int], cells: Cells | None = N
         return F.interpolate(labels.unsqueeze(1).float(), size, mode="nearest").squeeze(1).long()
     for dim, (axis, count) in enumerate(zip(cells, size, strict=True), start=1):
         at, last = (axis.looks_at(count, labels.device) + 0.5).floor().long(), labels.shape[dim] - 1
-        labels = labels.long().index_select(dim, at.clamp(0, last))
+        labels = labels.index_select(dim, at.clamp(0, last)).long()
         labels = labels.movedim(dim, -1).where((at >= 0) & (at <= last), IGNORE_INDEX).movedim(-1, dim)
     return labels

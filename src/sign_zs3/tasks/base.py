@@ -217,6 +217,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
+        if self._is_fitting and "training_run" in vars(self):
+            self.updates.settle()
         checkpoint[CHECKPOINT_KEY] = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

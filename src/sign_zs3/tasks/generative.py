@@ -199,7 +199,7 @@ class GenerativeTask(ZeroShotTask):
         if "generator" not in self.progress.plan[kind]:
             return {}
         cells = self.segmenter.encoder.cells(map_size(batch["mask"]))
-        pixels = steps.labelled_features(spatial, batch["mask"], cells, self.class_vectors)
+        pixels = steps.labelled_features(spatial, batch["host"].mask, cells, self.class_vectors)
         if not len(pixels.labels):
             without_loss = self.updates.step_if_due if self.trainer.world_size == 1 else self.updates.apply_zero
             for name in self._generative:

@@ -196,9 +196,9 @@ class Counts:
     nonfinite: int = 0
     tallies: dict[str, int] = field(default_factory=dict)
 
-    def tally(self, name: str, count: Tensor) -> None:
+    def tally(self, name: str, count: int) -> None:
         """Add to a count of pixels."""
-        self.tallies[name] = self.tallies.get(name, 0) + int(count)
+        self.tallies[name] = self.tallies.get(name, 0) + count
 
 
 @dataclass

@@ -15,6 +15,7 @@ from sign_zs3.functional.cross_entropy import (
     weighted_cross_entropy,
     weighted_mean,
 )
+from sign_zs3.functional.devices import to_device
 from sign_zs3.functional.divergence import class_mmd, gaussian_kl, median_bandwidths
 from sign_zs3.functional.geometry import Cells, map_size, resize_scores, shrink_labels
 from sign_zs3.functional.self_training import annealed_weights, confident_fraction, probability_weights, within_top
@@ -26,7 +27,8 @@ from sign_zs3.protocol import IGNORE_INDEX
 
 Batch = dict[str, Any]
 """``image`` (N, 3, H, W) in [0, 255] or a cache's ``maps``; ``mask`` (N, H, W) int64, 255 where no class is known;
-``valid`` (N, H, W) bool, no padding; ``hidden`` (N,), pixels of unseen classes; ``id``; ``size`` (N, 2), to predict."""
+``valid`` (N, H, W) bool, no padding; ``hidden`` (N,), pixels of unseen classes; ``id``; ``size`` (N, 2), to predict;
+``host``, in training, what the host keeps of these, an `OnHost`."""
 
 
 class Losses(NamedTuple):
@@ -64,7 +66,7 @@ class LabelledFeatures(NamedTuple):
         real: F, detached.
         latent: z, detached.
         vectors: Class vector of each pixel.
-        labels: (P,) int64.
+        labels: (P,) int64, on the CPU.
         per_image: Number of pixels of each image.
     """
 
@@ -149,13 +151,17 @@ def _with_kl(loss: Tensor, terms: dict[str, Tensor], spatial: SpatialFeatures, a
 
 
 def labelled_features(spatial: SpatialFeatures, mask: Tensor, cells: Cells, class_vectors: Tensor) -> LabelledFeatures:
-    """Gather the features of all cells that look at a label, P = 0 or more; no gradient flows back into them."""
-    labels = shrink_labels(mask, map_size(spatial.features), cells)
+    """Gather the features of all cells that look at a label, P = 0 or more; no gradient flows back into them.
+
+    The host finds the cells: of a mask (N, H, W) on the CPU without a wait for the features' device.
+    """
+    labels, device = shrink_labels(mask.cpu(), map_size(spatial.features), cells), spatial.features.device
     labelled = labels != IGNORE_INDEX  # (N, h, w)
     pixels = labels[labelled]  # (P,)
-    real, latent = (as_map(x.detach().permute(0, 2, 3, 1)[labelled]) for x in (spatial.features, spatial.latent))
-    per_image = labelled.flatten(1).sum(1).tolist()
-    return LabelledFeatures(real, latent, as_map(class_vectors[pixels]), pixels, per_image)
+    at = tuple(to_device(index, device) for index in labelled.nonzero(as_tuple=True))
+    real, latent = (as_map(x.detach().permute(0, 2, 3, 1)[at]) for x in (spatial.features, spatial.latent))
+    vectors = as_map(class_vectors[to_device(pixels, device)])
+    return LabelledFeatures(real, latent, vectors, pixels, labelled.flatten(1).sum(1).tolist())
 
 
 def discriminator_losses(

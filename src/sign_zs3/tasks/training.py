@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
-from sign_zs3.protocol import IGNORE_INDEX
+from sign_zs3.data.stream import OnHost
+from sign_zs3.functional.devices import to_device
 from sign_zs3.tasks.schedule import Progress, counted_randomness
 from sign_zs3.tasks.steps import Batch
 from sign_zs3.tasks.updates import Updates
@@ -60,8 +62,11 @@ class Training:
         out, since it has no labelled pixel.
         """
         module, schedule, counts = self.module, self.progress.schedule, self.progress.counts
-        kind = self._begin()
-        if kind != "self_training" and not self._any_labelled(batch):
+        if "host" not in batch:  # of a data module of the user's own
+            batch["host"] = OnHost(batch)
+        host: OnHost = batch["host"]
+        kind, numbers = self._begin()
+        if kind != "self_training" and not self._any_labelled(host):
             counts.skipped += 1
             self.updates.step_if_due(*self.updates.optimizers)
             log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
@@ -70,12 +75,15 @@ class Training:
             with counted_randomness(module.device, module.hparams["seed"], schedule.batches, module.global_rank):
                 yield kind
         if kind == "self_training":
-            counts.tally("ignored_pixels", ((batch["mask"] == IGNORE_INDEX) & batch["valid"]).sum())
-            counts.tally("unseen_pixels", batch["hidden"].sum())
-        module.log("train/skipped", float(counts.skipped), batch_size=1)
+            counts.tally("ignored_pixels", host.ignored)
+            counts.tally("unseen_pixels", host.hidden)
+        self.updates.end_batch(last=schedule.batches + 1 == schedule.total_batches)
+        numbers |= {"train/skipped": counts.skipped, "train/hidden_pixels": host.hidden}
         if self.updates.max_nonfinite:
-            module.log("train/nonfinite", float(counts.nonfinite), batch_size=1)
-        module.log("train/hidden_pixels", batch["hidden"].sum().float(), batch_size=1)
+            numbers["train/nonfinite"] = counts.nonfinite
+        # at once: Lightning would have the host wait for each number to be on the device
+        values = to_device(torch.tensor(list(numbers.values()), dtype=torch.float32), module.device)
+        module.log_dict(dict(zip(numbers, values, strict=True)), batch_size=1)
         self.updates.average_statistics()
         schedule.batches += 1
         module.trainer.should_stop |= schedule.done
@@ -85,21 +93,22 @@ class Training:
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         self.module.log_dict({f"train/{name}": x for name, x in self.losses.items()}, batch_size=len(batch["id"]))
 
-    def _begin(self) -> str:
+    def _begin(self) -> tuple[str, dict[str, float]]:
+        """Prepare for a batch; return the kind of its phase, and rates to log."""
         schedule, phase = self.progress.schedule, self.progress.schedule.phase
         if schedule.at_phase_start:
             self.enter_phase(phase.kind)
         trained = self.progress.plan[phase.kind]
         rates = self.updates.begin_batch(trained, self.rates(phase.kind))
-        self.module.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=1)
         if self._announced != phase.name:
             self._announced = phase.name
             log.info("phase %s: %d iterations, training %s", phase.name, phase.iterations, ", ".join(sorted(trained)))
-        return phase.kind
+        return phase.kind, {f"lr/{name}": rate for name, rate in rates.items()}
 
-    def _any_labelled(self, batch: Batch) -> bool:
-        labelled, trainer = (batch["mask"] != IGNORE_INDEX).any(), self.module.trainer
-        if trainer.world_size > 1:
-            # All ranks must take the same path, or the gradient exchange would wait for ever.
-            labelled = trainer.strategy.reduce(labelled.float(), reduce_op="sum") > 0
+    def _any_labelled(self, host: OnHost) -> bool:
+        if self.module.trainer.world_size == 1:
+            return host.any_labelled
+        # All ranks must take the same path, or the gradient exchange would wait for ever.
+        labelled = to_device(torch.tensor(float(host.any_labelled)), self.module.device)
+        torch.distributed.all_reduce(labelled)
         return bool(labelled)

@@ -2,9 +2,10 @@
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -26,10 +27,27 @@ POLY_POWER = 0.9
 """Of SGD (the decay of D's Adam, too) and its poly schedule, as in DeepLab-v2 and all methods built on it."""
 
 
+class Step(NamedTuple):
+    """A step, and the numbers that say whether it was taken.
+
+    Attributes:
+        where: Phase, iteration and optimiser.
+        losses: Names of the terms and the total of its batches.
+        gradients: Of its parameters.
+        numbers: (1 + losses + gradients,) float32, on the device: the gradient's norm, each loss, each one's norm.
+    """
+
+    where: str
+    losses: list[str]
+    gradients: list[nn.Parameter]
+    numbers: Tensor
+
+
 class Updates:
     """The optimisers of a run in training: each takes losses, and steps where a batch completes an iteration.
 
-    A step whose loss or gradient is NaN or infinite is left out, on all ranks alike.
+    A step whose loss or gradient is NaN or infinite is left out, on all ranks alike. On a GPU the device decides that
+    by itself, and the host learns of it one batch late: were it to wait, the device would idle until it caught up.
 
     Args:
         module: The task: its backward pass, names of parameters, and the options `clip_norm` and `max_nonfinite`.
@@ -48,8 +66,18 @@ class Updates:
         self.parts = parts
         self.clip_norm: float = module.hparams["clip_norm"]
         self.max_nonfinite: int = module.hparams["max_nonfinite"]
-        self._bad_losses: dict[str, str] = {}
+        self.late = is_late(module.device)
+        self._losses: dict[str, list[tuple[str, Tensor]]] = {}
+        self._steps: list[Step] = []
+        self._unread: deque[tuple[list[Step], Tensor, torch.Event]] = deque()
         self._statistics_before: list[Tensor] = []
+        for optimizer in optimizers.values():
+            # the flag is stored, and a checkpoint may come from another device
+            for group in optimizer.param_groups:
+                group["fused"] = True if self.late else None
+            for state in optimizer.state.values():
+                if "step" in state:
+                    state["step"] = state["step"].to(module.device if self.late else "cpu")
 
     # -- around a batch -------------------------------------------------------------------------------------
 
@@ -75,11 +103,12 @@ class Updates:
 
     def average_statistics(self) -> None:
         """Give all ranks the mean of their batch-norm statistics; otherwise each would evaluate another model."""
-        trainer = self.module.trainer
-        if trainer.world_size == 1:
+        if (count := self.module.trainer.world_size) == 1:
             return
         if statistics := self._statistics():
-            flat = trainer.strategy.reduce(torch.cat([s.flatten() for s in statistics]), reduce_op="mean")
+            flat = torch.cat([s.flatten() for s in statistics])
+            torch.distributed.all_reduce(flat)  # Lightning's has the host wait for all ranks first
+            flat /= count
             for statistic, mean in zip(statistics, torch.split(flat, [s.numel() for s in statistics]), strict=True):
                 statistic.copy_(mean.view_as(statistic))
 
@@ -95,14 +124,14 @@ class Updates:
         A `UserError` where more than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         loss = losses.total
-        if not bool(torch.isfinite(loss)):
-            bad = [f"{term} = {float(x.detach()):g}" for term, x in losses.terms.items() if not bool(x.isfinite())]
-            self._bad_losses[name] = ", ".join(bad) or f"the loss of the {name} is {float(loss.detach()):g}"
-            # In the gradient it reaches the other ranks, which then decide as this one does.
-            loss = loss * math.nan
-        self.module.manual_backward(loss / self.schedule.accumulate)
-        if name in self._bad_losses:
-            self._restore_statistics()
+        terms = {**losses.terms, f"the loss of the {name}": loss}
+        self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms.items())
+        finite = loss.detach().isfinite()
+        # In the gradient what is not finite reaches the other ranks, which then decide as this one does.
+        self.module.manual_backward(loss * torch.where(finite, 1.0, math.nan) / self.schedule.accumulate)
+        if self._statistics_before and (self.late or not bool(finite)):
+            for statistic, before in zip(self._statistics(), self._statistics_before, strict=False):
+                statistic.copy_(torch.where(finite, statistic, before))
         self.step_if_due(name)
 
     def step_if_due(self, *names: str) -> None:
@@ -118,34 +147,76 @@ class Updates:
             self.apply(name, Losses(torch.stack(zeros).sum(), {}))
 
     def _step(self, name: str) -> None:
-        optimizer = self.optimizers[name]
+        optimizer, losses = self.optimizers[name], self._losses.pop(name, [])
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        bad_loss = self._bad_losses.pop(name, None)
         if not parameters:
             return
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if bool(torch.isfinite(norm)):
-            if self.clip_norm:
-                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        if self.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        numbers = torch.stack([norm, *(x.to(norm) for _, x in losses), *norms])
+        where = f"phase {self.schedule.phase.name}, iteration {self.schedule.locate()[1]}, {name}"
+        step = Step(where, [term for term, _ in losses], parameters, numbers)
+        if self.late:
+            self._step_if_finite(optimizer, parameters, norm)
+            self._steps.append(step)
+        elif bool(norm.isfinite()):
             optimizer.step()
         else:
-            self._leave_out(name, bad_loss or self._bad_gradient(parameters))
+            self._read(step, numbers.tolist())
         optimizer.zero_grad(set_to_none=True)
+
+    def _step_if_finite(
+        self, optimizer: LightningOptimizer, parameters: Sequence[nn.Parameter], norm: Tensor
+    ) -> None:
+        """Step where the device finds the norm of the gradient finite, by what fused optimisers have for it."""
+        inner = optimizer.optimizer
+        if isinstance(inner, torch.optim.SGD):
+            for parameter in parameters:
+                # a first step that is left out would leave it without numbers
+                inner.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        inner.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
+        optimizer.step()
 
     # -- what is not finite ---------------------------------------------------------------------------------
 
-    def _bad_gradient(self, parameters: Sequence[nn.Parameter]) -> str:
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        bad = [names[id(p)] for p in parameters if p.grad is not None and not bool(p.grad.isfinite().all())]
-        if not bad:
-            return "the norm of the gradient is not finite"
-        others = f" and of {len(bad) - 1} others" if len(bad) > 1 else ""
-        return f"the gradient of {bad[0]}{others} is not finite"
+    def end_batch(self, last: bool) -> None:
+        """Have the numbers of a batch's steps sent to the host, and read those of the batch before; of the last, both.
 
-    def _leave_out(self, name: str, what: str) -> None:
-        """Count a step that is left out, or end the run where there are too many."""
-        phase, (_, done), most = self.schedule.phase, self.schedule.locate(), self.max_nonfinite
-        where = f"phase {phase.name}, iteration {done}, {name}: {what}"
+        A `UserError` as of `apply`.
+        """
+        if self._steps:
+            numbers = torch.cat([step.numbers for step in self._steps])
+            arrival = torch.get_device_module(numbers.device).Event()
+            self._unread.append((self._steps, numbers.to("cpu", non_blocking=True), arrival))
+            arrival.record()
+            self._steps = []
+        self.settle(keep=0 if last else 1)
+
+    def settle(self, keep: int = 0) -> None:
+        """Read what was sent to the host, but for the latest batches; a `UserError` as of `apply`."""
+        while len(self._unread) > keep:
+            steps, numbers, arrival = self._unread.popleft()
+            arrival.synchronize()
+            for step, own in zip(steps, torch.split(numbers, [len(step.numbers) for step in steps]), strict=True):
+                self._read(step, own.tolist())
+
+    def _read(self, step: Step, numbers: Sequence[float]) -> None:
+        """Count a step that was left out, or end the run where there are too many; `numbers` are the step's."""
+        norm, losses, norms = numbers[0], numbers[1 : len(step.losses) + 1], numbers[len(step.losses) + 1 :]
+        if math.isfinite(norm):
+            return
+        what = [f"{term} = {x:g}" for term, x in zip(step.losses, losses, strict=True) if not math.isfinite(x)]
+        if not what:
+            names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+            bad = [names[id(p)] for p, x in zip(step.gradients, norms, strict=True) if not math.isfinite(x)]
+            others = f" and of {len(bad) - 1} others" if len(bad) > 1 else ""
+            what = [f"the gradient of {bad[0]}{others} is not finite" if bad else "the norm of the gradient is infinite"]
+        self._leave_out(f"{step.where}: {', '.join(what)}")
+
+    def _leave_out(self, where: str) -> None:
+        most = self.max_nonfinite
         self.counts.nonfinite += 1
         if self.counts.nonfinite > most:
             before = f" ({most} such steps were left out before)" if most else ""
@@ -161,11 +232,13 @@ class Updates:
         norms = [m for part in self.parts.values() for m in part.modules() if isinstance(m, _BatchNorm) and m.training]
         return [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
 
-    def _restore_statistics(self) -> None:
-        """Put back the batch-norm statistics that a forward pass has spoilt."""
-        for statistic, before in zip(self._statistics(), self._statistics_before, strict=False):
-            if not bool(statistic.isfinite().all()):
-                statistic.copy_(before)
+
+def is_late(device: torch.device) -> bool:
+    """Return whether the host runs ahead of a device and learns late what was computed.
+
+    The CPU is the host; Apple's GPU has no copies that the host could wait for.
+    """
+    return device.type not in ("cpu", "mps")
 
 
 def segmenter_optimizer(segmenter: Segmenter, hparams: Mapping[str, Any]) -> torch.optim.SGD:

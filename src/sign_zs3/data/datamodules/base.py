@@ -25,6 +25,7 @@ from sign_zs3.data.shares import in_shares
 from sign_zs3.data.stream import (
     Loader,
     LoaderPlan,
+    OnHost,
     ShardSampler,
     Stream,
     StreamLoader,
@@ -281,6 +282,11 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         return StreamLoader(
             stream, self.batch_size, rank, world_size, self.num_workers, plan.batches, position=plan.position
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Keep what the host will ask of a training batch, before the batch is on the device."""
+        trains = self.trainer is not None and self.trainer.training
+        return {**batch, "host": OnHost(batch)} if trains else batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Widen masks to int64 on the device: training masks travel there as uint8."""
