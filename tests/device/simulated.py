@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -66,16 +67,16 @@ class SimulatedTensor(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _dispatch(func, args, kwargs or {})
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.cpu().__reduce_ex__(protocol)
+        return self.cpu().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.held!r} on {NAME}"
 
 
@@ -94,7 +95,7 @@ class _Events:
 
 
 _events = _Events()
-_library = torch.library.Library("aten", "IMPL")
+_library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -108,14 +109,15 @@ def recorded() -> Iterator[list[Event]]:
 
 
 def _place() -> str:
-    frame, other = sys._getframe(1), ""
+    frame: FrameType | None = sys._getframe(1)
+    other = ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(SOURCE):
             return f"{path.relative_to(SOURCE).as_posix()} {frame.f_code.co_name}"
         if not other and path != Path(__file__) and "_ops" not in path.name and "_dispatch" not in path.name:
             other = f"{'/'.join(path.parts[-2:])} {frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return other
 
 
@@ -166,6 +168,8 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if any(not isinstance(i, SimulatedTensor) for i in indices):
             _events.add("to device", True, f"{name} by indices of the host", indices[0].numel())
     results = func(*held[0], **held[1])
+    if device is not None and not _is_here(device):  # such as zeros_like for another device
+        return results
     return _as_arguments(func, args, kwargs, held, results)
 
 
@@ -184,7 +188,7 @@ def _as_arguments(func: Any, args: Any, kwargs: dict[str, Any], held: Any, resul
     return tree_map(wrapped, results)
 
 
-class _Factories(TorchDispatchMode):
+class _Factories(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Make tensors on the simulated device, which no tensor among the arguments asks for."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -195,7 +199,7 @@ def _add_kernel(name: str, overload: str) -> None:
     """Let PyTorch's own code, such as that of `torch.tensor`, use an operation past tensors' classes and modes."""
     func = getattr(getattr(torch.ops.aten, name), overload)
     full = f"{name}.{overload}" if overload != "default" else name
-    _library.impl(full, lambda *args, **kwargs: _dispatch(func, args, kwargs), "PrivateUse1")
+    _library.impl(full, lambda *args, **kwargs: _dispatch(func, args, kwargs), "PrivateUse1")  # type: ignore[no-untyped-call]
 
 
 class _Event:
@@ -267,5 +271,5 @@ def registered() -> Iterator[None]:
     _setup_privateuseone_for_python_backend(NAME, _Module())
     for name, overload in (("empty", "memory_format"), ("empty_strided", "default"), ("_copy_from", "default")):
         _add_kernel(name, overload)
-    with _Factories():
+    with _Factories():  # type: ignore[no-untyped-call]
         yield

@@ -243,10 +243,6 @@ def test_a_test_minds_none_of_them(tmp_path: Path) -> None:
         ({"limit_val_batches": 0.4}, "trainer.limit_val_batches: found 0.4 of 2 batches, which is none: raise it"),
         ({"strategy": "fsdp"}, "strategy: found fsdp, which cuts weights in parts"),
         ({"strategy": "deepspeed_stage_2"}, "strategy: found deepspeed_stage_2, which cuts weights in parts"),
-        (
-            {"strategy": "ddp_find_unused_parameters_false"},
-            "strategy: found ddp_find_unused_parameters_false, while each phase leaves other parameters alone",
-        ),
         ({"max_time": "00:00:00:00"}, "trainer.max_time: found no time at all, expected DD:HH:MM:SS above 0"),
         ({"log_every_n_steps": -1}, "trainer.log_every_n_steps: found -1, expected at least 0"),
         ({"num_sanity_val_steps": -5}, "trainer.num_sanity_val_steps: found -5, expected at least -1"),

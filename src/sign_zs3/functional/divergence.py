@@ -51,7 +51,7 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, mask: Tensor | None = None) -> Tenso
     return (torch.expm1(logvar) - logvar + mu.square()).sum() / 2 / count
 
 
-def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sqrt: bool = True) -> Tensor:
+def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] | Tensor = BANDWIDTHS, sqrt: bool = True) -> Tensor:
     """Return the maximum mean discrepancy between two sets of features, the biased estimate with means.
 
     mean k(real, real) + mean k(fake, fake) - 2 mean k(real, fake), where the kernel k is the sum over b of
@@ -62,7 +62,7 @@ def mmd(real: Tensor, fake: Tensor, bandwidths: Sequence[float] = BANDWIDTHS, sq
     Args:
         real: (n, D) features.
         fake: (m, D) features.
-        bandwidths: Variances b of the Gaussian kernels that are summed.
+        bandwidths: Variances b of the Gaussian kernels that are summed; a tensor is on the features' device.
         sqrt: Return the root, MMD, instead of its square.
 
     Returns:
@@ -102,7 +102,7 @@ def class_mmd(
         fake: (m, D) synthetic features.
         labels_real: (n,) classes, integers. The host sorts them: on the CPU they cost no wait for the features' device.
         labels_fake: (m,) classes; None: those of `labels_real` (then n = m).
-        bandwidths: See `mmd`; or (B,), those of `median_bandwidths`.
+        bandwidths: See `mmd`.
         sqrt: See `mmd`.
         ignore_index: Features with this label are left out.
 

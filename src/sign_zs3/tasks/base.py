@@ -48,7 +48,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         segmenter: E, the spatial module and C; there once the model is built.
         teacher: A copy of the segmenter that gives pseudo-labels; None before self-training.
         progress: Schedule, counts and origins: what checkpoints tell beside weights.
-        training_run: Freezing, rates, updates and counting; there once a run trains.
+        training_run: Freezing, rates, updates and counting; there once a run trains, as are its `updates`.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
         confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
     """
@@ -63,6 +63,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     metric: GZSLMeanIoU
     class_vectors: Tensor
     training_run: Training
+    updates: Updates
 
     def __init__(self, protocol: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__()
@@ -217,7 +218,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
-        if self._is_fitting and "training_run" in vars(self):
+        if self._is_fitting and "updates" in vars(self):
             self.updates.settle()
         checkpoint[CHECKPOINT_KEY] = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
 
@@ -236,7 +237,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         state: dict[str, Tensor] = checkpoint["state_dict"]
         if not self.is_built:
             building.check_fits(checkpoint, building.expected_state(self, state))
-            self.class_vectors = torch.zeros_like(state["class_vectors"])
+            self.class_vectors = torch.zeros_like(state["class_vectors"], device="cpu")
             self.configure_model()
         if (found := state["class_vectors"].shape[1]) != (mine := self.class_vectors.shape[1]):
             raise UserError(f"vectors: the checkpoint's have {found} numbers, those given {mine}: give its own file")
@@ -271,7 +272,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run: Lightning's optimisers cannot be pickled."""
-        return {name: value for name, value in super().__getstate__().items() if name != "training_run"}
+        of_a_run = ("training_run", "updates")
+        return {name: value for name, value in super().__getstate__().items() if name not in of_a_run}
 
     # -- training ---------------------------------------------------------------------------------------------
 
@@ -302,11 +304,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Connect the optimisers, and put back a partly accumulated gradient."""
         parts, names = self.parts(), self._optimizer_names
         self.training_run = Training(self, self.progress, parts, names, self.rates, self.enter_phase)
-
-    @property
-    def updates(self) -> Updates:
-        """How losses move weights; there once a run trains."""
-        return self.training_run.updates
+        self.updates = self.training_run.updates
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Train on a batch as its phase says."""

@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.overrides.distributed import _sync_module_states
 from pytorch_lightning.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -65,8 +67,6 @@ def check_strategy(strategy: object) -> None:
     sharding = isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))
     if sharding or (name is strategy and name.startswith(("fsdp", "deepspeed"))):
         why = "which cuts weights in parts, while steps and checkpoints here need whole ones"
-    elif name.endswith("find_unused_parameters_false"):
-        why = "while each phase leaves other parameters alone"
     elif not isinstance(strategy, Strategy):
         return
     elif isinstance(launcher := strategy.launcher, _MultiProcessingLauncher):
@@ -125,8 +125,10 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
                 "sync_batchnorm: found true on the CPU, where torch has none: leave it out; running statistics are "
                 "averaged over the processes either way"
             )
-        # Each phase leaves other parameters without gradients, which DDP must be told.
-        strategy._ddp_kwargs["find_unused_parameters"] = True
+        if strategy._ddp_comm_hook is not None:
+            raise UserError("strategy: found a ddp_comm_hook, but gradients are averaged per optimiser: leave it out")
+        # instead of a DistributedDataParallel, see `GradientExchange`: rank 0's weights, as where nothing is trained
+        strategy.configure_ddp = partial(_sync_module_states, trainer.lightning_module)  # type: ignore[method-assign]
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sign_zs3.errors import UserError
 from sign_zs3.models.encoder import Encoder
 from sign_zs3.models.segmenter import Segmenter
+from sign_zs3.tasks.exchange import GradientExchange
 from sign_zs3.tasks.schedule import Progress
 from sign_zs3.tasks.steps import Losses
 
@@ -25,6 +26,8 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 POLY_POWER = 0.9
 """Of SGD (the decay of D's Adam, too) and its poly schedule, as in DeepLab-v2 and all methods built on it."""
+
+_TOTAL = "the loss of the "
 
 
 class Step(NamedTuple):
@@ -67,13 +70,17 @@ class Updates:
         self.clip_norm: float = module.hparams["clip_norm"]
         self.max_nonfinite: int = module.hparams["max_nonfinite"]
         self.late = is_late(module.device)
+        self._exchanges: dict[str, AbstractContextManager[None]] = {}
         self._losses: dict[str, list[tuple[str, Tensor]]] = {}
         self._steps: list[Step] = []
         self._unread: deque[tuple[list[Step], Tensor, torch.Event]] = deque()
         self._statistics_before: list[Tensor] = []
-        for optimizer in optimizers.values():
-            # the flag is stored, and a checkpoint may come from another device
+        for name, optimizer in optimizers.items():
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            count = module.trainer.world_size
+            self._exchanges[name] = nullcontext() if count == 1 else GradientExchange(parameters, count)
             for group in optimizer.param_groups:
+                # the flag is stored, and a checkpoint may come from another device
                 group["fused"] = True if self.late else None
             for state in optimizer.state.values():
                 if "step" in state:
@@ -124,11 +131,12 @@ class Updates:
         A `UserError` where more than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         loss = losses.total
-        terms = {**losses.terms, f"the loss of the {name}": loss}
+        terms = {**losses.terms, f"{_TOTAL}{name}": loss}
         self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms.items())
         finite = loss.detach().isfinite()
         # In the gradient what is not finite reaches the other ranks, which then decide as this one does.
-        self.module.manual_backward(loss * torch.where(finite, 1.0, math.nan) / self.schedule.accumulate)
+        with self._exchanges[name]:
+            self.module.manual_backward(loss * torch.where(finite, 1.0, math.nan) / self.schedule.accumulate)
         if self._statistics_before and (self.late or not bool(finite)):
             for statistic, before in zip(self._statistics(), self._statistics_before, strict=False):
                 statistic.copy_(torch.where(finite, statistic, before))
@@ -167,9 +175,7 @@ class Updates:
             self._read(step, numbers.tolist())
         optimizer.zero_grad(set_to_none=True)
 
-    def _step_if_finite(
-        self, optimizer: LightningOptimizer, parameters: Sequence[nn.Parameter], norm: Tensor
-    ) -> None:
+    def _step_if_finite(self, optimizer: LightningOptimizer, parameters: Sequence[nn.Parameter], norm: Tensor) -> None:
         """Step where the device finds the norm of the gradient finite, by what fused optimisers have for it."""
         inner = optimizer.optimizer
         if isinstance(inner, torch.optim.SGD):
@@ -208,15 +214,13 @@ class Updates:
         if math.isfinite(norm):
             return
         what = [f"{term} = {x:g}" for term, x in zip(step.losses, losses, strict=True) if not math.isfinite(x)]
+        what = [each for each in what if not each.startswith(_TOTAL)] or what
         if not what:
             names = {id(parameter): name for name, parameter in self.module.named_parameters()}
             bad = [names[id(p)] for p, x in zip(step.gradients, norms, strict=True) if not math.isfinite(x)]
             others = f" and of {len(bad) - 1} others" if len(bad) > 1 else ""
-            what = [f"the gradient of {bad[0]}{others} is not finite" if bad else "the norm of the gradient is infinite"]
-        self._leave_out(f"{step.where}: {', '.join(what)}")
-
-    def _leave_out(self, where: str) -> None:
-        most = self.max_nonfinite
+            what = [f"the {f'gradient of {bad[0]}{others}' if bad else 'norm of the gradient'} is not finite"]
+        where, most = f"{step.where}: {', '.join(what)}", self.max_nonfinite
         self.counts.nonfinite += 1
         if self.counts.nonfinite > most:
             before = f" ({most} such steps were left out before)" if most else ""
