@@ -1,4 +1,7 @@
-"""Between the host and the device that computes: how small tensors get there without anybody waiting."""
+"""Between the host and the device that computes: how small tensors get there, how exactly it multiplies matrices."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,3 +16,20 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     tensor([1, 2])
     """
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+@contextmanager
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """Multiply float32 matrices as `torch.set_float32_matmul_precision` says; None: as it is set.
+
+    Places and distances need ``highest``: TF32 keeps 10 bits, too few to tell the pixels of an image apart.
+    """
+    before = torch.get_float32_matmul_precision()
+    if precision in (None, before):
+        yield
+        return
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -165,7 +165,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._take(protocol)
         building.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
-            trainer.check_trainer(self.trainer, self.hparams["compile"])
+            trainer.check_trainer(self.trainer, bool(self.hparams["compile"]))
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
 
     def configure_model(self) -> None:
@@ -297,8 +297,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Refuse a schedule that the weights are not ready for; tell the loaders where the run begins."""
         run.check_ready(self.schedule, self.segmenter.known)
         self._tell_loaders()
-        if self.hparams["compile"]:
-            run.compile_networks(self.segmenter, self.teacher)
+        run.compile_networks(self.hparams["compile"], self.segmenter, self.teacher)
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
@@ -334,8 +333,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def enter_phase(self, kind: str) -> None:
         """Prepare for a phase that starts now: renew the teacher for self-training."""
         self.set_teacher(kind == "self_training")
-        if self.hparams["compile"]:
-            run.compile_networks(self.teacher)
+        run.compile_networks(self.hparams["compile"], self.teacher)
 
     def set_teacher(self, wanted: bool) -> None:
         """Copy the segmenter as it is, or forget the copy."""

@@ -70,11 +70,15 @@ def check_ready(schedule: Schedule, known: Tensor) -> None:
         )
 
 
-def compile_networks(*segmenters: Segmenter | None) -> None:
-    """Compile encoders and spatial modules in place; random numbers stay as without compilation."""
-    for segmenter in filter(None, segmenters):
+def compile_networks(how: bool | str, *segmenters: Segmenter | None) -> None:
+    """Compile encoders and spatial modules in place, as the option `compile` says how.
+
+    Random numbers stay as without compilation.
+    """
+    options = {"fallback_random": True, "triton.cudagraphs": how == "cudagraphs"}
+    for segmenter in filter(None, segmenters if how else ()):
         for part in (segmenter.encoder, segmenter.spatial):
-            part.compile(options={"fallback_random": True})
+            part.compile(options=options)
 
 
 def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCache | None:

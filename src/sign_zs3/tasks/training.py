@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.data.stream import OnHost
-from sign_zs3.functional.devices import to_device
+from sign_zs3.functional.devices import matmul_precision, to_device
 from sign_zs3.tasks.schedule import Progress, counted_randomness
 from sign_zs3.tasks.steps import Batch
 from sign_zs3.tasks.updates import Updates
@@ -72,7 +72,8 @@ class Training:
             log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
             yield None
         else:
-            with counted_randomness(module.device, module.hparams["seed"], schedule.batches, module.global_rank):
+            random = counted_randomness(module.device, module.hparams["seed"], schedule.batches, module.global_rank)
+            with random, matmul_precision(module.hparams["matmul_precision"]):
                 yield kind
         if kind == "self_training":
             counts.tally("ignored_pixels", host.ignored)
