@@ -145,6 +145,16 @@ def _one_line(error: Exception) -> str:
         return f"error: {whose}{wrapped[1]}"
     if re.search(r"gloo.*(closed|reset) by peer|NCCL.*remote process exited", text):
         return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
+    if type(error).__name__ == "OutOfMemoryError" or "_STATUS_ALLOC_FAILED" in text:
+        full = f"the memory of the GPU is full ({text.split('. ')[0][:200]})"
+        return f"error: {full}: lower sizes, or end other programs on it"
+    if failed := re.search(
+        r"(?:CUDA|CUDNN|NCCL) error: (.+?)(?: Search for | CUDA kernel errors | Compile with |$)", text
+    ):
+        return (
+            f"error: the GPU failed ({failed[1][:200]}); checkpoints written before stay as they are: look at it with "
+            "nvidia-smi, and go on with --ckpt_path last"
+        )
     if "Expected more than 1 value per channel" in text:
         cell = "one cell in a batch of one image, which has no variance for batch normalisation"
         return f"error: crop_size: found {cell}, expected more: raise it, or batch_size"

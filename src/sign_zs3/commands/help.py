@@ -39,7 +39,7 @@ _DATA = {
 }
 _LOADING = {
     "--data.batch_size N": "images in a batch, for each device",
-    "--data.num_workers N": "processes that read images (default: 2)",
+    "--data.num_workers N": "processes that read images (default: 2, beside a GPU up to 8)",
 }
 _CROPS = {
     "--data.warp_size PIXELS": "training images are resized to this square first",

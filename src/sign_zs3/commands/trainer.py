@@ -1,5 +1,7 @@
 """The trainer of a configuration: what is refused before Lightning is asked, and the parts that are the library's."""
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,7 +16,10 @@ from pytorch_lightning.loggers import CSVLogger
 
 from sign_zs3.callbacks import PredictionWriter, ScheduleProgressBar
 from sign_zs3.errors import UserError, pip_install
+from sign_zs3.files import line_of
 from sign_zs3.tasks.trainer import check_callback, check_precision, check_processes, check_strategy
+
+log = logging.getLogger(__name__)
 
 
 class _TimerOfThisRun(Timer):
@@ -43,11 +48,7 @@ def prepare(config: Any, verb: str | None) -> None:
             raise UserError(f"trainer.{name}: found {refused}, but {why}: leave it out{other}")
     check_precision(config.get("precision"))
     check_strategy(config.get("strategy"))
-    accelerator, cuda, mps = config.get("accelerator"), torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(str(accelerator), True):
-        raise UserError(
-            f"trainer.accelerator: found {accelerator}, but torch finds none on this machine: use auto or cpu"
-        )
+    check_accelerator(config.get("accelerator"))
     for path in (str(getattr(each, "class_path", "")) for each in as_list(config.get("callbacks"))):
         check_callback(path)  # those with options that cannot be written to config.yaml would fail in other words
         if path.startswith("pytorch_lightning.") and path.endswith(".Timer"):
@@ -64,6 +65,34 @@ def prepare(config: Any, verb: str | None) -> None:
             ) from error
         if logger.init_args.get("save_dir") in (None, "."):
             logger.init_args["save_dir"] = str(config.get("default_root_dir") or "runs")
+
+
+def check_accelerator(found: object) -> None:
+    """Refuse a device that is not there, with torch's reason; say once where a GPU is left idle by an old driver."""
+    fault, mps = _cuda_fault(), torch.backends.mps.is_available()
+    has = {"auto": True, "None": True, "cpu": True, "cuda": not fault, "mps": mps, "gpu": mps or not fault}
+    if isinstance(found, str | None) and str(found) not in has:
+        raise UserError(f"trainer.accelerator: found {found}, expected auto, cpu, gpu, cuda or mps")
+    if not has.get(str(found), True):
+        why = "" if found == "mps" else f" ({fault})"
+        raise UserError(
+            f"trainer.accelerator: found {found}, but torch finds none on this machine{why}: use auto or cpu"
+        )
+    if "too old" in fault:
+        log.warning("trainer.accelerator: no GPU is used (%s): update the driver, or go on without", fault)
+
+
+def _cuda_fault() -> str:
+    """Return why torch cannot use CUDA, in one sentence of its own; nothing where it can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of an old driver, in three lines
+        if torch.cuda.is_available():
+            return ""
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except (RuntimeError, AssertionError) as error:
+            return line_of(error).split(". ")[0]
+    return "no device is visible"
 
 
 def complete(trainer: Trainer, root: str, own: Sequence[Any], files: CheckpointIO) -> None:

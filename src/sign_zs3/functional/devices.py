@@ -1,10 +1,13 @@
-"""Between the host and the device that computes: how small tensors get there, how exactly it multiplies matrices."""
+"""The device that computes: how small tensors get there, how exactly it multiplies matrices, and when it is full."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from sign_zs3.errors import UserError
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -33,3 +36,14 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def in_memory(option: str, what: str, advice: str) -> Iterator[None]:
+    """Name what was computed where a GPU's memory is full: a `UserError` of an option, what it led to, and advice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = re.search(r"Tried to allocate ([\d.]+ \wiB).*?total capacity of ([\d.]+ \wiB)", str(error), re.DOTALL)
+        more = f" ({found[1]} more than it had left of {found[2]})" if found else ""
+        raise UserError(f"{option}: found {what}, too much for the GPU's memory{more}: {advice}") from error

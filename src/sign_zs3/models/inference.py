@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sign_zs3.errors import UserError
+from sign_zs3.functional.devices import in_memory
 from sign_zs3.functional.geometry import Cells, map_size, move_map, resize_scores
 from sign_zs3.images import as_rgb, check_pixels, read_image
 from sign_zs3.models.config import SCALES, are_scales
@@ -236,7 +237,8 @@ def label_by_windows(
         # a copy: an array may be read-only, or run backwards
         read = read if isinstance(read, Tensor) else torch.from_numpy(read.copy())
         place = None if read.shape == pixels.shape else Place(rows.start, columns.start, height, width)
-        found = label_scores(score(read.unsqueeze(0), place), map_size(read))
+        with in_memory("window", f"{map_size(read)[0]} x {map_size(read)[1]} pixels", "give a smaller --window"):
+            found = label_scores(score(read.unsqueeze(0), place), map_size(read))
         assert found.confidence is not None
         label, confidence = (x[0][core].cpu() for x in (found.label, found.confidence))
         labels[target] = label.to(torch.uint8)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sign_zs3.functional.devices import in_memory
 from sign_zs3.functional.geometry import map_size, resize_map, shrink_labels
 from sign_zs3.models.inference import Scores, label_scores
 from sign_zs3.models.segmenter import Segmenter
@@ -22,7 +23,10 @@ def score_batch(segmenter: Segmenter, batch: Batch, resolution: str, options: Ma
     images = batch["image"]
     if resolution == "feature":
         images = resize_map(images.float(), FEATURE_RESOLUTION_SIZE)
-    return segmenter.scores(images, **options)
+    height, width = map_size(images)
+    found = f"{len(images)} images of {height} x {width} pixels"
+    with in_memory("eval_batch_size", found, "lower --data.eval_batch_size, or give --data.eval_size or fewer scales"):
+        return segmenter.scores(images, **options)
 
 
 def labels_and_truth(scores: Scores, mask: Tensor, resolution: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sign_zs3.data.stream import OnHost
-from sign_zs3.functional.devices import matmul_precision, to_device
+from sign_zs3.functional.devices import in_memory, matmul_precision, to_device
+from sign_zs3.functional.geometry import map_size
 from sign_zs3.tasks.schedule import Progress, counted_randomness
 from sign_zs3.tasks.steps import Batch
 from sign_zs3.tasks.updates import Updates
@@ -73,7 +74,11 @@ class Training:
             yield None
         else:
             random = counted_randomness(module.device, module.hparams["seed"], schedule.batches, module.global_rank)
-            with random, matmul_precision(module.hparams["matmul_precision"]):
+            height, width = map_size(batch["mask"])
+            crops = f"{len(batch['mask'])} crops of {height} x {width} pixels"
+            advice = "lower --data.batch_size, with --model.accumulate N to make up for it, or --data.crop_size"
+            memory = in_memory("batch_size", crops, advice)
+            with random, memory, matmul_precision(module.hparams["matmul_precision"]):
                 yield kind
         if kind == "self_training":
             counts.tally("ignored_pixels", host.ignored)

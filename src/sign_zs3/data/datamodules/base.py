@@ -54,7 +54,8 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         protocol: The class split.
         batch_size: Training samples per process and step.
         eval_batch_size: Evaluation samples per batch; more than 1 needs images of one size.
-        num_workers: Worker processes per loader.
+        num_workers: Worker processes per loader. Null: beside a GPU the machine's cores, shared among its GPUs, but at
+            most 8; otherwise 2.
         seed: Decides the cut, the order, the augmentation and the `development` draw; at least 0.
         unseen_pixels: ``"ignore"`` sets unseen pixels of training images to 255; ``"drop"`` also leaves out every image
             that holds one, until self-training reads it with all pixels unlabelled.
@@ -86,7 +87,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
         *,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         seed: int = 0,
         unseen_pixels: Literal["ignore", "drop"] = "ignore",
         development: int = 0,
@@ -95,7 +96,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_at_least(0, num_workers=num_workers, seed=seed, development=development)
+        check_at_least(0, num_workers=num_workers or 0, seed=seed, development=development)
         if not 0 <= val_fraction < 1:
             raise UserError(f"val_fraction: found {val_fraction}, expected at least 0 and below 1; correct it")
         if not 0 <= repeat_threshold <= 1:
@@ -280,7 +281,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             repeats=self.repeats,
         )  # fmt: skip
         return StreamLoader(
-            stream, self.batch_size, rank, world_size, self.num_workers, plan.batches, position=plan.position
+            stream, self.batch_size, rank, world_size, self._workers(), plan.batches, position=plan.position
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -314,7 +315,7 @@ class ZeroShotDataModule(LightningDataModule, ABC):
             in_shares(lambda *_: maps.fill(sampler.shard, progress=rank == 0), rank, world_size)
         if not sampler.counts:
             samples = UnscoredSamples(samples)
-        options = worker_options(self.num_workers)
+        options = worker_options(self._workers())
         # all by name: Lightning makes the loader anew, with its arguments by name
         return Loader(samples, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **options)
 
@@ -328,6 +329,14 @@ class ZeroShotDataModule(LightningDataModule, ABC):
     def _rank(self) -> tuple[int, int]:
         """Return the number of this process and how many there are."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
+            return 2
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(8, cores // self.trainer.num_devices))
 
     def _cut(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Cut the training list into (training, validation), both sorted."""
