@@ -67,6 +67,11 @@ class Recorder(pl.LightningModule):
         self.evaluated: list[str] = []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        host = batch.pop("host")  # what the host keeps of the others
+        assert torch.equal(host.mask.long(), batch["mask"])
+        assert host.any_labelled == bool((batch["mask"] != 255).any())
+        assert host.ignored == int(((batch["mask"] == 255) & batch["valid"]).sum())
+        assert host.hidden == int(batch["hidden"].sum())
         self.seen.append(batch)
         return self.weight * 0
 
