@@ -22,7 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from tables import Job, fit
+from jobs import Job, fit
 from torch import Tensor
 from torch.nn import functional as F
 

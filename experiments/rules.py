@@ -15,8 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from jobs import Job, run_all
 from paired import paired
-from tables import Job, run_all
 
 from sign_zs3.commands.results import run as collect
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from fitting import finished_run
-from tables import Job, run_all
+from jobs import Job, run_all
 
 CUTS = {"a": ("tree", "bird", "chair", "car")}
 IGNORED = "[horse,mountain,cow,dog,boat,bicycle]"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from fitting import finished_run
-from tables import HERE, Job, run_all
+from jobs import HERE, Job, run_all
 
 CLASSES = (
     "building", "grass", "tree", "cow", "sheep", "sky", "aeroplane", "water", "face", "car", "bicycle", "flower",

@@ -14,22 +14,15 @@ delete its folder after a change of the settings.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
-from fitting import finished_run, fit_unless_done
+from jobs import HERE, ROWS, Job, run_all, table_1
 from paired import paired
 
 from sign_zs3.commands.results import run as collect
 
-HERE = Path(__file__).parent
-SELF_TRAINING = ("--model.phases", "[self_training]")
-BASES = ("spnet", "zs3", "cagnet", "sign")
-ROWS = (*BASES, "zs3_st", "cagnet_st", "sign_st", "sign_ast")
 ENCODINGS = ("conv", "attention", "self_attention")
 POSITIONS = ("none", "absolute", "interpolated")
 TEMPERATURES = ("0.1", "1", "2", "8")
@@ -37,29 +30,10 @@ DATASETS = {"msrc": "splits/train.txt", "voc13": "VOCdevkit/VOC2012/Segmentation
 """Each with what its folder holds."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A row without its seed.
-
-    Attributes:
-        name: Folder of its runs.
-        config: Its YAML, below `experiments`.
-        base: The row whose transferred model it starts from.
-        options: More of the command line.
-    """
-
-    name: str
-    config: str
-    base: str | None = None
-    options: tuple[str, ...] = ()
-
-
 def jobs_of(table: str, dataset: str = "msrc") -> dict[str, Job]:
     """Return the rows that a table needs, those first that others start from."""
     row = f"table1/{dataset}_"
-    jobs = [Job(name, f"{row}{name}.yaml") for name in BASES if table == "table1" or name == "sign"]
-    jobs += [Job(f"{name}_st", f"{row}{name}_st.yaml", name) for name in BASES[1:] if table == "table1"]
-    jobs += [Job("sign_ast", f"{row}sign_ast.yaml", "sign")]
+    jobs = [job for job in table_1(dataset).values() if table == "table1" or job.name in ("sign", "sign_ast")]
     # annealing is to be judged against every pseudo-label at weight 1, and the rule without a setting
     uniform = ("--model.self_training", "top_fraction", "--model.top_fraction", "1")
     jobs += [Job("sign_uniform", f"{row}sign_st.yaml", "sign", uniform)]
@@ -74,44 +48,6 @@ def jobs_of(table: str, dataset: str = "msrc") -> dict[str, Job]:
             Job(f"temperature_{t}", f"{row}sign_ast.yaml", "sign", ("--model.temperature", t)) for t in TEMPERATURES
         ]
     return {job.name: job for job in jobs}
-
-
-def fit(job: Job, seed: int, runs: Path, extra: Sequence[str]) -> str | None:
-    """Run a row; return what went wrong."""
-    folder = runs / job.name / f"seed{seed}"
-    arguments = ["--config", str(HERE / job.config), "--seed_everything", str(seed)]
-    arguments += ["--model.feature_cache", str(runs / "features")]
-    if job.base is not None:
-        base = finished_run(runs / job.base / f"seed{seed}")
-        if base is None:
-            return f"{job.name}, seed {seed}: {job.base} is not there"
-        arguments += ["--model.init_from", str(base / "checkpoints" / "transfer.ckpt"), *SELF_TRAINING]
-    try:
-        fit_unless_done(folder, [*arguments, *job.options, *extra], log=True)
-    except subprocess.CalledProcessError as error:
-        return f"{job.name}, seed {seed}: exit code {error.returncode}, see {folder / 'log.txt'}"
-    return None
-
-
-def run_all(jobs: dict[str, Job], seeds: Sequence[int], runs: Path, extra: Sequence[str], workers: int) -> list[str]:
-    """Run what is not there, each row once its base is; return what went wrong."""
-    todo = [(job, seed) for seed in seeds for job in jobs.values() if not finished_run(runs / job.name / f"seed{seed}")]
-    total, errors = len(todo), []
-    with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[str | None], tuple[str, int]] = {}
-        while todo or running:
-            waiting = {(job.name, seed) for job, seed in todo} | set(running.values())
-            ready = [(job, seed) for job, seed in todo if (job.base, seed) not in waiting]
-            for job, seed in ready[: workers - len(running)]:
-                running[pool.submit(fit, job, seed, runs, extra)] = (job.name, seed)
-                todo.remove((job, seed))
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                name, seed = running.pop(future)
-                error = future.result()
-                print(error or f"[{total - len(todo) - len(running)}/{total}] {name}, seed {seed}", flush=True)
-                errors += [error] if error else []
-    return errors
 
 
 def main() -> int:
