@@ -14,10 +14,13 @@ SPHINX := $(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees
 DATA ?= data/msrc
 VOC ?= data
 VECTORS ?= vectors/voc.npz
+# the paper's: voc, context or coco_stuff; and further options of its script or of the runs
+DATASET ?= voc
+OPTIONS ?=
 export NOTEBOOKS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc lint type format bench docs clean
+.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc paper lint type format bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +80,10 @@ table1-voc13: setup  ## Table 1 on 13 classes of VOC, three seeds (VOC=folder of
 
 ablations-msrc: setup  ## Tables 2 to 4 and Figure 5 on MSRC-21 (about half an hour on two cores)
 	$(BIN)/python experiments/tables.py ablations --data $(DATA)
+
+paper: DATA = data
+paper: setup  ## Table 1 at the paper's scale on all GPUs, goes on when given again (DATA=folder DATASET=voc, context or coco_stuff, OPTIONS=--plan)
+	$(BIN)/python experiments/paper.py --dataset $(DATASET) --data $(DATA) $(OPTIONS)
 
 lint: setup  ## check style
 	$(BIN)/ruff check .

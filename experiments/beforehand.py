@@ -85,6 +85,7 @@ def faults(rows: Mapping[str, ConfiguredCLI], dataset: str) -> tuple[list[str], 
     first, found = next(iter(rows.values())), list[str]()
     data, model, word_dim = first.datamodule, first.config["model"], 0
     try:
+        data.prepare_data()  # with --data.download, before the runs do so at once
         data.setup("fit")
         counts = [sum(map(len, (data.train_indices, data.val_indices))), len(data.test_set or ())]
         if counts != list(IMAGES[dataset]):

@@ -34,7 +34,7 @@ class Job:
 
 
 Run = Callable[[Job, int, Path, Sequence[str]], "str | None"]
-"""Runs a row with a seed into a folder of runs, with further options; returns what went wrong."""
+"""Runs a row with a seed into a folder of runs, with further options; returns what went wrong, "" to say nothing."""
 
 
 def table_1(dataset: str) -> dict[str, Job]:
@@ -96,6 +96,10 @@ def run_all(
             for future in finished:
                 name, seed = running.pop(future)
                 error = future.result()
-                print(error or f"[{total - len(todo) - len(running)}/{total}] {name}, seed {seed}", flush=True)
-                errors += [error] if error else []
+                if error is None:
+                    error = f"[{total - len(todo) - len(running)}/{total}] {name}, seed {seed}"
+                else:
+                    errors.append(error)
+                if error:
+                    print(error, flush=True)
     return errors

@@ -42,6 +42,7 @@ from sign_zs3.errors import UserError
 from sign_zs3.files import make_folder
 
 DATASETS = ("voc", "context", "coco_stuff")
+PROGRAM = (sys.executable, "-m", "sign_zs3")
 SHORTEST = 60.0
 """Seconds that must be left for a run to be started."""
 
@@ -58,17 +59,15 @@ class Runner:
     however they ended, so that no claim is left behind.
 
     Args:
-        cards: What each run at a time has in ``CUDA_VISIBLE_DEVICES``; an empty string leaves that alone.
-        seconds: How long from now new iterations may be begun; None for ever.
+        seconds: How long from now iterations may be begun; None for ever.
 
     Attributes:
+        cards: What each run at a time has in ``CUDA_VISIBLE_DEVICES``; an empty string leaves that alone.
         postponed: Whether a run was stopped, was not begun, or is another program's.
     """
 
-    def __init__(self, cards: Sequence[str], seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
         self.cards: Queue[str] = Queue()
-        for card in cards:
-            self.cards.put(card)
         self.until = None if seconds is None else time.monotonic() + seconds
         self._signalled = self.postponed = False
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -108,11 +107,11 @@ class Runner:
         left = self.left()
         if self.is_stopped() or (left is not None and left < SHORTEST):
             self.postponed = True
-            return f"{name}: not begun"
+            return ""
         start = from_base(job, seed, runs)
         if start is None:
             return f"{name}: {job.base} is not there"
-        command = [sys.executable, "-m", "sign_zs3", "fit", "--config", str(HERE / job.config)]
+        command = [*PROGRAM, "fit", "--config", str(HERE / job.config)]
         command += ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *start]
         command += ["--trainer.devices", str(len(card.split(","))), *job.options, *own_options(extra, job)]
         files = lasts(folder)
@@ -146,7 +145,7 @@ class Runner:
             return None
         if status == STOPPED or self.is_stopped():
             self.postponed = True
-            return f"{name}: stopped, goes on when the command is given again"
+            return f"{name}: stopped"
         return f"{name}: exit status {status}{_reason(log, before)}, see {log}"
 
 
@@ -236,20 +235,25 @@ def data_options(dataset: str, data: Path) -> list[str]:
     return options
 
 
-def keep_options(runs: Path, extra: Sequence[str]) -> None:
-    """Note the options of a folder of runs; refuse it where its runs have others, which would pass for these."""
+def refuse_others(runs: Path, extra: Sequence[str]) -> None:
+    """Refuse a folder whose runs have other options, since they would pass for these."""
     path = runs / "options.json"
-    if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))) != list(extra):
+    if not path.is_file() or not any(runs.glob("*/seed*/version_*")):
+        return
+    if (found := json.loads(path.read_text(encoding="utf-8"))) != list(extra):
+        shown = [" ".join(options) or "none but the rows' own" for options in (found, extra)]
         raise UserError(
-            f"{path}: found runs with the options {' '.join(found) or 'of the rows alone'!r}, expected "
-            f"{' '.join(extra) or 'those of the rows alone'!r}: give the same, or another folder with --runs"
+            f"{path}: found runs with the options '{shown[0]}', expected '{shown[1]}': give the former, or another "
+            "folder with --runs"
         )
-    if not path.is_file():
-        make_folder(runs)
-        # jobs of an array may come here at once
-        beside = runs / f".options-{socket.gethostname()}-{os.getpid()}"
-        beside.write_text(json.dumps(list(extra)), encoding="utf-8")
-        beside.replace(path)
+
+
+def note_options(runs: Path, extra: Sequence[str]) -> None:
+    """Write down the options of a folder of runs; jobs of an array may do so at once."""
+    make_folder(runs)
+    beside = runs / f".options-{socket.gethostname()}-{os.getpid()}"
+    beside.write_text(json.dumps(list(extra)), encoding="utf-8")
+    beside.replace(runs / "options.json")
 
 
 def check(options: argparse.Namespace, todo: Sequence[tuple[Job, int]], extra: Sequence[str], cards: list[str]) -> bool:
@@ -324,20 +328,24 @@ def main(args: Sequence[str] | None = None) -> int:
     options.output = options.output or Path("results", "paper", options.dataset)
     if options.vectors:
         extra = ["--model.vectors", options.vectors, *extra]
+    runner = Runner(options.time)
+    handlers = {n: signal.signal(n, runner.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        return run(options, extra)
+        return run(options, extra, runner)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def run(options: argparse.Namespace, extra: list[str]) -> int:
+def run(options: argparse.Namespace, extra: list[str], runner: Runner) -> int:
     """Do what the options ask for; return the exit status."""
     jobs, seeds = chosen(options)
     cards = cards_of(options.devices, options.cards_per_run)
-    runner = Runner(cards, options.time)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, runner.stop)
+    for card in cards:
+        runner.cards.put(card)
 
     def left() -> list[tuple[Job, int]]:
         return [(job, seed) for job in jobs.values() for seed in seeds
@@ -346,19 +354,21 @@ def run(options: argparse.Namespace, extra: list[str]) -> int:
     todo = left()
     print(f"{options.dataset}: {len(todo)} of {len(jobs) * len(seeds)} runs to do, {len(cards)} at a time", flush=True)
     if todo:
-        keep_options(options.runs, extra)
+        refuse_others(options.runs, extra)
         given = [*data_options(options.dataset, options.data), *extra]
         if not check(options, todo, given, cards):
             return 1
         if options.plan:
             return 0
+        note_options(options.runs, extra)
         run_all(jobs, seeds, options.runs, given, len(cards), runner)
-    missing = len(left())
-    if options.chain is None and options.rows is None and not options.plan:
+        todo = left()
+    if runner.postponed:
+        print(f"{len(todo)} runs are left: give the command again", flush=True)
+        return STOPPED if todo else 0
+    if options.chain is None and options.rows is None:
         table(options.dataset, seeds, options.runs, options.output)
-    if not missing:
-        return 0
-    return STOPPED if runner.postponed else 1
+    return int(len(todo) > 0)
 
 
 if __name__ == "__main__":
