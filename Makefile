@@ -81,9 +81,8 @@ table1-voc13: setup  ## Table 1 on 13 classes of VOC, three seeds (VOC=folder of
 ablations-msrc: setup  ## Tables 2 to 4 and Figure 5 on MSRC-21 (about half an hour on two cores)
 	$(BIN)/python experiments/tables.py ablations --data $(DATA)
 
-paper: DATA = data
 paper: setup  ## Table 1 at the paper's scale on all GPUs, goes on when given again (DATA=folder DATASET=voc, context or coco_stuff, OPTIONS=--plan)
-	$(BIN)/python experiments/paper.py --dataset $(DATASET) --data $(DATA) $(OPTIONS)
+	$(BIN)/python experiments/paper.py --dataset $(DATASET) --data $(or $(filter-out data/msrc,$(DATA)),data) $(OPTIONS)
 
 lint: setup  ## check style
 	$(BIN)/ruff check .
