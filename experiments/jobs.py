@@ -33,7 +33,7 @@ class Job:
     options: tuple[str, ...] = ()
 
 
-Run = Callable[[Job, int, Path, Sequence[str]], "str | None"]
+Run = Callable[[Job, int, Path, Sequence[str]], str | None]
 """Runs a row with a seed into a folder of runs, with further options; returns what went wrong, "" to say nothing."""
 
 

@@ -363,9 +363,9 @@ def run(options: argparse.Namespace, extra: list[str], runner: Runner) -> int:
         note_options(options.runs, extra)
         run_all(jobs, seeds, options.runs, given, len(cards), runner)
         todo = left()
-    if runner.postponed:
+    if todo and runner.postponed:
         print(f"{len(todo)} runs are left: give the command again", flush=True)
-        return STOPPED if todo else 0
+        return STOPPED
     if options.chain is None and options.rows is None:
         table(options.dataset, seeds, options.runs, options.output)
     return int(len(todo) > 0)

@@ -40,7 +40,7 @@ for name in ("last", "transfer"):
     (run / "checkpoints" / f"{name}.ckpt").touch()
 slurm = [key for key in os.environ if key.startswith("SLURM_")]
 note = {"row": row, "card": os.environ.get("CUDA_VISIBLE_DEVICES"), "slurm": slurm, "options": options}
-note |= {"begun": begun, "ended": time.monotonic()}
+note |= {"begun": begun, "ended": time.monotonic(), "pid": os.getpid()}
 with (folder.parents[1] / "notes").open("a") as file:
     file.write(json.dumps(note) + chr(10))
 if told == f"fail {row}":
@@ -161,6 +161,29 @@ def test_a_row_is_run_by_one_program_at_a_time(
     assert "spnet, seed 0: another program runs it" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "notes").exists()
     assert stub("--rows", "spnet", "--seeds", "0") == 0
+
+
+def test_a_run_whose_program_was_killed_keeps_others_away_until_it_ends(
+    stub: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import paper\n"
+        f"paper.check = lambda *_: True; paper.PROGRAM = (sys.executable, {str(tmp_path / 'stub.py')!r})\n"
+        f"paper.main(['--runs', {str(tmp_path / 'runs')!r}, '--rows', 'spnet', '--seeds', '0'])"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "STUB": "wait spnet"})
+    when((tmp_path / "runs" / "spnet" / "seed0" / "waits").exists, killed.kill)
+    assert killed.wait(30) == -signal.SIGKILL
+    assert stub("--rows", "spnet", "--seeds", "0") == 75
+    assert "spnet, seed 0: another program runs it" in capsys.readouterr().out
+    os.kill(notes(tmp_path)[0]["pid"], signal.SIGKILL)
+
+    def is_free() -> bool:
+        return stub("--rows", "spnet", "--seeds", "0") == 0
+
+    when(is_free, lambda: None)
+    last = str(tmp_path / "runs" / "spnet" / "seed0" / "version_0" / "checkpoints" / "last.ckpt")
+    assert notes(tmp_path)[-1]["options"]["--ckpt_path"] == last
 
 
 def test_options_of_a_folder_stay(stub: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,7 +328,7 @@ def context(root: Path, runs: Path, *more: str) -> list[str]:
     return [
         *("--dataset", "context", "--data", str(root), "--runs", str(runs), "--output", str(runs / "tables")),
         *("--rows", "spnet", "--seeds", "0", "--vectors", "bundled"),
-        *("--model.backbone", "small", "--model.weights", "null", "--model.train_iterations", "30"),
+        *("--model.backbone", "small", "--model.weights", "null", "--model.train_iterations", "60"),
         *("--data.num_workers", "0", "--data.batch_size", "2", "--data.crop_size", "33", "--data.warp_size", "49"),
         *("--data.eval_size", "33", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "0"),
         *("--checkpoint.every", "5", *more),
@@ -362,7 +385,7 @@ def test_a_killed_run_goes_on_to_the_same_scores(
     job = {"spnet": paper.table_1("context")["spnet"]}
     given = ["--data.root", str(context_root), "--model.vectors", "bundled", *extra[extra.index("--model.backbone") :]]
     row = beforehand.measure(job["spnet"], beforehand.read_rows(job, given)["spnet"], 150)
-    assert (row.iterations, row.files, row.operations) == (30, 2, None)
+    assert (row.iterations, row.files, row.operations) == (60, 2, None)
     assert row.checkpoint == pytest.approx((first / "checkpoints" / "train.ckpt").stat().st_size, rel=0.05)
 
 
