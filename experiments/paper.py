@@ -314,7 +314,7 @@ def main(args: Sequence[str] | None = None) -> int:
     add("--data", type=Path, default=Path("data"), help="the folder that docs/guides/paper_data.md describes")
     add("--vectors", help="the file of class vectors (default: the rows' own)")
     add("--runs", type=Path, help="default: runs/paper/DATASET")
-    add("--output", type=Path, help="default: results/paper/DATASET")
+    add("--output", type=Path, help="of the table (default: RUNS/tables)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--rows", nargs="+", help="some rows, such as sign sign_ast; those that they start from come too")
     add("--chain", type=int, help="a method and seed alone, from 0 to 11 for three seeds; no table")
@@ -325,7 +325,7 @@ def main(args: Sequence[str] | None = None) -> int:
     add("--plan", action="store_true", help="check, print what would run, and end")
     options, extra = parser.parse_known_args(args)
     options.runs = options.runs or Path("runs", "paper", options.dataset)
-    options.output = options.output or Path("results", "paper", options.dataset)
+    options.output = options.output or options.runs / "tables"
     if options.vectors:
         extra = ["--model.vectors", options.vectors, *extra]
     runner = Runner(options.time)
