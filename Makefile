@@ -18,9 +18,10 @@ VECTORS ?= vectors/voc.npz
 DATASET ?= voc
 OPTIONS ?=
 export NOTEBOOKS ?= on
+ON ?= gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-reliability test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc paper lint type format bench docs clean
+.PHONY: help setup demo test test-slow test-reliability test-gpu test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc paper lint type format bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +48,9 @@ test-slow: setup  ## run the long check: the demo as a whole, with right and wit
 
 test-reliability: setup  ## run the long checks of docs/reliability.md: kills, several processes, fuzzing, 20,000 iterations (long)
 	$(BIN)/python -m pytest -m reliability
+
+test-gpu: setup  ## run the checks that need a GPU, or two (ON=cpu tries the tests themselves without one)
+	ON=$(ON) $(BIN)/python -m pytest -m gpu -n0 tests/gpu
 
 test-lowest: $(LOWEST)/.ready  ## run the tests in .venv-lowest, with the lowest versions that setup.cfg allows
 	$(LOWEST)/bin/python -m pytest
