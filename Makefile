@@ -21,7 +21,7 @@ export NOTEBOOKS ?= on
 ON ?= gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-reliability test-gpu test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc paper lint type format bench docs clean
+.PHONY: help setup demo test test-slow test-reliability test-gpu test-lowest coverage mutants table1-msrc table1-voc13 ablations-msrc paper lint type format bench bench-gpu docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,9 @@ format: setup  ## fix style where a tool can
 bench: setup  ## measure speed and memory: ratios beside their goals and the stored baseline
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks
+
+bench-gpu: setup  ## on a machine with a GPU: measure speed, memory and use of it into benchmarks/gpu.json (half an hour)
+	$(BIN)/python -m benchmarks.gpu --store benchmarks/gpu.json
 
 docs: $(VENV)/.ready-docs  ## build docs/_build/html, run the examples, check the links (NOTEBOOKS=off: do not run the notebooks)
 	$(BIN)/python -m docs.generate

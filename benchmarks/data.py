@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ from sign_zs3.data.transforms import MEAN_COLOUR, evaluation_preset, training_pr
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 KINDS = ("bare", "pipeline", "plain", "evaluation", "evaluation 513")
 BATCH = 8
+NAMES = [f"class {number}" for number in range(1, 21)]
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def photograph(height: int, width: int, seed: int) -> Image.Image:
     return Image.fromarray((128 + 160 * total).clip(0, 255).astype(np.uint8))
 
 
-def write_folder(root: Path, height: int, width: int, count: int) -> None:
+def write_folder(root: Path, height: int, width: int, count: int, names: Sequence[str] = NAMES) -> None:
     """Writes images as JPEG of quality 95 and masks as palette PNG, in the layout of a user's own folder."""
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    (root / "classes.txt").write_text("".join(f"{i}\tclass {i}\n" for i in range(1, 21)))
+    (root / "classes.txt").write_text("".join(f"{i}\t{name}\n" for i, name in enumerate(names, start=1)))
     for number in range(count):
         photograph(height, width, number).save(root / "images" / f"{number}.jpg", quality=95)
         blobs = np.asarray(photograph(height, width, 1000 + number).convert("L")) // 13

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sign_zs3.models import Classifier, Discriminator, Encoder, Generator, SpatialInformationModule
+from sign_zs3.models.spatial.build import build_spatial
 
 DIM, CROP, LABELLED = 600, 369, 0.75
 """D; side of the crop; share of its pixels with a seen label."""
@@ -34,6 +35,8 @@ BATCH = 8
 CARDS = (16, 24, 80)
 RESERVED = 1.5
 """GB that CUDA's context, cuDNN's workspaces and fragments are taken to need."""
+BF16 = 0.55
+"""Of the bytes that float32 keeps: bf16 has half of nearly all maps."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,15 @@ def mmd_operations(pixels: float) -> float:
     return 5 * 2 * pixels**2 * DIM
 
 
-def cost(classes: int) -> Cost:
+def cost(classes: int, released: str | None = None) -> Cost:
+    """Of SIGN as it is here, or with the networks of the released one, whose spatial part has that number."""
     with torch.device("meta"):
-        encoder, spatial, classifier = Encoder("resnet101"), SpatialInformationModule(DIM), Classifier(DIM, classes)
+        if released is None:
+            encoder, classifier = Encoder("resnet101"), Classifier(DIM, classes)
+            spatial = build_spatial("sim", DIM)
+        else:
+            encoder, classifier = Encoder("resnet101_caffe"), Classifier(DIM, classes, width=1024)
+            spatial = build_spatial("released", DIM, encoding=released)
         generator, discriminator = Generator(DIM, DIM, DIM), Discriminator(DIM)
         image = torch.zeros(1, 3, CROP, CROP)
         mask = torch.zeros(1, CROP, CROP, dtype=torch.long)
@@ -122,12 +131,26 @@ def cost(classes: int) -> Cost:
         )
 
 
-def static_bytes() -> float:
+def inference(classes: int, size: int) -> float:
+    """Operations of labelling an image, over those of a plain DeepLab-v2."""
+    with torch.device("meta"), torch.no_grad():
+        encoder, spatial, classifier = Encoder("resnet101"), SpatialInformationModule(DIM), Classifier(DIM, classes)
+        image = torch.zeros(1, 3, size, size)
+        plain = _count(lambda: classifier(encoder(image)))
+        return _count(lambda: classifier(spatial(encoder(image), sample=False).features)) / plain
+
+
+def static_bytes(teacher: bool = True) -> float:
     """Weights, gradients and the optimisers' states, and the teacher's weights."""
     with torch.device("meta"):
         by_sgd = sum(p.numel() for m in (Encoder("resnet101"), SpatialInformationModule(DIM)) for p in m.parameters())
         by_adam = sum(p.numel() for m in (Generator(DIM, DIM, DIM), Discriminator(DIM)) for p in m.parameters())
-    return 4.0 * (3 * by_sgd + 4 * by_adam + by_sgd)
+    return 4.0 * (3 * by_sgd + 4 * by_adam + (by_sgd if teacher else 0))
+
+
+def peak(classes: int, batch: int) -> float:
+    """Bytes that training takes of a card in bf16."""
+    return RESERVED * 1e9 + static_bytes(teacher=False) + batch * BF16 * kept(classes, plain=False)
 
 
 def main() -> None:
@@ -150,8 +173,7 @@ def main() -> None:
     for classes in (20, 33, 171):
         ours, plain = kept(classes, plain=False), kept(classes, plain=True)
         fits = [(card - RESERVED) * 1e9 - static for card in CARDS]
-        # bf16 keeps half of the bytes of nearly all maps
-        cells = "".join(f"| {int(fit / ours)} / {int(fit / (0.55 * ours))} " for fit in fits)
+        cells = "".join(f"| {int(fit / ours)} / {int(fit / (BF16 * ours))} " for fit in fits)
         print(f"| {classes} | {ours / 1e9:.2f} ({plain / 1e9:.2f}) {cells}|")
 
 

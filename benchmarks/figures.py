@@ -19,7 +19,7 @@ BASELINE = Path(__file__).with_name("baseline.json")
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio, and what it shall be: at most the goal, or with `least` at least."""
+    """A ratio, or a number in the unit of its name, and what it shall be: at most the goal, with `least` at least."""
 
     name: str
     value: float
@@ -34,14 +34,29 @@ class Figure:
         return self.value >= self.goal if self.least else self.value <= self.goal
 
 
-def in_turns(kinds: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median seconds of each kind: they run one after the other in each round, so that a slow minute falls on all."""
+def synchronize(device: str) -> None:
+    """Wait until a device has done all that it was asked for."""
+    if device != "cpu":
+        import torch
+
+        torch.accelerator.synchronize()
+
+
+def in_turns(
+    kinds: Mapping[str, Callable[[], object]], rounds: int = 7, calls: int = 1, device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each kind: they run one after the other in each round, so that a slow minute falls on all.
+
+    A turn is of so many calls, after which the device is waited for.
+    """
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds + 1):
         for kind, run in kinds.items():
             start = time.perf_counter()
-            run()
-            seconds[kind].append(time.perf_counter() - start)
+            for _ in range(calls):
+                run()
+            synchronize(device)
+            seconds[kind].append((time.perf_counter() - start) / calls)
     return {kind: statistics.median(of_kind[1:]) for kind, of_kind in seconds.items()}  # the first round warms up
 
 

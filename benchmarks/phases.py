@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import GOALS, fit, leading, parser, quiet
+from benchmarks.step import GOALS, fit, parser, quiet, skipped
 
 TOP = 8
 
@@ -38,10 +38,10 @@ class Profile(pl.Callback):
 
 def top(kind: str, options: argparse.Namespace) -> list[tuple[str, float, int]]:
     """The operations with the most time of their own: name, share of the iteration, calls."""
-    watch = Profile(options.iterations + sum(leading(kind).values()), options.shapes)
+    watch = Profile(skipped(kind, options) + options.iterations - 1, options.shapes)
     fit(kind, options, watch)
     events = watch.profile.key_averages(group_by_input_shape=options.shapes)
-    own = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    own = "self_cpu_time_total" if options.device == "cpu" else "self_device_time_total"
     total = sum(getattr(event, own) for event in events)
     ordered = sorted(events, key=lambda event: -getattr(event, own))
     return [

@@ -4,26 +4,30 @@
 
 "Plain" is the encoder with a 1x1 classifier, cross-entropy at label resolution and SGD. Every labelled pixel takes
 part in every loss. The kinds run in turns and the medians are compared; memory is what a fresh process of each kind
-needs beyond the imported libraries.
+needs beyond the imported libraries. On a GPU, which works while the program goes on, only whole stretches of iterations
+can be timed: there means are compared, and memory is the GPU's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from benchmarks.figures import Figure, PeakMemory, in_a_process, show
+from benchmarks.figures import Figure, PeakMemory, in_a_process, show, synchronize
 from sign_zs3 import SIGNModule, VOCDataModule
 from sign_zs3.functional import pixel_cross_entropy
+from sign_zs3.functional.devices import matmul_precision
 from sign_zs3.models import Classifier, Encoder
 
 GOALS_AT = ("resnet101", 321)
@@ -31,12 +35,14 @@ GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40}
 MEMORY_GOALS = {"train": 1.25}
 COMPARED = ("channels_last", "compile", "bf16")
 """Ways to run a train iteration, which are compared with a train iteration."""
+COMPILE: dict[str, bool | str] = {"false": False, "true": True, "cudagraphs": "cudagraphs"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: kind, options of the model, options of the Trainer
     "channels_last": ("train", {"channels_last": True}, {}),
     "compile": ("train", {"compile": True}, {}),
     "bf16": ("train", {}, {"precision": "bf16-mixed"}),
     "generator": ("generator", {}, {}),
+    "released": ("train", {"encoding": "released_4", "position": "endpoints", "classifier_hidden": 1024}, {}),
 }
 
 
@@ -68,18 +74,24 @@ class SameBatch(VOCDataModule):
 
 
 class Clock(pl.Callback):
-    """Seconds of each iteration."""
+    """Seconds of each iteration of a stretch; the device is waited for at its two ends alone."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.start = time.perf_counter()
+    def __init__(self, skipped: int, iterations: int, device: str) -> None:
+        self.first, self.last, self.device = skipped, skipped + iterations, device
+        self.ended = 0
+        self.marks: list[float] = []
 
     def on_train_batch_end(self, *args: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.start)
+        self.ended += 1
+        if self.ended in (self.first, self.last):
+            synchronize(self.device)
+        if self.first <= self.ended <= self.last:
+            self.marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of an iteration on a GPU, only their sum has a meaning."""
+        return [end - start for start, end in itertools.pairwise(self.marks)]
 
 
 class Ready(pl.Callback):
@@ -89,23 +101,33 @@ class Ready(pl.Callback):
         pl_module.segmenter.known.fill_(True)  # type: ignore[operator, union-attr]
 
 
-def fit(kind: str, options: argparse.Namespace, watch: pl.Callback) -> None:
-    """Run one iteration more than `options` say of a phase, or of one of `VARIANTS`, before an observer."""
+def fit(
+    kind: str, options: argparse.Namespace, watch: pl.Callback, data: pl.LightningDataModule | None = None, **more: Any
+) -> None:
+    """Run warm-up and iterations of a phase, or of one of `VARIANTS`, before an observer; `more` are of the model."""
     phase, of_model, of_trainer = VARIANTS.get(kind, (kind, {}, {}))
-    lengths = {f"{phase}_iterations": options.iterations + 1} | leading(phase)
-    model = SIGNModule(backbone=options.backbone, phases=phases(phase), lr=1e-6, **of_model, **lengths)
+    lengths = {f"{phase}_iterations": options.warm_up + options.iterations} | leading(phase)
+    way = {name: getattr(options, name) for name in ("channels_last", "compile", "matmul_precision")}
+    of_model = {"lr": 1e-6} | way | of_model | lengths | more
+    model = SIGNModule(backbone=options.backbone, phases=phases(phase), **of_model)
     trainer = pl.Trainer(
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[Ready(), watch], devices=options.devices, **of_trainer,
+        callbacks=[Ready(), watch], devices=options.devices, accelerator=options.device,
+        **({"precision": options.precision} | of_trainer),
     )  # fmt: skip
-    trainer.fit(model, SameBatch(".", batch_size=options.batch, crop_size=options.crop))
+    trainer.fit(model, data or SameBatch(".", batch_size=options.batch, crop_size=options.crop))
+
+
+def skipped(kind: str, options: argparse.Namespace) -> int:
+    """Iterations before those that are measured."""
+    return int(options.warm_up) + sum(leading(kind).values())
 
 
 def sign_seconds(kind: str, options: argparse.Namespace) -> list[float]:
-    """Seconds of each iteration but the first of a phase, or of one of `VARIANTS`."""
-    clock = Clock()
+    """Seconds of each iteration of a phase, or of one of `VARIANTS`, after the warm-up."""
+    clock = Clock(skipped(kind, options), options.iterations, options.device)
     fit(kind, options, clock)
-    return clock.seconds[-options.iterations :]
+    return clock.seconds
 
 
 def phases(kind: str) -> list[str]:
@@ -119,22 +141,27 @@ def leading(kind: str) -> dict[str, int]:
 
 
 def plain_seconds(options: argparse.Namespace) -> list[float]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder, classifier = Encoder(options.backbone).to(device), Classifier(600, 15).to(device)
+    """Seconds of each plain iteration after the warm-up, with the same precision, layout and compilation."""
+    encoder, classifier = Encoder(options.backbone).to(options.device), Classifier(600, 15).to(options.device)
+    if options.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    if options.compile:
+        encoder.compile(options={"triton.cudagraphs": options.compile == "cudagraphs"})
     optimizer = torch.optim.SGD([*encoder.parameters(), *classifier.parameters()], lr=1e-6, momentum=0.9)
     batch = one_batch(options.batch, options.crop)
-    images, mask = batch["image"].to(device) / 255.0, batch["mask"].to(device)
-    seconds = []
-    for _ in range(options.iterations + 1):
-        start = time.perf_counter()
-        logits = F.interpolate(classifier(encoder(images)), mask.shape[1:], mode="bilinear", align_corners=False)
-        pixel_cross_entropy(logits, mask).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+    images, mask = batch["image"].to(options.device) / 255.0, batch["mask"].to(options.device)
+    clock = Clock(options.warm_up, options.iterations, options.device)
+    with matmul_precision(options.matmul_precision):
+        for _ in range(options.warm_up + options.iterations):
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+                logits = classifier(encoder(images))
+                logits = F.interpolate(logits, mask.shape[1:], mode="bilinear", align_corners=False)
+                loss = pixel_cross_entropy(logits, mask)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            clock.on_train_batch_end()
+    return clock.seconds
 
 
 def run(kind: str, options: argparse.Namespace) -> list[float]:
@@ -148,7 +175,8 @@ def measure(options: argparse.Namespace) -> list[Figure]:
     for _ in range(options.rounds):
         for kind, all_rounds in seconds.items():
             all_rounds += run(kind, options)
-    medians = {kind: statistics.median(of_kind) for kind, of_kind in seconds.items()}
+    typical = statistics.median if options.device == "cpu" else statistics.fmean
+    medians = {kind: typical(of_kind) for kind, of_kind in seconds.items()}
     print(f"{size}, batch {options.batch}, {torch.get_num_threads()} threads: plain iteration {medians['plain']:.2f} s")
     figures, there = [], (options.backbone, options.crop) == GOALS_AT
     for kind in options.kinds:
@@ -163,7 +191,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
 
 def memory(size: str, there: bool, options: argparse.Namespace) -> list[Figure]:
     """Ratios of peak memory to plain."""
-    shared = [f"--{name}={getattr(options, name)}" for name in ("backbone", "crop", "batch")]
+    shared = [f"--{name}={getattr(options, name)}" for name in ("backbone", "crop", "batch", "device", "precision")]
     kinds = options.kinds
     peak = {kind: in_a_process("step", "--one", kind, "--iterations", "1", *shared)["peak"]
             for kind in ("plain", *kinds)}  # fmt: skip
@@ -190,11 +218,23 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", type=int, default=2)
     made.add_argument("--iterations", type=int, default=2, help="measured iterations per kind and round")
     made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--warm_up", type=int, default=1, help="iterations before those that are measured, at least 1")
     made.add_argument("--kinds", nargs="+", default=list(GOALS), choices=list(GOALS | VARIANTS))
     made.add_argument("--memory", action="store_true", help="also measure peak memory, each kind in a fresh process")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    made.add_argument("--channels_last", action="store_true")
+    made.add_argument("--compile", type=COMPILE.__getitem__, default=False, metavar=f"{{{','.join(COMPILE)}}}")
+    made.add_argument("--matmul_precision", choices=("highest", "high"))
     made.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
     made.add_argument("--one", help=argparse.SUPPRESS)
     return made
+
+
+def memory_of_device() -> int:
+    """Bytes of the GPU at most: what torch had reserved, and what lies there beside that, such as CUDA's context."""
+    free, total = torch.cuda.mem_get_info()
+    return torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
 
 
 def quiet() -> None:
@@ -202,15 +242,21 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
 
 
+def one(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the kind of ``--one``; return its seconds and peak memory."""
+    options = parser().parse_args(arguments)
+    with PeakMemory() as peak:
+        seconds = run(options.one, options)
+    return {"seconds": seconds, "peak": peak.grown if options.device == "cpu" else memory_of_device()}
+
+
 def main() -> None:
     options = parser().parse_args()
     quiet()
     if options.one is None:
         measure(options)
-        return
-    with PeakMemory() as peak:
-        seconds = run(options.one, options)
-    print(json.dumps({"seconds": seconds, "peak": peak.grown}))
+    else:
+        print(json.dumps(one()))
 
 
 if __name__ == "__main__":

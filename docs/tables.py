@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu
+
 from docs.options import escape, table
 from sign_zs3.files import read_yaml
 from sign_zs3.tasks import METHODS
@@ -134,6 +136,38 @@ def figures_table(path: Path) -> str:
         rows.append([escape(figure["name"]), _short(figure["value"]),
                      "" if goal is None else f"{'at least' if figure['least'] else 'at most'} {goal:g}"])  # fmt: skip
     return table(["figure", "measured", "goal"], rows)
+
+
+def devices_table(folder: Path) -> str:
+    """Return the figures of `benchmarks.gpu` by device, from the files in the folder of benchmarks.
+
+    What was measured on a processor, on a GPU and what was counted stand in columns of their own.
+
+    Raises:
+        ValueError: ``gpu.json`` was not measured on a GPU, or not at full size.
+    """
+    stored = {name: json.loads(path.read_text(encoding="utf-8")) if (path := folder / f"{name}.json").exists() else None
+              for name in ("baseline", "gpu", "paper")}  # fmt: skip
+    about = stored["gpu"]["about"] if stored["gpu"] else None
+    full = {"device": "cuda", "backbone": gpu.FULL.backbone, "crop": gpu.FULL.crop, "batch": gpu.FULL.batch}
+    if about and (of := {name: {**about, **about["size"]}[name] for name in full}) != full:
+        raise ValueError(f"{folder / 'gpu.json'}: found a run of {of}, expected {full}: run make bench-gpu on a GPU")
+    values = {name: {figure["name"]: figure["value"] for figure in content["figures"]} if content else {}
+              for name, content in stored.items()}  # fmt: skip
+    rows = []
+    for row in gpu.rows():
+        of_processor = _cell(values["baseline"], row.processor)
+        if row.processor in values["baseline"] and (size := re.search(r"\((.+)\)$", row.processor or "")):
+            of_processor += f" ({size[1]})"
+        measured = "" if row.counted else _cell(values["gpu"], row.name, "not measured")
+        goal = "" if row.goal is None else f"{'at least' if row.least else 'at most'} {row.goal:g}"
+        rows.append([escape(row.name), escape(of_processor), measured, _cell(values["paper"], row.name), goal])
+    on = f"{about['name']}, driver {about['driver']}, torch {about['torch']}" if about else "`make bench-gpu`"
+    return table(["figure", "processor", f"GPU, measured: {on}", "GPU, on paper", "goal on a GPU"], rows)
+
+
+def _cell(values: Mapping[str, float], name: str | None, instead: str = "") -> str:
+    return instead if name is None or name not in values else _short(values[name])
 
 
 def _short(value: float) -> str:
