@@ -245,9 +245,11 @@ def quiet() -> None:
 def one(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the kind of ``--one``; return its seconds and peak memory."""
     options = parser().parse_args(arguments)
+    if options.device != "cpu":
+        return {"seconds": run(options.one, options), "peak": memory_of_device()}
     with PeakMemory() as peak:
         seconds = run(options.one, options)
-    return {"seconds": seconds, "peak": peak.grown if options.device == "cpu" else memory_of_device()}
+    return {"seconds": seconds, "peak": peak.grown}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu
+from benchmarks import device, gpu
 
 from docs.options import escape, table
 from sign_zs3.files import read_yaml
@@ -149,7 +149,7 @@ def devices_table(folder: Path) -> str:
     stored = {name: json.loads(path.read_text(encoding="utf-8")) if (path := folder / f"{name}.json").exists() else None
               for name in ("baseline", "gpu", "paper")}  # fmt: skip
     about = stored["gpu"]["about"] if stored["gpu"] else None
-    full = {"device": "cuda", "backbone": gpu.FULL.backbone, "crop": gpu.FULL.crop, "batch": gpu.FULL.batch}
+    full = {"device": "cuda", "backbone": device.FULL.backbone, "crop": device.FULL.crop, "batch": device.FULL.batch}
     if about and (of := {name: {**about, **about["size"]}[name] for name in full}) != full:
         raise ValueError(f"{folder / 'gpu.json'}: found a run of {of}, expected {full}: run make bench-gpu on a GPU")
     values = {name: {figure["name"]: figure["value"] for figure in content["figures"]} if content else {}

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import estimate, gpu, step
+from benchmarks import device, estimate, gpu, step
 from docs import tables
+
+from sign_zs3.files import read_yaml
 
 BENCHMARKS = Path(gpu.__file__).parent
 
@@ -27,7 +29,7 @@ def test_an_iteration_can_be_measured(kind: str) -> None:
 
 @functools.cache
 def in_this_process(module: str, *arguments: str) -> dict[str, Any]:
-    return {"step": step, "gpu": gpu}[module].one(arguments)  # type: ignore[no-any-return]
+    return {"step": step, "device": device}[module].one(arguments)  # type: ignore[no-any-return]
 
 
 def not_compiled(module: str, *arguments: str) -> dict[str, Any]:
@@ -72,22 +74,37 @@ def test_the_goals_of_a_gpu() -> None:
     assert (goals[gpu.INFERENCE], goals[gpu.BUSY], goals[gpu.OFF]) == (1.25, 0.85, 0.10)
     assert {goals[gpu.losses_name(kind)] for kind in gpu.PHASES} == {0.01}
     assert [row.name for row in gpu.rows() if row.least] == [gpu.BUSY]
-    assert (gpu.FULL.crop, gpu.FULL.batch, gpu.FULL.busy, gpu.FULL.workers, gpu.FULL.compared) == (369, 8, 200, 8, 100)
+    assert (device.FULL.crop, device.FULL.batch, device.FULL.busy, device.FULL.workers, device.FULL.compared) == (
+        369,
+        8,
+        200,
+        8,
+        100,
+    )
+
+
+def test_it_measures_what_the_preset_for_gpus_chooses() -> None:
+    preset = read_yaml(tables.EXPERIMENTS / "parts" / "gpu.yaml", "a preset")
+    options = step.parser().parse_args(gpu.WAYS[""])
+    assert options.precision == preset["trainer"]["precision"]
+    assert {name: getattr(options, name) for name in preset["model"]} == preset["model"]
 
 
 def test_what_fails_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(module: str, *arguments: str) -> dict[str, Any]:
         if module == "step" and "--compile=cudagraphs" in arguments:
             raise RuntimeError("python -m benchmarks.step: Traceback\nOutOfMemoryError: CUDA out of memory")
-        if arguments[1] == "busy":
+        if module == "step" and arguments[1] == "plain" and "--precision=bf16-mixed" not in arguments:
+            raise AssertionError("plain is compared in bf16 alone")
+        if arguments[0] == "busy":
             raise FileNotFoundError("No such file or directory: 'nvidia-smi'")
         seconds = {"plain": 1.0, "train": 1.25}.get(arguments[1], 0.5)
-        losses = [{"train/loss": 1.0 if arguments[1].endswith("cpu") else 1.02}]
+        losses = [{"train/loss": 1.0}]
         return {"seconds": [seconds], "peak": 8e9, "ratio": 1.2, "losses": losses, "name": "any", "device": "cuda"}
 
     path = tmp_path / "gpu.json"
     # what is said to be a GPU is never asked
-    assert gpu.measure(options_of("--device=cpu", f"--store={path}"), run) == 4 * gpu.FULL.rounds + 1
+    assert gpu.measure(options_of("--device=cpu", f"--store={path}"), run) == 4 * device.FULL.rounds + 1
     out = capsys.readouterr().out
     assert "not measured, train, CUDA graphs: OutOfMemoryError: CUDA out of memory" in out
     assert "not measured, busy: No such file or directory: 'nvidia-smi'" in out
@@ -113,6 +130,8 @@ def test_without_a_gpu_it_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 def test_losses_apart() -> None:
     ours, others = [{"a": 1.0, "b": 0.0}, {"a": 3.1, "b": 0.0}], [{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 0.0}]
     assert gpu.apart(ours, others) == pytest.approx(0.1 / 4)
+    with pytest.raises(ValueError, match="b: found a loss that is no finite number"):
+        gpu.apart([{"b": float("nan")}], [{"b": 1.0}])
 
 
 def test_figures_on_paper_are_those_of_the_counts() -> None:
