@@ -29,15 +29,13 @@ from benchmarks.figures import Figure, in_a_process, show, write
 
 WAYS: dict[str, tuple[str, ...]] = {
     "": PRESET,
-    ", compiled": (*PRESET, "--compile=true"),
-    ", CUDA graphs": (*PRESET, "--compile=cudagraphs"),
+    ", compiled": (*PRESET, "--compile"),
     ", channels first": CHANNELS_FIRST,
     ", TF32": ("--channels_last", "--matmul_precision=high"),
     ", float32": ("--channels_last", "--matmul_precision=highest"),
 }
 COMPARED = {
     "compiled / not, train iteration": (("train", ", compiled"), ("train", "")),
-    "CUDA graphs / not, train iteration": (("train", ", CUDA graphs"), ("train", "")),
     "channels_last / channels first, train iteration": (("train", ""), ("train", ", channels first")),
     "bf16 / float32, train iteration": (("train", ""), ("train", ", float32")),
     "TF32 / float32, train iteration": (("train", ", TF32"), ("train", ", float32")),
@@ -69,11 +67,11 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Yield all figures in the order in which they are shown."""
-    three = list(WAYS)[:3]
-    for way, kind in itertools.product(three, step.GOALS):
+    two = list(WAYS)[:2]
+    for way, kind in itertools.product(two, step.GOALS):
         own = None if way else f"{kind} / plain iteration (resnet101, crop 321)"
-        yield Row(ratio_name(kind, way), None if "CUDA" in way else step.GOALS[kind], processor=own)
-    yield from (Row(images_name(way)) for way in three)
+        yield Row(ratio_name(kind, way), step.GOALS[kind], processor=own)
+    yield from (Row(images_name(way)) for way in two)
     own_names = {"compiled": "compile / train iteration (resnet50, crop 161)",
                  "channels_last": "channels_last / train iteration (resnet50, crop 161)",
                  "bf16": "bf16 / train iteration (resnet18, crop 65)"}  # fmt: skip

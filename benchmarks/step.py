@@ -35,7 +35,6 @@ GOALS = {"train": 1.30, "self_training": 1.70, "transfer": 0.40}
 MEMORY_GOALS = {"train": 1.25}
 COMPARED = ("channels_last", "compile", "bf16")
 """Ways to run a train iteration, which are compared with a train iteration."""
-COMPILE: dict[str, bool | str] = {"false": False, "true": True, "cudagraphs": "cudagraphs"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: kind, options of the model, options of the Trainer
     "channels_last": ("train", {"channels_last": True}, {}),
@@ -146,7 +145,7 @@ def plain_seconds(options: argparse.Namespace) -> list[float]:
     if options.channels_last:
         encoder.to(memory_format=torch.channels_last)
     if options.compile:
-        encoder.compile(options={"triton.cudagraphs": options.compile == "cudagraphs"})
+        encoder.compile()
     optimizer = torch.optim.SGD([*encoder.parameters(), *classifier.parameters()], lr=1e-6, momentum=0.9)
     batch = one_batch(options.batch, options.crop)
     images, mask = batch["image"].to(options.device) / 255.0, batch["mask"].to(options.device)
@@ -224,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     made.add_argument("--channels_last", action="store_true")
-    made.add_argument("--compile", type=COMPILE.__getitem__, default=False, metavar=f"{{{','.join(COMPILE)}}}")
+    made.add_argument("--compile", action="store_true")
     made.add_argument("--matmul_precision", choices=("highest", "high"))
     made.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
     made.add_argument("--one", help=argparse.SUPPRESS)

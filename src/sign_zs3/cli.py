@@ -145,12 +145,11 @@ def _one_line(error: Exception) -> str:
         return f"error: {whose}{wrapped[1]}"
     if re.search(r"gloo.*(closed|reset) by peer|NCCL.*remote process exited", text):
         return "error: another process of this run has ended: see its own error, and go on with --ckpt_path last"
-    if type(error).__name__ == "OutOfMemoryError" or "_STATUS_ALLOC_FAILED" in text:
+    if type(error).__name__ == "OutOfMemoryError" or re.search("_STATUS_ALLOC_FAILED|CUDA error: out of memory", text):
         full = f"the memory of the GPU is full ({text.split('. ')[0][:200]})"
         return f"error: {full}: lower sizes, or end other programs on it"
-    if failed := re.search(
-        r"(?:CUDA|CUDNN|NCCL) error: (.+?)(?: Search for | CUDA kernel errors | Compile with |$)", text
-    ):
+    ends = "(?: Search for | CUDA kernel errors | Compile with |$)"
+    if failed := re.search(rf"(?:CUDA(?: driver)?|cuDNN|NCCL) error(?: in)?: (.+?){ends}", text):
         return (
             f"error: the GPU failed ({failed[1][:200]}); checkpoints written before stay as they are: look at it with "
             "nvidia-smi, and go on with --ckpt_path last"

@@ -21,7 +21,7 @@ from sign_zs3.callbacks import PictureLogger, ScheduleCheckpoint
 from sign_zs3.commands import predict
 from sign_zs3.models.export import write_program
 from sign_zs3.tasks.checkpoint import CHECKPOINT_KEY
-from tests.conftest import quiet_trainer, tiny_data
+from tests.conftest import StopAt, quiet_trainer, tiny_data
 from tests.device.simulated import NAME, Event, SimulatedAccelerator, SimulatedTensor, recorded, registered
 from tests.tasks.test_methods import METHODS, tiny
 
@@ -195,6 +195,31 @@ def test_a_run_resumes_on_another_device(tmp_path: Path) -> None:
             resumed = tiny(SIGNModule)
             second(folder, ScheduleCheckpoint()).fit(resumed, tiny_data(), ckpt_path=str(file))
             close(resumed, straight)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_goes_on_with_weights_that_lie_otherwise_in_memory(accumulate: int, tmp_path: Path) -> None:
+    """Fused steps read what belongs to a weight in the weight's own order."""
+    options = {"phases": ["train"], "train_iterations": 4, "accumulate": accumulate}
+    straight = tiny(SIGNModule, **options)
+    on_device(tmp_path).fit(straight, tiny_data())
+    begun = tiny(SIGNModule, **options)
+    on_device(tmp_path, ScheduleCheckpoint(), StopAt(3)).fit(begun, tiny_data())
+    resumed = tiny(SIGNModule, channels_last=True, **options)
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    on_device(tmp_path, ScheduleCheckpoint()).fit(resumed, tiny_data(), ckpt_path=path)
+    close(resumed, straight)
+
+
+def test_labels_that_are_changed_on_the_device_are_those_that_count(tmp_path: Path) -> None:
+    class Unlabelled(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args: Any) -> None:
+            if pl_module.schedule.batches % 2:
+                batch["mask"].fill_(255)
+
+    model = tiny(SIGNModule, phases=["train"], train_iterations=4)
+    on_device(tmp_path, Unlabelled()).fit(model, tiny_data())
+    assert model.progress.counts.skipped == 2
 
 
 def test_pictures_tables_and_predictions_come_from_the_device(tmp_path: Path) -> None:

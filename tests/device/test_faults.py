@@ -42,8 +42,8 @@ def raising(error: Exception) -> Callable[..., Any]:
     [
         (
             FULL,
-            "error: batch_size: found 2 crops of 32 x 32 pixels, too much for the GPU's memory (2.00 GiB more than it "
-            "had left of 23.64 GiB): lower --data.batch_size, with --model.accumulate N to make up for it, or "
+            "error: batch_size: found 2 crops of 32 x 32 pixels, too much for the GPU's memory (it was asked for 2.00 "
+            "GiB more, of 23.64 GiB): lower --data.batch_size, with --model.accumulate N to make up for it, or "
             "--data.crop_size",
         ),
         (
@@ -52,14 +52,24 @@ def raising(error: Exception) -> Callable[..., Any]:
             "it with nvidia-smi, and go on with --ckpt_path last",
         ),
         (
+            RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+            "error: the GPU failed (CUDNN_STATUS_EXECUTION_FAILED); checkpoints written before stay as they are: look "
+            "at it with nvidia-smi, and go on with --ckpt_path last",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory"),
+            "error: the memory of the GPU is full (CUDA error: out of memory): lower sizes, or end other programs on "
+            "it",
+        ),
+        (
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             "error: the memory of the GPU is full (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
             "`cublasCreate(handle)`): lower sizes, or end other programs on it",
         ),
         (
-            RuntimeError("NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"),
-            "error: the GPU failed (unhandled system error (run with NCCL_DEBUG=INFO for details)); checkpoints "
-            "written before stay as they are: look at it with nvidia-smi, and go on with --ckpt_path last",
+            RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled system error, NCCL version 2.27.5"),
+            "error: the GPU failed (ProcessGroupNCCL.cpp:3690, unhandled system error, NCCL version 2.27.5); "
+            "checkpoints written before stay as they are: look at it with nvidia-smi, and go on with --ckpt_path last",
         ),
     ],
 )
@@ -115,4 +125,6 @@ def test_an_old_driver_is_told_of_where_the_cpu_takes_its_place(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for found in ("auto", None, "cpu", "cuda", "gpu"):
         check_accelerator(found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_accelerator("cpu")  # nothing is left idle that was asked for
     assert not caplog.records

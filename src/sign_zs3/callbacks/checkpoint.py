@@ -82,9 +82,16 @@ class ScheduleCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the start."""
         self.signals.take_over(trainer)
+        # Lightning's own question after SIGTERM, which has all ranks wait before each batch
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         # all ranks ask at once, since rank 0 tells the others
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         self._save_last(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Hand on whether this rank was told to stop, so that all know by the end of the batch."""
+        assert isinstance(pl_module, ZeroShotTask)
+        pl_module.training_run.told_to_stop = self.signals.received is not None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Save where a phase or an interval ends."""
@@ -97,7 +104,7 @@ class ScheduleCheckpoint(Checkpoint):
         interval_ends = schedule.batches_pending == 0 and self.every and schedule.iteration % self.every == 0
         if interval_ends or (finished is not None and self.every):
             self._save_last(trainer, pl_module)
-        if not schedule.done and self.signals.agreed(trainer):
+        if not schedule.done and self.signals.agreed(trainer, pl_module.training_run.agreed_to_stop):
             self._save_last(trainer, pl_module)
             self.signals.requeue(trainer)
             trainer.strategy.barrier("requeued")  # SLURM may end all ranks when one has ended

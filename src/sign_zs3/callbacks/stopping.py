@@ -75,9 +75,9 @@ class StopSignals:
         """What ends the run once all is saved."""
         return KeyboardInterrupt() if self.received == "SIGINT" else SIGTERMException(self.received)
 
-    def agreed(self, trainer: pl.Trainer) -> bool:
-        """Say whether any rank was told to stop; called on all ranks."""
-        stop = bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+    def agreed(self, trainer: pl.Trainer, any_rank: bool) -> bool:
+        """Say whether to stop now; all ranks have agreed on whether any of them was told to before this batch."""
+        stop = self.received is not None if trainer.world_size == 1 else any_rank
         if stop:
             # a rank may be a moment late in hearing of it
             self._requeue = bool(trainer.strategy.reduce_boolean_decision(self._requeue, all=False))

@@ -125,6 +125,7 @@ PAGES = {
                 "--trainer.logger CLASS": "WandbLogger, TensorBoardLogger (default: CSV files)",
                 "--checkpoint.every N": "iterations between saves of last.ckpt (default: 500)",
                 "--model.compile BOOL": "torch.compile of encoder and spatial module (default: false)",
+                "--model.matmul_precision NAME": "high: TF32 in training (default: as torch has it)",
                 "--print_config": "print all options as YAML, and do nothing",
             },
         },

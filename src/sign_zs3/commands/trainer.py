@@ -78,7 +78,7 @@ def check_accelerator(found: object) -> None:
         raise UserError(
             f"trainer.accelerator: found {found}, but torch finds none on this machine{why}: use auto or cpu"
         )
-    if "too old" in fault:
+    if found in (None, "auto") and "too old" in fault:
         log.warning("trainer.accelerator: no GPU is used (%s): update the driver, or go on without", fault)
 
 

@@ -207,7 +207,7 @@ class OnHost:
 
     Attributes:
         mask: (N, H, W), integers, as in the batch.
-        ignored: Pixels without a known class, padding left out.
+        ignored: Pixels without a known class, padding left out; 0 where the batch does not say what is padding.
         hidden: Pixels of unseen classes.
         any_labelled: Whether any pixel has a label.
     """
@@ -215,9 +215,18 @@ class OnHost:
     def __init__(self, batch: Mapping[str, Any]) -> None:
         self.mask: Tensor = batch["mask"].cpu()
         labelled = self.mask != IGNORE_INDEX
-        self.ignored = int((~labelled & batch["valid"].cpu()).sum())
+        self.ignored = int((~labelled & batch["valid"].cpu()).sum()) if "valid" in batch else 0
         self.hidden = int(batch["hidden"].sum())
         self.any_labelled = bool(labelled.any())
+        self._sent: tuple[Tensor, int] | None = None
+
+    def sent(self, mask: Tensor) -> None:
+        """Remember the mask of the batch as it arrived."""
+        self._sent = mask, mask._version
+
+    def is_of(self, mask: Tensor) -> bool:
+        """Whether a batch's mask is the one that arrived, not changed or replaced since."""
+        return self._sent is not None and self._sent[0] is mask and self._sent[1] == mask._version
 
 
 class UnscoredSamples(Dataset[Sample]):

@@ -23,19 +23,42 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def matmul_precision(precision: str | None) -> Iterator[None]:
-    """Multiply float32 matrices as `torch.set_float32_matmul_precision` says; None: as it is set.
-
-    Places and distances need ``highest``: TF32 keeps 10 bits, too few to tell the pixels of an image apart.
-    """
-    before = torch.get_float32_matmul_precision()
-    if precision in (None, before):
+    """Multiply float32 matrices as `torch.set_float32_matmul_precision` says; None: as it is set."""
+    if precision is None:
         yield
         return
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices in float32 where CUDA would do it in TF32, which keeps 10 bits: too few for places."""
+    settings = torch.backends.cuda.matmul
+    # a compiler cannot follow; nothing is touched where there is nothing to do, since torch refuses a mix of its two
+    # ways to set it
+    if torch.compiler.is_compiling() or settings.fp32_precision != "tf32":
+        yield
+        return
+    try:
+        torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by the newer way
+        is_newer = True
+    else:
+        is_newer = False
+    if not is_newer:
+        with matmul_precision("highest"):
+            yield
+        return
+    settings.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = "tf32"
 
 
 @contextmanager
@@ -45,5 +68,5 @@ def in_memory(option: str, what: str, advice: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         found = re.search(r"Tried to allocate ([\d.]+ \wiB).*?total capacity of ([\d.]+ \wiB)", str(error), re.DOTALL)
-        more = f" ({found[1]} more than it had left of {found[2]})" if found else ""
+        more = f" (it was asked for {found[1]} more, of {found[2]})" if found else ""
         raise UserError(f"{option}: found {what}, too much for the GPU's memory{more}: {advice}") from error

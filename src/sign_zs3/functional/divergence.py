@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sign_zs3.functional.cross_entropy import at_least_float32
-from sign_zs3.functional.devices import matmul_precision, to_device
+from sign_zs3.functional.devices import exact_products, to_device
 from sign_zs3.protocol import IGNORE_INDEX
 
 BANDWIDTHS: tuple[float, ...] = (2, 5, 10, 20, 40, 60)
@@ -156,7 +156,7 @@ def median_bandwidths(real: Tensor, fake: Tensor, most: int = 1_000) -> Tensor:
     squared = torch.pdist(both).square()
     median = squared.masked_fill(squared == 0, torch.nan).nanmedian().nan_to_num(1.0)
     # powers of two: the host knows how many, and waits for none
-    return median * torch.arange(-2, 3, device=median.device).exp2()
+    return median * torch.arange(-2, 3, dtype=median.dtype, device=median.device).exp2()
 
 
 def _root(squared: Tensor, bandwidths: Sequence[float] | Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seq
     places, shares = to_device(places, rows.device), to_device(shares, rows.device)
     z = rows.new_zeros(count * length, rows.shape[1]).index_copy(0, places, rows).view(count, length, -1)  # (B, L, D)
     w = rows.new_zeros(count * length).index_copy(0, places, shares).view(count, length)  # (B, L)
-    with torch.autocast(z.device.type, enabled=False), matmul_precision("highest"):
+    with torch.autocast(z.device.type, enabled=False), exact_products():
         # the kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise
         center = (w.abs().unsqueeze(1) @ z / 2).detach()
         squared: Tensor = _WeightedKernel.apply(z - center, w, bandwidths)
@@ -229,6 +229,6 @@ class _WeightedKernel(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, w, slope = ctx.saved_tensors
         # manual optimisation calls backward inside the autocast region
-        with torch.autocast(z.device.type, enabled=False), matmul_precision("highest"):
+        with torch.autocast(z.device.type, enabled=False), exact_products():
             factor = -4 * gradient[:, None, None] * w.unsqueeze(2)
             return factor * ((slope @ w.unsqueeze(2)) * z - slope @ (w.unsqueeze(2) * z)), None, None

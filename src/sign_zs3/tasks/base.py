@@ -48,7 +48,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         segmenter: E, the spatial module and C; there once the model is built.
         teacher: A copy of the segmenter that gives pseudo-labels; None before self-training.
         progress: Schedule, counts and origins: what checkpoints tell beside weights.
-        training_run: Freezing, rates, updates and counting; there once a run trains, as are its `updates`.
+        training_run: Freezing, rates, updates and counting; there once a run trains.
         scores: What the last test computed: `GZSLMeanIoU.compute()`.
         confusion: (C, C) int64, the last test's confusion matrix, rows = truth; None before any.
     """
@@ -63,7 +63,6 @@ class ZeroShotTask(pl.LightningModule, ABC):
     metric: GZSLMeanIoU
     class_vectors: Tensor
     training_run: Training
-    updates: Updates
 
     def __init__(self, protocol: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__()
@@ -165,7 +164,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
             self._take(protocol)
         building.check_classes(self.protocol, protocol, "the data")
         if stage == "fit":
-            trainer.check_trainer(self.trainer, bool(self.hparams["compile"]))
+            trainer.check_trainer(self.trainer, self.hparams["compile"])
             run.check_schedule(self.schedule, self.protocol, self.hparams["pseudo_top_p"])
 
     def configure_model(self) -> None:
@@ -218,7 +217,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add classes, progress and a partly accumulated gradient, all as plain types and tensors."""
-        if self._is_fitting and "updates" in vars(self):
+        if self._is_fitting and "training_run" in vars(self):
             self.updates.settle()
         checkpoint[CHECKPOINT_KEY] = self.progress.stored(type(self).__name__, self.protocol, self.named_parameters())
 
@@ -272,8 +271,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run: Lightning's optimisers cannot be pickled."""
-        of_a_run = ("training_run", "updates")
-        return {name: value for name, value in super().__getstate__().items() if name not in of_a_run}
+        return {name: value for name, value in super().__getstate__().items() if name != "training_run"}
 
     # -- training ---------------------------------------------------------------------------------------------
 
@@ -297,13 +295,18 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Refuse a schedule that the weights are not ready for; tell the loaders where the run begins."""
         run.check_ready(self.schedule, self.segmenter.known)
         self._tell_loaders()
-        run.compile_networks(self.hparams["compile"], self.segmenter, self.teacher)
+        if self.hparams["compile"]:
+            run.compile_networks(self.segmenter, self.teacher)
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
         parts, names = self.parts(), self._optimizer_names
         self.training_run = Training(self, self.progress, parts, names, self.rates, self.enter_phase)
-        self.updates = self.training_run.updates
+
+    @property
+    def updates(self) -> Updates:
+        """How losses move weights; there once a run trains."""
+        return self.training_run.updates
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Train on a batch as its phase says."""
@@ -333,7 +336,8 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def enter_phase(self, kind: str) -> None:
         """Prepare for a phase that starts now: renew the teacher for self-training."""
         self.set_teacher(kind == "self_training")
-        run.compile_networks(self.hparams["compile"], self.teacher)
+        if self.hparams["compile"]:
+            run.compile_networks(self.teacher)
 
     def set_teacher(self, wanted: bool) -> None:
         """Copy the segmenter as it is, or forget the copy."""

@@ -47,11 +47,10 @@ class GradientExchange:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._on = False
-        if error is not None:
-            return
-        while self._next < len(self._pieces):
+        while error is None and self._next < len(self._pieces):
             self._send()
-        for gradients, flat, work in self._sent:
+        sent, self._sent = self._sent, []  # nothing of it is kept
+        for gradients, flat, work in sent:
             work.wait()  # on a GPU its stream waits, not the host
             parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             means = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
@@ -70,7 +69,7 @@ class GradientExchange:
         self._next += 1
         gradients = [p.grad for p in piece if p.requires_grad and p.grad is not None]
         if gradients:
-            flat = torch.cat([gradient.flatten() for gradient in gradients]) / self.count
+            flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(self.count)
             work = torch.distributed.all_reduce(flat, async_op=True)
             assert work is not None
             self._sent.append((gradients, flat, work))

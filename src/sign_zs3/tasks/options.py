@@ -68,7 +68,6 @@ class TaskOptions:
         seed: Random seed of initial weights, noise and dropout.
         channels_last: Keep the encoder's weights and maps as (N, H, W, C) in memory, which suits tensor cores.
         compile: Train with `torch.compile` of the encoder and the spatial module; the first iterations take minutes.
-            ``cudagraphs`` also replays each as one CUDA graph, for more memory.
         matmul_precision: Of float32 products in training: ``highest``, ``high`` (TF32) or ``medium`` (bfloat16), see
             `torch.set_float32_matmul_precision`; null leaves it. Convolutions use TF32 by torch's default.
 
@@ -122,15 +121,13 @@ class TaskOptions:
     # machine
     seed: int = 0
     channels_last: bool = False
-    compile: bool | Literal["cudagraphs"] = False
+    compile: bool = False
     matmul_precision: Literal["highest", "high", "medium"] | None = None
 
     def __post_init__(self) -> None:
         check_choice("self_training", self.self_training, "annealed", "probability", "top_fraction", "none")
         check_choice("pseudo_classes", self.pseudo_classes, "unseen", "all")
         check_choice("resolution", self.resolution, "label", "feature")
-        if not isinstance(self.compile, bool):
-            check_choice("compile", self.compile, "cudagraphs")
         if self.matmul_precision is not None:
             check_choice("matmul_precision", self.matmul_precision, "highest", "high", "medium")
         check_positive(dilations=self.dilations, input_scales=self.input_scales)

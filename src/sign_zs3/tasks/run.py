@@ -70,15 +70,11 @@ def check_ready(schedule: Schedule, known: Tensor) -> None:
         )
 
 
-def compile_networks(how: bool | str, *segmenters: Segmenter | None) -> None:
-    """Compile encoders and spatial modules in place, as the option `compile` says how.
-
-    Random numbers stay as without compilation.
-    """
-    options = {"fallback_random": True, "triton.cudagraphs": how == "cudagraphs"}
-    for segmenter in filter(None, segmenters if how else ()):
+def compile_networks(*segmenters: Segmenter | None) -> None:
+    """Compile encoders and spatial modules in place; random numbers stay as without compilation."""
+    for segmenter in filter(None, segmenters):
         for part in (segmenter.encoder, segmenter.spatial):
-            part.compile(options=options)
+            part.compile(options={"fallback_random": True})
 
 
 def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCache | None:

@@ -32,6 +32,8 @@ class Training:
     Attributes:
         updates: How losses move weights.
         losses: Of the last batch, by name.
+        told_to_stop: Whether this process was, to be set before a batch.
+        agreed_to_stop: Whether any process was, as all of them know after the batch.
     """
 
     def __init__(
@@ -43,13 +45,14 @@ class Training:
         self.rates = rates
         self.enter_phase = enter_phase
         self.losses: dict[str, Tensor] = {}
+        self.told_to_stop = self.agreed_to_stop = False
         self._announced = ""
         optimizers = module.optimizers()
         listed = optimizers if isinstance(optimizers, list) else [optimizers]
         self.updates = Updates(module, progress, dict(zip(names, listed, strict=True)), parts)
         for name, gradient in progress.gradients.items():
             parameter = module.get_parameter(name)
-            parameter.grad = gradient.to(parameter)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
         progress.gradients = {}
         if progress.schedule.done:
             module.trainer.should_stop = True
@@ -63,11 +66,12 @@ class Training:
         out, since it has no labelled pixel.
         """
         module, schedule, counts = self.module, self.progress.schedule, self.progress.counts
-        if "host" not in batch:  # of a data module of the user's own
-            batch["host"] = OnHost(batch)
-        host: OnHost = batch["host"]
+        host: OnHost | None = batch.get("host")
+        if host is None or not host.is_of(batch["mask"]):  # of the user's own data module, or changed on the device
+            batch["host"] = host = OnHost(batch)
         kind, numbers = self._begin()
-        if kind != "self_training" and not self._any_labelled(host):
+        any_labelled, self.agreed_to_stop = self._agree(host.any_labelled)
+        if kind != "self_training" and not any_labelled:
             counts.skipped += 1
             self.updates.step_if_due(*self.updates.optimizers)
             log.warning("iteration %d: no labelled pixel in the batch; skipped", schedule.iteration)
@@ -111,10 +115,12 @@ class Training:
             log.info("phase %s: %d iterations, training %s", phase.name, phase.iterations, ", ".join(sorted(trained)))
         return phase.kind, {f"lr/{name}": rate for name, rate in rates.items()}
 
-    def _any_labelled(self, host: OnHost) -> bool:
+    def _agree(self, any_labelled: bool) -> tuple[bool, bool]:
+        """Return whether any process has a labelled pixel, and whether any was told to stop."""
         if self.module.trainer.world_size == 1:
-            return host.any_labelled
+            return any_labelled, self.told_to_stop
         # All ranks must take the same path, or the gradient exchange would wait for ever.
-        labelled = to_device(torch.tensor(float(host.any_labelled)), self.module.device)
-        torch.distributed.all_reduce(labelled)
-        return bool(labelled)
+        flags = to_device(torch.tensor([any_labelled, self.told_to_stop], dtype=torch.float32), self.module.device)
+        torch.distributed.all_reduce(flags)
+        labelled, stop = flags.tolist()
+        return labelled > 0, stop > 0

@@ -27,8 +27,6 @@ WEIGHT_DECAY = 5e-4
 POLY_POWER = 0.9
 """Of SGD (the decay of D's Adam, too) and its poly schedule, as in DeepLab-v2 and all methods built on it."""
 
-_TOTAL = "the loss of the "
-
 
 class Step(NamedTuple):
     """A step, and the numbers that say whether it was taken.
@@ -69,7 +67,8 @@ class Updates:
         self.parts = parts
         self.clip_norm: float = module.hparams["clip_norm"]
         self.max_nonfinite: int = module.hparams["max_nonfinite"]
-        self.late = is_late(module.device)
+        # the CPU is the host, and Apple's GPU has no copies that the host could wait for
+        self.late = module.device.type not in ("cpu", "mps")
         self._exchanges: dict[str, AbstractContextManager[None]] = {}
         self._losses: dict[str, list[tuple[str, Tensor]]] = {}
         self._steps: list[Step] = []
@@ -82,7 +81,11 @@ class Updates:
             for group in optimizer.param_groups:
                 # the flag is stored, and a checkpoint may come from another device
                 group["fused"] = True if self.late else None
-            for state in optimizer.state.values():
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    # fused steps want what belongs to a weight as the weight lies in memory
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[key] = torch.empty_like(parameter).copy_(value)
                 if "step" in state:
                     state["step"] = state["step"].to(module.device if self.late else "cpu")
 
@@ -131,13 +134,13 @@ class Updates:
         A `UserError` where more than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         loss = losses.total
-        terms = {**losses.terms, f"{_TOTAL}{name}": loss}
-        self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms.items())
+        terms = losses.terms.items() if losses.terms else ((f"the loss of the {name}", loss),)
+        self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms)
         finite = loss.detach().isfinite()
         # In the gradient what is not finite reaches the other ranks, which then decide as this one does.
         with self._exchanges[name]:
             self.module.manual_backward(loss * torch.where(finite, 1.0, math.nan) / self.schedule.accumulate)
-        if self._statistics_before and (self.late or not bool(finite)):
+        if name == "segmenter" and self._statistics_before and (self.late or not bool(finite)):
             for statistic, before in zip(self._statistics(), self._statistics_before, strict=False):
                 statistic.copy_(torch.where(finite, statistic, before))
         self.step_if_due(name)
@@ -181,7 +184,8 @@ class Updates:
         if isinstance(inner, torch.optim.SGD):
             for parameter in parameters:
                 # a first step that is left out would leave it without numbers
-                inner.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                if "momentum_buffer" not in inner.state[parameter]:
+                    inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         inner.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
         optimizer.step()
 
@@ -214,13 +218,12 @@ class Updates:
         if math.isfinite(norm):
             return
         what = [f"{term} = {x:g}" for term, x in zip(step.losses, losses, strict=True) if not math.isfinite(x)]
-        what = [each for each in what if not each.startswith(_TOTAL)] or what
         if not what:
             names = {id(parameter): name for name, parameter in self.module.named_parameters()}
             bad = [names[id(p)] for p, x in zip(step.gradients, norms, strict=True) if not math.isfinite(x)]
             others = f" and of {len(bad) - 1} others" if len(bad) > 1 else ""
             what = [f"the {f'gradient of {bad[0]}{others}' if bad else 'norm of the gradient'} is not finite"]
-        where, most = f"{step.where}: {', '.join(what)}", self.max_nonfinite
+        where, most = f"{step.where}: {', '.join(dict.fromkeys(what))}", self.max_nonfinite
         self.counts.nonfinite += 1
         if self.counts.nonfinite > most:
             before = f" ({most} such steps were left out before)" if most else ""
@@ -235,14 +238,6 @@ class Updates:
         """Return the running mean and variance of each batch norm that is training."""
         norms = [m for part in self.parts.values() for m in part.modules() if isinstance(m, _BatchNorm) and m.training]
         return [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
-
-
-def is_late(device: torch.device) -> bool:
-    """Return whether the host runs ahead of a device and learns late what was computed.
-
-    The CPU is the host; Apple's GPU has no copies that the host could wait for.
-    """
-    return device.type not in ("cpu", "mps")
 
 
 def segmenter_optimizer(segmenter: Segmenter, hparams: Mapping[str, Any]) -> torch.optim.SGD:

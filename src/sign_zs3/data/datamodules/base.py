@@ -291,7 +291,10 @@ class ZeroShotDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Widen masks to int64 on the device: training masks travel there as uint8."""
-        return {**batch, "mask": batch["mask"].long()}
+        mask = batch["mask"].long()
+        if "host" in batch:
+            batch["host"].sent(mask)
+        return {**batch, "mask": mask}
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the loader of the validation images; an empty list where there are none."""
