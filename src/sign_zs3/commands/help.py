@@ -39,7 +39,7 @@ _DATA = {
 }
 _LOADING = {
     "--data.batch_size N": "images in a batch, for each device",
-    "--data.num_workers N": "processes that read images (default: 2, beside a GPU up to 8)",
+    "--data.num_workers N": "processes that read images (default: null, for 2, beside a GPU up to 8)",
 }
 _CROPS = {
     "--data.warp_size PIXELS": "training images are resized to this square first",
@@ -125,7 +125,7 @@ PAGES = {
                 "--trainer.logger CLASS": "WandbLogger, TensorBoardLogger (default: CSV files)",
                 "--checkpoint.every N": "iterations between saves of last.ckpt (default: 500)",
                 "--model.compile BOOL": "torch.compile of encoder and spatial module (default: false)",
-                "--model.matmul_precision NAME": "high: TF32 in training (default: as torch has it)",
+                "--model.matmul_precision NAME": "high: TF32 in training (default: null)",
                 "--print_config": "print all options as YAML, and do nothing",
             },
         },

@@ -45,12 +45,10 @@ def exact_products() -> Iterator[None]:
         yield
         return
     try:
-        torch.get_float32_matmul_precision()
+        precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set by the newer way
-        is_newer = True
-    else:
-        is_newer = False
-    if not is_newer:
+        precision = ""
+    if precision:
         with matmul_precision("highest"):
             yield
         return

@@ -170,8 +170,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def configure_model(self) -> None:
         """Make the networks, the only place where a model gets them, and tell the data module what its loaders give.
 
-        The data are checked by then: a missing file is named before weights are downloaded. Class vectors that are
-        there already are a checkpoint's, which brings all weights. Otherwise both are read as the options say.
+        Class vectors that are there already are a checkpoint's, which brings all weights. Otherwise both are read.
         """
         if not self.is_built:
             hp, protocol, sources = self.hparams, self.protocol, None
@@ -391,8 +390,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, Segmentation]]:
         """Return each image's id and what was found in it, at the size it had before the data set's transform."""
         sizes = batch["size"].tolist() if "size" in batch else [map_size(batch["mask"])] * len(batch["id"])
-        found = segmentations(self._scores(batch), [(height, width) for height, width in sizes])
-        return list(zip(batch["id"], found, strict=True))
+        return list(zip(batch["id"], segmentations(self._scores(batch), [(h, w) for h, w in sizes]), strict=True))
 
     @torch.no_grad()
     def label_image(self, image: Tensor) -> Tensor:
