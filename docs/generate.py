@@ -35,6 +35,7 @@ def main() -> None:
     for name, text in tables.experiments_tables().items():
         write(f"experiments-{name}.md", text)
     write("benchmarks.md", tables.figures_table(HERE.parent / "benchmarks" / "baseline.json"))
+    write("agreement.md", tables.figures_table(HERE.parent / "benchmarks" / "gpu_agreement.json"))
     write("devices.md", tables.devices_table(HERE.parent / "benchmarks"))
     for path in sorted((HERE / "results").rglob("table*.csv")):
         write(f"{path.relative_to(HERE).with_suffix('.md')}", tables.scores_table(path))

@@ -129,7 +129,9 @@ def _measured() -> dict[tuple[str, ...], Line]:
 
 
 def figures_table(path: Path) -> str:
-    """Return the figures of the stored benchmark beside their goals."""
+    """Return the figures of a stored benchmark beside their goals; a line where it never ran."""
+    if not path.exists():
+        return "Not measured: no GPU was there.\n"
     rows = []
     for figure in json.loads(path.read_text(encoding="utf-8"))["figures"]:
         goal: Any = figure["goal"]

@@ -136,6 +136,7 @@ def test_figures_of_the_benchmark(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     figures = [{"name": "a_b", "value": 0.004, "goal": 1.0, "least": False}, {"name": "c", "value": 2, "goal": None}]
     path.write_text(json.dumps({"figures": figures}), encoding="utf-8")
+    assert tables.figures_table(tmp_path / "none.json") == "Not measured: no GPU was there.\n"
     assert tables.figures_table(path).splitlines()[2:] == ["| a\\_b | 0.004 | at most 1 |", "| c | 2.00 |  |"]
 
 

@@ -29,6 +29,11 @@ LENGTHS = {"train_iterations": 3, "self_training_iterations": 3}
 FURTHER = {"generator_iterations": 3, "transfer_iterations": 3}
 WAITS = {("event", "synchronize", "tasks/updates.py settle"): 1}
 """What the host waits for in an iteration: numbers of the one before."""
+SENT = {
+    ("to host", "tasks/updates.py end_batch"),
+    ("to device", "functional/devices.py to_device"),
+}
+"""What else goes between host and device, which nobody waits for; the batch itself goes before its iteration."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,6 +110,9 @@ def test_all_phases_compute_what_the_cpu_does_and_the_host_waits_once_an_iterati
         for found in iterations[1:-1]:  # the first of all has none before it, the last reads its own, too
             counted = Counter((e.kind, e.operation, e.place) for e in found if e.waits)
             assert counted == WAITS, f"{kind}: the host waits for the device in another place"
+            assert {(e.kind, e.place) for e in found if not e.waits} <= SENT, kind
+            values = sum(e.numbers for e in found if e.kind == "to host")
+            assert values < 200, f"{kind}: more than a few numbers of each step go to the host"
     here = tiny(method, **options)
     quiet_trainer(tmp_path).fit(here, tiny_data())
     close(there, here)
