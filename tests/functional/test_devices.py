@@ -21,7 +21,7 @@ from sign_zs3.functional.devices import exact_products
 settings = torch.backends.cuda.matmul
 exec(sys.argv[1])
 before = settings.fp32_precision
-with exact_products():
+with exact_products(torch.device("cuda")):
     inside = settings.fp32_precision
     (torch.ones(2, 2) @ torch.ones(2, 2)).sum()
 print(json.dumps([before, inside, settings.fp32_precision]))

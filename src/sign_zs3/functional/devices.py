@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -35,28 +35,25 @@ def matmul_precision(precision: str | None) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@contextmanager
-def exact_products() -> Iterator[None]:
+def exact_products(device: torch.device) -> AbstractContextManager[None]:
     """Multiply float32 matrices in float32 where CUDA would do it in TF32, which keeps 10 bits: too few for places."""
-    settings = torch.backends.cuda.matmul
-    # a compiler cannot follow; nothing is touched where there is nothing to do, since torch refuses a mix of its two
-    # ways to set it
-    if torch.compiler.is_compiling() or settings.fp32_precision != "tf32":
-        yield
-        return
+    # a compiler cannot follow; and torch refuses a mix of its two ways to set it, so nothing is touched in vain
+    if device.type != "cuda" or torch.compiler.is_compiling() or torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return nullcontext()
     try:
-        precision = torch.get_float32_matmul_precision()
+        torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set by the newer way
-        precision = ""
-    if precision:
-        with matmul_precision("highest"):
-            yield
-        return
-    settings.fp32_precision = "ieee"
+        return _newer_ieee()
+    return matmul_precision("highest")
+
+
+@contextmanager
+def _newer_ieee() -> Iterator[None]:
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     try:
         yield
     finally:
-        settings.fp32_precision = "tf32"
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
 
 
 @contextmanager

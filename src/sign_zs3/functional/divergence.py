@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -190,16 +191,17 @@ def _squared_mmd(real: Sequence[Tensor], fake: Sequence[Tensor], bandwidths: Seq
     With weights w = 1/n on real and -1/m on synthetic features z, 0 on padding, it is the sum of w_i w_j k(z_i, z_j).
     """
     rows = at_least_float32(torch.cat([x for pair in zip(real, fake, strict=True) for x in pair]))
-    sizes = [(len(r), len(f)) for r, f in zip(real, fake, strict=True)]
-    count, length = len(sizes), max(n + m for n, m in sizes)
+    sizes = np.array([(len(r), len(f)) for r, f in zip(real, fake, strict=True)])  # (B, 2)
+    totals = sizes.sum(axis=1)
+    count, length = len(sizes), int(totals.max())
     # where each row goes: scattered at once, since autograd copies all that is padded for each piece put into it
-    places = torch.cat([torch.arange(n + m) + length * b for b, (n, m) in enumerate(sizes)])
-    counts = torch.tensor(sizes).flatten()
-    shares = torch.tensor([1, -1] * count).double().div(counts).repeat_interleave(counts).to(rows.dtype)
-    places, shares = to_device(places, rows.device), to_device(shares, rows.device)
+    shifts = length * np.arange(count) - (totals.cumsum() - totals)
+    to = torch.from_numpy(np.arange(totals.sum()) + shifts.repeat(totals))
+    of_each = torch.from_numpy((np.array([1.0, -1.0]) / sizes).ravel().repeat(sizes.ravel()))
+    places, shares = to_device(to, rows.device), to_device(of_each.to(rows.dtype), rows.device)
     z = rows.new_zeros(count * length, rows.shape[1]).index_copy(0, places, rows).view(count, length, -1)  # (B, L, D)
     w = rows.new_zeros(count * length).index_copy(0, places, shares).view(count, length)  # (B, L)
-    with torch.autocast(z.device.type, enabled=False), exact_products():
+    with torch.autocast(z.device.type, enabled=False), exact_products(z.device):
         # the kernel sees differences only: moving the origin into the data keeps |x|^2 + |y|^2 - 2xy precise
         center = (w.abs().unsqueeze(1) @ z / 2).detach()
         squared: Tensor = _WeightedKernel.apply(z - center, w, bandwidths)
@@ -229,6 +231,6 @@ class _WeightedKernel(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, w, slope = ctx.saved_tensors
         # manual optimisation calls backward inside the autocast region
-        with torch.autocast(z.device.type, enabled=False), exact_products():
+        with torch.autocast(z.device.type, enabled=False), exact_products(z.device):
             factor = -4 * gradient[:, None, None] * w.unsqueeze(2)
             return factor * ((slope @ w.unsqueeze(2)) * z - slope @ (w.unsqueeze(2) * z)), None, None

@@ -116,7 +116,7 @@ def move_map(maps: Tensor, cells: Cells, others: Cells, size: tuple[int, int]) -
     """
     # two products of matrices, whose gradient CUDA sums in a fixed order, as it does not for F.interpolate's
     device = "cpu" if maps.is_meta else maps.device.type
-    with torch.autocast(device, enabled=False), exact_products():
+    with torch.autocast(device, enabled=False), exact_products(maps.device):
         values = maps.to(torch.promote_types(maps.dtype, torch.float32))
         sides = zip(cells, others, map_size(maps), size, strict=True)
         down, along = (_hats(*side, device=maps.device).to(values) for side in sides)
