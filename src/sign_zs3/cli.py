@@ -46,6 +46,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # the log counts them
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch's compiler asks for it
     try:
         return _run(given)
     except SystemExit as stop:

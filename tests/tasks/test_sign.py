@@ -476,6 +476,7 @@ def test_channels_last_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler asks for it
 def test_compiled_networks_give_the_same_weights(tmp_path: Path) -> None:
     compiled = trained_weights(tmp_path, compile=True)
     torch.testing.assert_close(compiled, trained_weights(tmp_path), rtol=1e-3, atol=1e-4)
