@@ -39,14 +39,14 @@ def main(args: list[str] | None = None) -> int:
     logging.getLogger("sign_zs3").setLevel(logging.INFO)
     # which process of several died, and how, before the others are killed
     logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
-    # Hints on Lightning's own code and on speed, which a user of this program can do nothing about.
+    # Hints on the own code of Lightning and of torch.compile, and on speed, which a user can do nothing about.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*no pre-optimization state was saved")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # the log counts them
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch's compiler asks for it
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     try:
         return _run(given)
     except SystemExit as stop:
