@@ -43,7 +43,7 @@ demo: $(if $(wildcard $(READY)),$(READY),$(BASIC))  ## train all steps on the bu
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## run the long check: the demo as a whole, with right and with shuffled class vectors (about 10 minutes)
+test-slow: setup  ## run the longer checks: the demo with right and with shuffled class vectors, torch.compile, a killed make paper, bench-gpu in small (about 12 minutes)
 	$(BIN)/python -m pytest -m slow
 
 test-reliability: setup  ## run the long checks of docs/reliability.md: kills, several processes, fuzzing, 20,000 iterations (long)

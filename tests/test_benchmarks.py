@@ -52,6 +52,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_all_figures_of_a_gpu_are_measured_in_small(tmp_path: Path, nvidia_smi: Path) -> None:
     path = tmp_path / "gpu.json"
     assert gpu.measure(options_of("--device=cpu", "--tiny", f"--store={path}"), not_compiled) == 0

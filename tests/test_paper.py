@@ -335,6 +335,7 @@ def context(root: Path, runs: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_scores(
     paper: ModuleType, context_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -288,10 +288,9 @@ def test_images_are_labelled_on_the_device_as_on_the_cpu(trained: Any, tmp_path:
 
 def test_a_model_on_the_device_learns_classes_and_is_exported(trained: Any, tmp_path: Path) -> None:
     there = copy.deepcopy(trained).to(NAME)
-    for data in (None, tiny_data()):
-        made = [extend(model, ["brown disc"], data=data) for model in (trained, there)]
-        close(*made)
-        assert made[1].device.type == "cpu", "a new model is on the CPU"
+    made = [extend(model, ["brown disc"], data=tiny_data()) for model in (trained, there)]
+    close(*made)
+    assert made[1].device.type == "cpu", "a new model is on the CPU"
     assert write_program(there.segmenter, tmp_path / "model.pt2") == pytest.approx(1, abs=1e-3)
 
 
