@@ -134,8 +134,8 @@ class Updates:
         A `UserError` where more than `max_nonfinite` steps were left out; no weight has been changed by them.
         """
         loss = losses.total
-        terms = losses.terms.items() if losses.terms else ((f"the loss of the {name}", loss),)
-        self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms)
+        terms = {**losses.terms, f"the loss of the {name}": loss}
+        self._losses.setdefault(name, []).extend((term, x.detach()) for term, x in terms.items())
         finite = loss.detach().isfinite()
         # In the gradient what is not finite reaches the other ranks, which then decide as this one does.
         with self._exchanges[name]:
@@ -218,6 +218,7 @@ class Updates:
         if math.isfinite(norm):
             return
         what = [f"{term} = {x:g}" for term, x in zip(step.losses, losses, strict=True) if not math.isfinite(x)]
+        what = [each for each in what if not each.startswith("the loss of")] or what  # terms say more than their sum
         if not what:
             names = {id(parameter): name for name, parameter in self.module.named_parameters()}
             bad = [names[id(p)] for p, x in zip(step.gradients, norms, strict=True) if not math.isfinite(x)]
