@@ -156,7 +156,9 @@ def test_nothing_in_an_iteration_waits_for_the_gpu(method: type[ZeroShotTask], p
     if method is not SPNetModule:
         lengths |= {"generator_iterations": 4, "transfer_iterations": 4}
     try:
-        on_gpu(tmp_path, NoWait(), precision=precision).fit(tiny(method, **lengths), tiny_data())
+        model = tiny(method, **lengths)
+        on_gpu(tmp_path, NoWait(), precision=precision).fit(model, tiny_data())
+        assert model.schedule.done, "torch raises where an operation waits"
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
