@@ -30,12 +30,17 @@ from benchmarks.figures import Figure, in_a_process, show, write
 WAYS: dict[str, tuple[str, ...]] = {
     "": PRESET,
     ", compiled": (*PRESET, "--compile"),
+    ", CUDA graphs": (*PRESET, "--compile=cudagraphs"),
     ", channels first": CHANNELS_FIRST,
     ", TF32": ("--channels_last", "--matmul_precision=high"),
     ", float32": ("--channels_last", "--matmul_precision=highest"),
 }
 COMPARED = {
     "compiled / not, train iteration": (("train", ", compiled"), ("train", "")),
+    **{
+        f"CUDA graphs / compiled without, {kind} iteration": ((kind, ", CUDA graphs"), (kind, ", compiled"))
+        for kind in ("train", "transfer")
+    },
     "channels_last / channels first, train iteration": (("train", ""), ("train", ", channels first")),
     "bf16 / float32, train iteration": (("train", ""), ("train", ", float32")),
     "TF32 / float32, train iteration": (("train", ", TF32"), ("train", ", float32")),
@@ -142,8 +147,8 @@ class Measurement:
 
     def iterations(self) -> dict[str, float]:
         """Seconds and memory of each kind in each way, which run one after the other in each round."""
-        three = list(WAYS)[:3]
-        every = [*itertools.product(("plain", *step.GOALS), three), *itertools.chain(*COMPARED.values())]
+        two = list(WAYS)[:2]
+        every = [*itertools.product(("plain", *step.GOALS), two), *itertools.chain(*COMPARED.values())]
         seconds: dict[tuple[str, str], list[float]] = {}
         peak: dict[tuple[str, str], float] = {}
         for number in range(self.size.rounds):
@@ -154,10 +159,8 @@ class Measurement:
                     seconds.setdefault((kind, way), []).append(statistics.fmean(found["seconds"]))
                     peak[kind, way] = found["peak"]
         took = {each: statistics.median(of_each) for each, of_each in seconds.items()}
-        found = {images_name(way): self.size.batch / took["train", way] for way in three if ("train", way) in took}
-        pairs = {
-            ratio_name(kind, way): ((kind, way), ("plain", way)) for kind in step.GOALS for way in three
-        } | COMPARED
+        found = {images_name(way): self.size.batch / took["train", way] for way in two if ("train", way) in took}
+        pairs = {ratio_name(kind, way): ((kind, way), ("plain", way)) for kind in step.GOALS for way in two} | COMPARED
         found |= {name: took[a] / took[b] for name, (a, b) in pairs.items() if a in took and b in took}
         if ("train", "") in peak:
             found[MEMORY] = peak["train", ""] / 1e9

@@ -145,7 +145,7 @@ def plain_seconds(options: argparse.Namespace) -> list[float]:
     if options.channels_last:
         encoder.to(memory_format=torch.channels_last)
     if options.compile:
-        encoder.compile()
+        encoder.compile(options={"triton.cudagraphs": options.compile == "cudagraphs"})
     optimizer = torch.optim.SGD([*encoder.parameters(), *classifier.parameters()], lr=1e-6, momentum=0.9)
     batch = one_batch(options.batch, options.crop)
     images, mask = batch["image"].to(options.device) / 255.0, batch["mask"].to(options.device)
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     made.add_argument("--channels_last", action="store_true")
-    made.add_argument("--compile", action="store_true")
+    made.add_argument("--compile", nargs="?", const=True, default=False, choices=(True, "cudagraphs"))
     made.add_argument("--matmul_precision", choices=("highest", "high"))
     made.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
     made.add_argument("--one", help=argparse.SUPPRESS)

@@ -17,7 +17,7 @@ PACKAGE = "sign_zs3"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 MOST_LINES = 400
 # a feature that needs room says what it made smaller; 1,600 of them read, convert or refuse what people bring
-MOST_LINES_OF_ALL = 21_265
+MOST_LINES_OF_ALL = 21_315
 MOST_OPTIONS = 64
 
 FLOORS = (

@@ -293,7 +293,7 @@ def test_a_resumed_teacher_is_compiled_as_a_new_one_is(
 ) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr("sign_zs3.tasks.trainer.check_trainer", lambda *_: None)
-    monkeypatch.setattr("sign_zs3.tasks.run.compile_networks", lambda *networks: compiled.extend(networks))
+    monkeypatch.setattr("sign_zs3.tasks.run.compile_networks", lambda _, *networks: compiled.extend(networks))
     straight = fit(compile=True)
     assert straight.teacher in compiled
     before = straight.schedule.first_batch("self_training")

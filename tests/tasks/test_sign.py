@@ -477,9 +477,59 @@ def test_channels_last_gives_the_same_weights(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler asks for it
-def test_compiled_networks_give_the_same_weights(tmp_path: Path) -> None:
-    compiled = trained_weights(tmp_path, compile=True)
+@pytest.mark.parametrize("how", [True, "cudagraphs"])
+def test_compiled_networks_give_the_same_weights(
+    how: bool | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sign_zs3.tasks.trainer.check_trainer", lambda *_: None)  # which wants a GPU for graphs
+    compiled = trained_weights(tmp_path, compile=how)
     torch.testing.assert_close(compiled, trained_weights(tmp_path), rtol=1e-3, atol=1e-4)
+
+
+def test_graphs_are_recorded_of_both_networks_and_told_of_each_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, told, batches, stances = list[Any](), list[str](), list[str](), list[tuple[str, str]]()
+
+    def tell() -> None:
+        told.append(f"batch {len(batches)}")
+
+    def compile_network(network: torch.nn.Module, *, dynamic: bool, options: dict[str, Any]) -> None:
+        compiled.append((type(network).__name__, options["triton.cudagraphs"] and not dynamic))
+
+    class Count(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            batches.append("train")
+
+        def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+            stances.append(("validation", stance[-1]))
+
+        def on_before_backward(self, *_: Any) -> None:
+            stances.append(("training", stance[-1]))
+
+    stance = ["default"]
+    monkeypatch.setattr(torch.compiler, "set_stance", stance.append)
+
+    monkeypatch.setattr("sign_zs3.tasks.trainer.check_trainer", lambda *_: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_network)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", tell)
+    model = tiny_model(compile="cudagraphs")
+    quiet_trainer(tmp_path, Count(), limit_val_batches=1, num_sanity_val_steps=1).fit(model, tiny_data())
+    assert compiled == [("Encoder", True), ("SpatialInformationModule", True)] * 2, "the teacher's, too"
+    assert told == [f"batch {number + 1}" for number in range(len(batches))], "once in each"
+    assert set(stances) == {("training", "default"), ("validation", "force_eager")}, "images are not recorded"
+    assert stance[-1] == "default"
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"compile": "graphs"}, "compile: found 'graphs', expected true, false or cudagraphs"),
+    ({"compile": "false"}, "compile: found 'false', expected true, false or cudagraphs"),
+    ({"compile": "cudagraphs", "accumulate": 2}, "accumulate: found 2 beside compile cudagraphs"),
+    ({"compile": "cudagraphs"}, "compile: found cudagraphs on the device cpu, expected a CUDA GPU"),
+])  # fmt: skip
+def test_graphs_that_cannot_be_recorded_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        quiet_trainer(tmp_path).fit(tiny_model(**options), tiny_data())
 
 
 def test_compile_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

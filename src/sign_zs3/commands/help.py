@@ -124,7 +124,7 @@ PAGES = {
                 "--trainer.callbacks CLASS": "PictureLogger: pictures while training",
                 "--trainer.logger CLASS": "WandbLogger, TensorBoardLogger (default: CSV files)",
                 "--checkpoint.every N": "iterations between saves of last.ckpt (default: 500)",
-                "--model.compile BOOL": "torch.compile of encoder and spatial module (default: false)",
+                "--model.compile HOW": "true: torch.compile of the networks; or cudagraphs (default: false)",
                 "--model.matmul_precision NAME": "high: TF32 in training (default: null)",
                 "--print_config": "print all options as YAML, and do nothing",
             },

@@ -281,10 +281,10 @@ class ZeroShotTask(pl.LightningModule, ABC):
         return list(named.values())
 
     def configure_callbacks(self) -> list[Any]:
-        """Add none: of all hooks this is the first to see the trainer's options."""
+        """Add what CUDA graphs need; of all hooks this is the first to see the trainer's options."""
         if self._is_fitting:
             trainer.check_options(self.trainer)
-        return []
+        return run.callbacks(self.trainer, self.hparams["compile"])
 
     def _tell_loaders(self) -> None:
         if isinstance(data := self.trainer.datamodule, ZeroShotDataModule):  # type: ignore[attr-defined]
@@ -295,7 +295,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         run.check_ready(self.schedule, self.segmenter.known)
         self._tell_loaders()
         if self.hparams["compile"]:
-            run.compile_networks(self.segmenter, self.teacher)
+            run.compile_networks(self.hparams["compile"] == "cudagraphs", self.segmenter, self.teacher)
 
     def on_train_start(self) -> None:
         """Connect the optimisers, and put back a partly accumulated gradient."""
@@ -336,7 +336,7 @@ class ZeroShotTask(pl.LightningModule, ABC):
         """Prepare for a phase that starts now: renew the teacher for self-training."""
         self.set_teacher(kind == "self_training")
         if self.hparams["compile"]:
-            run.compile_networks(self.teacher)
+            run.compile_networks(self.hparams["compile"] == "cudagraphs", self.teacher)
 
     def set_teacher(self, wanted: bool) -> None:
         """Copy the segmenter as it is, or forget the copy."""

@@ -68,6 +68,7 @@ class TaskOptions:
         seed: Random seed of initial weights, noise and dropout.
         channels_last: Keep the encoder's weights and maps as (N, H, W, C) in memory, which suits tensor cores.
         compile: Train with `torch.compile` of the encoder and the spatial module; the first iterations take minutes.
+            ``cudagraphs`` also records and replays their work on a CUDA GPU: less work for the host, more memory.
         matmul_precision: Of float32 products in training: ``highest``, ``high`` (TF32) or ``medium`` (bfloat16), see
             `torch.set_float32_matmul_precision`; null leaves it. Convolutions use TF32 by torch's default.
 
@@ -121,7 +122,7 @@ class TaskOptions:
     # machine
     seed: int = 0
     channels_last: bool = False
-    compile: bool = False
+    compile: bool | Literal["cudagraphs"] = False
     matmul_precision: Literal["highest", "high", "medium"] | None = None
 
     def __post_init__(self) -> None:
@@ -130,6 +131,13 @@ class TaskOptions:
         check_choice("resolution", self.resolution, "label", "feature")
         if self.matmul_precision is not None:
             check_choice("matmul_precision", self.matmul_precision, "highest", "high", "medium")
+        if self.compile not in (True, False, "cudagraphs"):
+            raise UserError(f"compile: found {self.compile!r:.100}, expected true, false or cudagraphs")
+        if self.compile == "cudagraphs" and self.accumulate > 1:
+            raise UserError(
+                f"accumulate: found {self.accumulate} beside compile cudagraphs, which overwrites the gradient of the "
+                "batch before, expected 1: raise the batch size in its place, or set compile to true"
+            )
         check_positive(dilations=self.dilations, input_scales=self.input_scales)
         check_at_least(0, backbone_rate=self.backbone_rate)
         check_range("layer_decay", self.layer_decay, above=0, most=1)

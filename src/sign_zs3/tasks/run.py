@@ -70,11 +70,53 @@ def check_ready(schedule: Schedule, known: Tensor) -> None:
         )
 
 
-def compile_networks(*segmenters: Segmenter | None) -> None:
-    """Compile encoders and spatial modules in place; random numbers stay as without compilation."""
+def compile_networks(graphs: bool, *segmenters: Segmenter | None) -> None:
+    """Compile encoders and spatial modules in place; random numbers stay as without compilation.
+
+    With `graphs`, what they run on a GPU in training is recorded and replayed; that needs `GraphSteps`.
+    """
     for segmenter in filter(None, segmenters):
         for part in (segmenter.encoder, segmenter.spatial):
-            part.compile(options={"fallback_random": True})
+            # sizes that vary, of which torch learns in validation, would not be recorded
+            dynamic = False if graphs else None
+            part.compile(dynamic=dynamic, options={"fallback_random": True, "triton.cudagraphs": graphs})
+
+
+class GraphSteps(pl.Callback):
+    """Keeps CUDA graphs to the batches of a training, and tells torch where each begins.
+
+    Nothing that a graph computed is read in a later batch. Without that word torch takes each call of a compiled
+    network for a new batch where no backward pass follows, and refuses the encoder's maps to the spatial module.
+    """
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Let all that was computed be overwritten."""
+        torch.compiler.set_stance("default")
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Run everything else as it is: images to be labelled have many sizes."""
+        torch.compiler.set_stance("force_eager")
+
+    def on_fit_start(self, *_: Any) -> None:
+        """Run what comes before the first batch as it is."""
+        self.on_train_batch_end()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave networks that are not compiled."""
+        torch.compiler.set_stance("default")
+        for part in pl_module.modules():
+            part._compiled_call_impl = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave networks that are not compiled."""
+        self.teardown(trainer, pl_module, "fit")
+
+
+def callbacks(trainer: pl.Trainer, how: bool | str) -> list[pl.Callback]:
+    """Return what a way to compile needs beside the trainer's callbacks."""
+    known = any(isinstance(callback, GraphSteps) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return [GraphSteps()] if how == "cudagraphs" and not known else []
 
 
 def feature_cache(segmenter: Segmenter, hparams: Mapping[str, Any]) -> FeatureCache | None:

@@ -101,7 +101,7 @@ def check_precision(precision: object) -> None:
         raise UserError(f"precision: found {precision}, expected 32-true or bf16-mixed: {fault}")
 
 
-def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
+def check_trainer(trainer: pl.Trainer, compiles: bool | str) -> None:
     """Refuse precision, processes or limits that do not serve, and a missing compiler; tell DDP what to expect.
 
     Asked when the data are set up.
@@ -129,6 +129,8 @@ def check_trainer(trainer: pl.Trainer, compiles: bool) -> None:
             raise UserError("strategy: found a ddp_comm_hook, but gradients are averaged per optimiser: leave it out")
         # instead of a DistributedDataParallel, see `GradientExchange`: rank 0's weights, as where nothing is trained
         strategy.configure_ddp = partial(_sync_module_states, trainer.lightning_module)  # type: ignore[method-assign]
+    if compiles == "cudagraphs" and (kind := strategy.root_device.type) != "cuda":
+        raise UserError(f"compile: found cudagraphs on the device {kind}, expected a CUDA GPU: set compile to true")
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if compiles and strategy.root_device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(
