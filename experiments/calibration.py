@@ -1,0 +1,66 @@
+"""How much to take from the scores of seen classes (calibrated stacking): chosen on cuts, then looked at on a test.
+
+    .venv/bin/python experiments/calibration.py runs/rules/msrc/probability/seed*/version_0 \
+        --then runs/msrc/sign_pst/seed*/version_0
+
+The first runs are those of `rules.py`: each scores the images of its cut with each penalty, and the one with the best
+mean of the harmonic mIoU is chosen. Those after ``--then``, of the same row, are scored with it and with none, on their
+test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from sign_zs3.commands.configured import ConfiguredCLI
+from sign_zs3.tasks import load_task
+
+PENALTIES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+PARTS = ("seen", "unseen", "harmonic")
+
+
+def score(run: Path, penalties: Sequence[float], checkpoint: str) -> torch.Tensor:
+    """Return seen, unseen and harmonic mIoU in % at each penalty, (penalties, 3)."""
+    data = ConfiguredCLI(["--config", str(run / "config.yaml")], "").datamodule
+    model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    rows = []
+    for penalty in penalties:
+        model.hparams["seen_penalty"] = penalty
+        trainer.test(model, data, verbose=False)
+        rows.append([100 * float(model.scores[f"{part}_miou"]) for part in PARTS])
+    return torch.tensor(rows)
+
+
+def main() -> None:
+    """Print the table of the cuts, and what the penalty that they choose does elsewhere."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--then", type=Path, nargs="+", default=[])
+    parser.add_argument("--penalties", type=float, nargs="+", default=PENALTIES)
+    parser.add_argument("--checkpoint", default="last", help="of the phase whose end is looked at (default: last)")
+    options = parser.parse_args()
+    found = torch.stack([score(run, options.penalties, options.checkpoint) for run in options.runs]).mean(0)
+    if not bool(found.isfinite().all()):
+        raise SystemExit("found a run whose images show no seen or no unseen class, expected both in each")
+    print("| penalty | seen | unseen | harmonic |\n|---:|---:|---:|---:|")
+    for penalty, row in zip(options.penalties, found.tolist(), strict=True):
+        print(f"| {penalty:g} | {' | '.join(f'{x:.1f}' for x in row)} |")
+    chosen = options.penalties[int(found[:, 2].argmax())]
+    edge = " (at the edge of what was tried)" if chosen in (min(options.penalties), max(options.penalties)) else ""
+    print(f"chosen: {chosen:g}{edge}")
+    if options.then:
+        both = torch.stack([score(run, (0.0, chosen), options.checkpoint) for run in options.then])
+        for name, row in zip(("without", f"with {chosen:g}"), both.mean(0).tolist(), strict=True):
+            print(f"{name}: {' / '.join(f'{x:.1f}' for x in row)}")
+        gain = both[:, 1, 2] - both[:, 0, 2]
+        print(f"gain of each run, harmonic: {', '.join(f'{x:+.1f}' for x in gain.tolist())}")
+
+
+if __name__ == "__main__":
+    main()
