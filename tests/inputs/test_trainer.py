@@ -366,6 +366,13 @@ def test_processes_of_torchrun(started: int, wanted: int, tmp_path: Path, monkey
     check_processes(trainer)
 
 
+def test_a_cpu_is_not_given_more_processes_than_it_bears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    check_processes(quiet_trainer(tmp_path, devices=12))
+    with pytest.raises(UserError, match=r"^trainer\.devices: found 13, each a process .* expected at most 12, four"):
+        check_processes(quiet_trainer(tmp_path, devices=13))
+
+
 def test_a_shell_of_slurms_starts_processes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (SLURM | {"SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "1"}).items():
         monkeypatch.setenv(name, value)

@@ -78,7 +78,7 @@ def check_strategy(strategy: object) -> None:
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Refuse another number of processes than that of devices, where torchrun or SLURM starts them."""
+    """Refuse more processes than a CPU bears, or, where torchrun or SLURM starts them, another number than theirs."""
     launchers: tuple[tuple[str, Any, str, str], ...] = (
         ("torchrun", TorchElasticEnvironment, "WORLD_SIZE", "--nproc-per-node"),
         ("SLURM", SLURMEnvironment, "SLURM_NTASKS", "--ntasks-per-node"),
@@ -93,6 +93,9 @@ def check_processes(trainer: pl.Trainer) -> None:
                     f"{trainer.num_devices}, or change trainer.devices"
                 )
             return
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > (most := 4 * (os.cpu_count() or 1)):
+        found = f"trainer.devices: found {trainer.num_devices}, each a process of its own on the CPU"
+        raise UserError(f"{found}, expected at most {most}, four for each core: 1 uses all cores as threads")
 
 
 def check_precision(precision: object) -> None:
