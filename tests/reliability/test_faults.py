@@ -155,11 +155,11 @@ def test_slurm_takes_the_machine_back_and_the_job_goes_on_when_it_is_started_aga
     assert ("SLURM was asked to start job 4711 again" in err) == requeues
     assert ("did not take job 4711 back (refused): submit it again with --ckpt_path last" in err) != requeues
     # another job in the same folder starts anew, this one goes on, each by the same command
-    first = start("fit", "--config", config, "--trainer.max_time", "00:00:00:00", **(job | {"SLURM_JOB_ID": "4712"}))
+    first = start("fit", "--config", config, "--trainer.max_time", "00:00:00:01", **(job | {"SLURM_JOB_ID": "4712"}))
     assert "started this job again" not in finish(first, 75)
     # and another command of the same job too
     again = job | {"SLURM_RESTART_COUNT": "1"}
-    other = start("fit", "--config", config, "--seed_everything", "1", "--trainer.max_time", "00:00:00:00", **again)
+    other = start("fit", "--config", config, "--seed_everything", "1", "--trainer.max_time", "00:00:00:01", **again)
     assert "started this job again" not in finish(other, 75)
     err = finish(start("fit", "--config", config, **again))
     assert "SLURM has started this job again: resuming from" in err
