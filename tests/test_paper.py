@@ -274,8 +274,8 @@ def test_the_job_script_goes_back_into_the_queue_where_there_is_more_to_do(
     started, asked = tmp_path / "started", tmp_path / "asked"
     for name, text in {
         # waits for the signal where it is to stop, and takes its time to save
-        "python": f"echo $@ > {started}; [ {status} = 75 ] || exit {status}\n"
-        "trap 'sleep 0.2; exit 75' TERM; while :; do sleep 0.05; done",
+        "python": "trap 'sleep 0.2; exit 75' TERM\n"
+        f"echo $@ > {started}; [ {status} = 75 ] || exit {status}\nwhile :; do sleep 0.05; done",
         "scontrol": f"echo $@ > {asked}",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
