@@ -30,8 +30,10 @@ from sign_zs3 import ZeroShotTask, extend, load_task, save_model, self_train
 from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.shapes import ShapesDataset
+from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.files import write_json
 from sign_zs3.functional import gzsl_scores
+from sign_zs3.tasks.run import feature_cache
 
 HERE = Path(__file__).parent
 
@@ -104,9 +106,13 @@ class Teaching:
 
     def data(self, full: bool = True) -> ZeroShotDataModule:
         """Return the data of a vocabulary."""
-        found = ConfiguredCLI([*self.config, *self.classes(full), *self.extra], "The data.").datamodule
+        found = self.configured(full).datamodule
         assert isinstance(found, ZeroShotDataModule)
         return found
+
+    def configured(self, full: bool = True) -> ConfiguredCLI:
+        """Return what the row says, with a vocabulary."""
+        return ConfiguredCLI([*self.config, *self.classes(full), *self.extra], "The data.")
 
     def measure(self, model: ZeroShotTask) -> dict[str, Any]:
         """Score a model on the test images; pixels of classes that it does not have are ignored."""
@@ -114,6 +120,9 @@ class Teaching:
         # of the same names, the test knows how either numbers them
         if set(model.protocol.classes) != set(data.protocol.classes):
             data.protocol = model.protocol
+        # the maps of the runs, where they keep some
+        options = {**model.hparams, "feature_cache": self.configured().config["model"]["feature_cache"]}
+        data.follow(LoaderPlan(maps=feature_cache(model.segmenter, options)))
         trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         trainer.test(model, data, verbose=False)
         assert model.confusion is not None
