@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer
+from fitting import test
 
 from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.tasks import load_task
@@ -26,13 +26,12 @@ PARTS = ("seen", "unseen", "harmonic")
 
 def score(run: Path, penalties: Sequence[float], checkpoint: str) -> torch.Tensor:
     """Return seen, unseen and harmonic mIoU in % at each penalty, (penalties, 3)."""
-    data = ConfiguredCLI(["--config", str(run / "config.yaml")], "").datamodule
+    configured = ConfiguredCLI(["--config", str(run / "config.yaml")], "")
     model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     rows = []
     for penalty in penalties:
         model.hparams["seen_penalty"] = penalty
-        trainer.test(model, data, verbose=False)
+        test(model, configured.datamodule, configured.config["model"]["feature_cache"])
         rows.append([100 * float(model.scores[f"{part}_miou"]) for part in PARTS])
     return torch.tensor(rows)
 

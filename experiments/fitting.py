@@ -1,4 +1,4 @@
-"""Runs that are made once: what is there is not run again."""
+"""Runs that are made once, what is there is not run again; and tests on the maps that they kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from pytorch_lightning import Trainer
+
+from sign_zs3 import ZeroShotTask
+from sign_zs3.data.datamodules import ZeroShotDataModule
+from sign_zs3.data.stream import LoaderPlan
+from sign_zs3.tasks.run import feature_cache
 
 
 def finished_run(folder: Path) -> Path | None:
@@ -42,3 +49,10 @@ def fit_unless_done(folder: Path, arguments: Sequence[str], log: bool = False) -
     done = finished_run(folder)
     assert done is not None
     return done
+
+
+def test(model: ZeroShotTask, data: ZeroShotDataModule, folder: str | None) -> None:
+    """Test a model on the CPU, on the maps of a frozen backbone that are kept in a folder, or on images."""
+    data.follow(LoaderPlan(maps=feature_cache(model.segmenter, {**model.hparams, "feature_cache": folder})))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(model, data, verbose=False)

@@ -22,18 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fitting import fit_unless_done
+from fitting import fit_unless_done, test
 from PIL import Image
-from pytorch_lightning import Trainer
 
 from sign_zs3 import ZeroShotTask, extend, load_task, save_model, self_train
 from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.datasets.shapes import ShapesDataset
-from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.files import write_json
 from sign_zs3.functional import gzsl_scores
-from sign_zs3.tasks.run import feature_cache
 
 HERE = Path(__file__).parent
 
@@ -120,11 +117,7 @@ class Teaching:
         # of the same names, the test knows how either numbers them
         if set(model.protocol.classes) != set(data.protocol.classes):
             data.protocol = model.protocol
-        # the maps of the runs, where they keep some
-        options = {**model.hparams, "feature_cache": self.configured().config["model"]["feature_cache"]}
-        data.follow(LoaderPlan(maps=feature_cache(model.segmenter, options)))
-        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-        trainer.test(model, data, verbose=False)
+        test(model, data, self.configured().config["model"]["feature_cache"])
         assert model.confusion is not None
         protocol, scores, kept = model.protocol, model.scores, model.confusion.clone()
         taught = [name for name in self.setting.taught if name in protocol.classes]
