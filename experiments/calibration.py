@@ -15,25 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from fitting import test
-
-from sign_zs3.commands.configured import ConfiguredCLI
-from sign_zs3.tasks import load_task
+from fitting import scores_of
 
 PENALTIES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-PARTS = ("seen", "unseen", "harmonic")
 
 
 def score(run: Path, penalties: Sequence[float], checkpoint: str) -> torch.Tensor:
     """Return seen, unseen and harmonic mIoU in % at each penalty, (penalties, 3)."""
-    configured = ConfiguredCLI(["--config", str(run / "config.yaml")], "")
-    model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
-    rows = []
-    for penalty in penalties:
-        model.hparams["seen_penalty"] = penalty
-        test(model, configured.datamodule, configured.config["model"]["feature_cache"])
-        rows.append([100 * float(model.scores[f"{part}_miou"]) for part in PARTS])
-    return torch.tensor(rows)
+    return torch.tensor([scores_of(run, checkpoint, seen_penalty=penalty) for penalty in penalties])
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Trainer
 
-from sign_zs3 import ZeroShotTask
+from sign_zs3 import ZeroShotTask, load_task
+from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.datamodules import ZeroShotDataModule
 from sign_zs3.data.stream import LoaderPlan
 from sign_zs3.tasks.run import feature_cache
@@ -56,3 +58,13 @@ def test(model: ZeroShotTask, data: ZeroShotDataModule, folder: str | None) -> N
     data.follow(LoaderPlan(maps=feature_cache(model.segmenter, {**model.hparams, "feature_cache": folder})))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.test(model, data, verbose=False)
+
+
+def scores_of(run: Path, checkpoint: str = "last", **options: Any) -> list[float]:
+    """Return seen, unseen and harmonic mIoU in % of a run's model on its test images, with options of inference."""
+    configured = ConfiguredCLI(["--config", str(run / "config.yaml")], "A run.")
+    model = load_task(run / "checkpoints" / f"{checkpoint}.ckpt")
+    model.hparams.update(options)
+    assert isinstance(configured.datamodule, ZeroShotDataModule)
+    test(model, configured.datamodule, configured.config["model"]["feature_cache"])
+    return [100 * float(model.scores[f"{part}_miou"]) for part in ("seen", "unseen", "harmonic")]

@@ -119,12 +119,18 @@ def test_all_phases_compute_what_the_cpu_does_and_the_host_waits_once_an_iterati
 
 
 @pytest.mark.parametrize("options", [
-    {"class_balance": 1.0, "clip_norm": 0.5, "accumulate": 2},
-    {"bandwidths": "median", "mmd_scope": "batch", "unit_features": False, "adversarial": "l1"},
-    {"self_training": "probability", "max_nonfinite": 3},
-    {"self_training": "top_fraction", "pseudo_top_p": 2, "pseudo_classes": "all", "joint_generator": False},
-    {"encoding": "attention", "position": "absolute", "head": "unet", "input_scales": [1.0, 0.5]},
-    {"spatial_window": 2, "channels_last": True, "adversarial": "none", "flip": True, "scales": [1.0, 0.5]},
+    {
+        "class_balance": 1.0, "clip_norm": 0.5, "accumulate": 2,
+        "bandwidths": "median", "mmd_scope": "batch", "adversarial": "l1",
+    },
+    {
+        "self_training": "probability", "max_nonfinite": 3,
+        "encoding": "attention", "position": "absolute", "head": "unet", "input_scales": [1.0, 0.5],
+    },
+    {
+        "self_training": "top_fraction", "pseudo_top_p": 2, "pseudo_classes": "all", "joint_generator": False,
+        "spatial_window": 2, "channels_last": True, "adversarial": "none", "flip": True, "scales": [1.0, 0.5],
+    },
 ])  # fmt: skip
 def test_no_option_has_the_host_wait_more_often(options: dict[str, Any], tmp_path: Path) -> None:
     with recorded() as events:
