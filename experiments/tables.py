@@ -32,21 +32,30 @@ DATASETS = {"msrc": "splits/train.txt", "voc13": "VOCdevkit/VOC2012/Segmentation
 
 def jobs_of(table: str, dataset: str = "msrc") -> dict[str, Job]:
     """Return the rows that a table needs, those first that others start from."""
-    row = f"table1/{dataset}_"
-    jobs = [job for job in table_1(dataset).values() if table == "table1" or job.name in ("sign", "sign_ast")]
-    # annealing is to be judged against every pseudo-label at weight 1, and the rule without a setting
-    uniform = ("--model.self_training", "top_fraction", "--model.top_fraction", "1")
-    jobs += [Job("sign_uniform", f"{row}sign_st.yaml", "sign", uniform)]
-    jobs += [Job("sign_pst", f"{row}sign_ast.yaml", "sign", ("--model.self_training", "probability"))]
+    row, rows = f"table1/{dataset}_", table_1(dataset)
+    # of VOC, `rules.py` has the rules and temperatures, on cuts
+    with_rules = table == "table1" or dataset == "msrc"
+    jobs = [job for job in rows.values() if table == "table1" or job.name == "sign"]
+    if table == "ablations" and with_rules:
+        jobs += [rows["sign_ast"]]
+    if with_rules:
+        # annealing is to be judged against every pseudo-label at weight 1, and the rule without a setting
+        uniform = ("--model.self_training", "top_fraction", "--model.top_fraction", "1")
+        jobs += [Job("sign_uniform", f"{row}sign_st.yaml", "sign", uniform)]
+        jobs += [Job("sign_pst", f"{row}sign_ast.yaml", "sign", ("--model.self_training", "probability"))]
     if table == "ablations":
         # what makes a row of MSRC-21 one of VOC
         part = ("--config", str(HERE / "parts" / "voc13.yaml")) if dataset == "voc13" else ()
         jobs += [Job(name, f"table2/msrc_{name}.yaml", None, part) for name in ENCODINGS]
         jobs += [Job(f"position_{name}", f"table3/msrc_{name}.yaml", None, part) for name in POSITIONS]
         jobs += [Job("without", "table4/msrc_without.yaml", None, part)]
-        jobs += [
-            Job(f"temperature_{t}", f"{row}sign_ast.yaml", "sign", ("--model.temperature", t)) for t in TEMPERATURES
-        ]
+    if table == "ablations" and with_rules:
+        temperature = "--model.temperature"
+        jobs += [Job(f"temperature_{t}", f"{row}sign_ast.yaml", "sign", (temperature, t)) for t in TEMPERATURES]
+        # positions once more, where training, like testing, is on whole images
+        whole = ("--data.crop_size", "256")
+        jobs += [Job("whole_relative", f"{row}sign.yaml", None, whole)]
+        jobs += [Job(f"whole_{name}", f"table3/msrc_{name}.yaml", None, whole) for name in POSITIONS]
     return {job.name: job for job in jobs}
 
 
@@ -83,11 +92,13 @@ def main() -> int:
     if options.table == "table1":
         table("table1", "SIGN + AST", [*ROWS, "sign_uniform", "sign_pst"], "--panels", "6")
     else:
-        temperatures = [f"temperature_{t}" for t in TEMPERATURES]
         table("table2", "SIGN, encoding multihead", ["sign", *ENCODINGS])
         table("table3", "SIGN, position relative", ["sign", *(f"position_{name}" for name in POSITIONS)])
         without = ["sign", "without", *ENCODINGS]
         table("table4", "SIGN, feature_dim 128, encoding multihead", without, "--phase", "train")
+    if options.table == "ablations" and options.dataset == "msrc":
+        table("whole", "SIGN, position relative", ["whole_relative", *(f"whole_{name}" for name in POSITIONS)])
+        temperatures = [f"temperature_{t}" for t in TEMPERATURES]
         table("figure5", "SIGN + AST, T = 0.3", ["sign_ast", "sign_uniform", *temperatures])
         table("rules", "SIGN + PST", ["sign", "sign_uniform", "sign_ast", "sign_pst"])
     return int(len(errors) > 0)
