@@ -14,8 +14,6 @@ from pytorch_lightning import Trainer
 from sign_zs3 import ZeroShotTask, load_task
 from sign_zs3.commands.configured import ConfiguredCLI
 from sign_zs3.data.datamodules import ZeroShotDataModule
-from sign_zs3.data.stream import LoaderPlan
-from sign_zs3.tasks.run import feature_cache
 
 
 def finished_run(folder: Path) -> Path | None:
@@ -54,10 +52,13 @@ def fit_unless_done(folder: Path, arguments: Sequence[str], log: bool = False) -
 
 
 def test(model: ZeroShotTask, data: ZeroShotDataModule, folder: str | None) -> None:
-    """Test a model on the CPU, on the maps of a frozen backbone that are kept in a folder, or on images."""
-    data.follow(LoaderPlan(maps=feature_cache(model.segmenter, {**model.hparams, "feature_cache": folder})))
+    """Test a model on the CPU, on the maps of a frozen backbone that are kept in a folder, where these are enough."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(model, data, verbose=False)
+    model.hparams["feature_cache"], before = folder, model.hparams["feature_cache"]
+    try:
+        trainer.test(model, data, verbose=False)
+    finally:
+        model.hparams["feature_cache"] = before
 
 
 def scores_of(run: Path, checkpoint: str = "last", **options: Any) -> list[float]:

@@ -4,8 +4,8 @@
 
 The sets are drawn by a generator with seed 0: four of the 21 classes each, so that some are easy and some hopeless.
 Both kinds of self-training start from the transferred model of their set. The rule is also scored with images read
-mirrored and at three scales, which were chosen on cuts of the training images. Further options are those of `fit`. What
-is there is not run again.
+mirrored and at three scales, which were chosen on cuts of the training images, anew each time. Further options are
+those of `fit`. A run that is there is not made again.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from sign_zs3.commands.results import run as collect
 
 ENCODINGS = ("conv", "attention", "self_attention")
 POSITIONS = ("none", "absolute", "interpolated")
+WHOLE = ("none", "absolute")
 TEMPERATURES = ("0.1", "1", "2", "8")
 DATASETS = {"msrc": "splits/train.txt", "voc13": "VOCdevkit/VOC2012/SegmentationClassAug"}
 """Each with what its folder holds."""
@@ -33,7 +34,7 @@ DATASETS = {"msrc": "splits/train.txt", "voc13": "VOCdevkit/VOC2012/Segmentation
 def jobs_of(table: str, dataset: str = "msrc") -> dict[str, Job]:
     """Return the rows that a table needs, those first that others start from."""
     row, rows = f"table1/{dataset}_", table_1(dataset)
-    # of VOC, `rules.py` has the rules and temperatures, on cuts
+    # on VOC, rules and temperatures are compared on cuts: `rules.py`
     with_rules = table == "table1" or dataset == "msrc"
     jobs = [job for job in rows.values() if table == "table1" or job.name == "sign"]
     if table == "ablations" and with_rules:
@@ -47,15 +48,19 @@ def jobs_of(table: str, dataset: str = "msrc") -> dict[str, Job]:
         # what makes a row of MSRC-21 one of VOC
         part = ("--config", str(HERE / "parts" / "voc13.yaml")) if dataset == "voc13" else ()
         jobs += [Job(name, f"table2/msrc_{name}.yaml", None, part) for name in ENCODINGS]
-        jobs += [Job(f"position_{name}", f"table3/msrc_{name}.yaml", None, part) for name in POSITIONS]
+        sizes = {"interpolated": ("--model.train_size", "[13,13]")} if dataset == "voc13" else {}  # crops of 192
+        jobs += [
+            Job(f"position_{name}", f"table3/msrc_{name}.yaml", None, (*part, *sizes.get(name, ())))
+            for name in POSITIONS
+        ]
         jobs += [Job("without", "table4/msrc_without.yaml", None, part)]
     if table == "ablations" and with_rules:
         temperature = "--model.temperature"
         jobs += [Job(f"temperature_{t}", f"{row}sign_ast.yaml", "sign", (temperature, t)) for t in TEMPERATURES]
-        # positions once more, where training, like testing, is on whole images
+        # positions once more, where training, like testing, is on whole images, so that interpolated ones are absolute
         whole = ("--data.crop_size", "256")
         jobs += [Job("whole_relative", f"{row}sign.yaml", None, whole)]
-        jobs += [Job(f"whole_{name}", f"table3/msrc_{name}.yaml", None, whole) for name in POSITIONS]
+        jobs += [Job(f"whole_{name}", f"table3/msrc_{name}.yaml", None, whole) for name in WHOLE]
     return {job.name: job for job in jobs}
 
 
@@ -97,7 +102,7 @@ def main() -> int:
         without = ["sign", "without", *ENCODINGS]
         table("table4", "SIGN, feature_dim 128, encoding multihead", without, "--phase", "train")
     if options.table == "ablations" and options.dataset == "msrc":
-        table("whole", "SIGN, position relative", ["whole_relative", *(f"whole_{name}" for name in POSITIONS)])
+        table("whole", "SIGN, position relative", ["whole_relative", *(f"whole_{name}" for name in WHOLE)])
         temperatures = [f"temperature_{t}" for t in TEMPERATURES]
         table("figure5", "SIGN + AST, T = 0.3", ["sign_ast", "sign_uniform", *temperatures])
         table("rules", "SIGN + PST", ["sign", "sign_uniform", "sign_ast", "sign_pst"])

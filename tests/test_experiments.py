@@ -226,10 +226,16 @@ def protocol(classes: int) -> Protocol:
     return Protocol("some", "default", tuple(map(str, range(classes))), tuple(range(classes)), classes - 5)
 
 
-@pytest.mark.parametrize("dataset", ["voc", "msrc"])
-def test_interpolation_is_from_the_map_of_a_crop(dataset: str) -> None:
-    options = ["--model.backbone", "resnet18"] if dataset == "voc" else msrc_classes(dataset)
-    cli = built(f"table3/{dataset}_interpolated.yaml", "--model.weights", "null", *options)
+@pytest.mark.parametrize("dataset", ["voc", "msrc", "voc13"])
+def test_interpolation_is_from_the_map_of_a_crop(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, options = f"table3/{dataset}_interpolated.yaml", msrc_classes(dataset)
+    if dataset == "voc":
+        options = ["--model.backbone", "resnet18"]
+    elif dataset == "voc13":
+        monkeypatch.syspath_prepend(str(EXPERIMENTS))
+        job = importlib.import_module("tables").jobs_of("ablations", dataset)["position_interpolated"]
+        file, options = job.config, list(job.options)
+    cli = built(file, *options, "--model.weights", "null")
     with torch.device("meta"):
         cli.model._take(protocol(20))
         cli.model.build_networks(600, None)
