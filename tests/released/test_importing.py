@@ -221,7 +221,9 @@ def test_an_import_is_an_ordinary_checkpoint(checkpoint: Path, entries: files.Dr
     assert float(row[more.protocol.classes.index("zebra")].abs().max()) > 0
 
 
-@pytest.mark.parametrize("kind", ["sign", "zs3", "spnet"])
+@pytest.mark.parametrize(
+    "kind", ["sign", pytest.param("zs3", marks=pytest.mark.slow), pytest.param("spnet", marks=pytest.mark.slow)]
+)
 def test_training_starts_from_an_import(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     if kind == "zs3":
         path = files.written(tmp_path / "zs3.pth.tar", files.zs3_entries(), "zs3")
