@@ -339,21 +339,31 @@ def test_voc_rows_on_real_images(row: str, tmp_path: Path) -> None:
     run("voc", row, tmp_path, *voc_options())
 
 
-@pytest.mark.parametrize("row", CLIP_ROWS)
-def test_rows_on_clip_on_real_images_with_a_tiny_one(row: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with its table of texts; the first row keeps the maps that the others read."""
     pytest.importorskip("open_clip")
-    from tests.clip import EMBED, NAME, tiny_clip
+    from tests.clip import tiny_clip
 
-    given, table = voc_options(), str(tmp_path / "texts.npz")
-    tiny_clip(tmp_path)
-    command = ["embed", "--classes", "voc", "--source", f"clip:{tmp_path}", "--templates", "{}", "--output", table]
+    folder = tmp_path_factory.mktemp("clip")
+    tiny_clip(folder)
+    table = str(folder / "texts.npz")
+    command = ["embed", "--classes", "voc", "--source", f"clip:{folder}", "--templates", "{}", "--output", table]
     assert main(command) == 0
-    given[given.index("--model.vectors") + 1] = table
+    return folder
+
+
+@pytest.mark.parametrize("row", CLIP_ROWS)
+def test_rows_on_clip_on_real_images_with_a_tiny_one(row: str, clip_folder: Path, tmp_path: Path) -> None:
+    from tests.clip import EMBED, NAME
+
+    given = voc_options()
+    given[given.index("--model.vectors") + 1] = str(clip_folder / "texts.npz")
     given = [
         *("--config", str(EXPERIMENTS / "clip" / f"voc_{row}.yaml"), *given),
         *("--trainer.default_root_dir", str(tmp_path)),
-        *("--model.backbone", NAME, "--model.weights", str(tmp_path / "open_clip_model.safetensors")),
-        *("--model.feature_cache", str(tmp_path / "maps"), "--data.num_workers", "0", "--data.batch_size", "2"),
+        *("--model.backbone", NAME, "--model.weights", str(clip_folder / "open_clip_model.safetensors")),
+        *("--model.feature_cache", str(clip_folder / "maps"), "--data.num_workers", "0", "--data.batch_size", "2"),
         *("--data.crop_size", "64", "--data.warp_size", "97", "--data.eval_size", "65"),
     ]
     if row.startswith("sign"):
