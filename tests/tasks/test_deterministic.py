@@ -62,7 +62,8 @@ def test_all_phases_of_a_method(method: type[ZeroShotTask], tmp_path: Path) -> N
     "options",
     [
         {"head": "unet"}, {"head": "fcn16"}, {"head": "fcn"}, {"input_scales": [1.0, 0.5]}, {"backbone": "resnet18"},
-        {"flip": True, "scales": [1.0, 0.75]}, {"resolution": "feature"}, {"encoding": "conv"}, {"spatial_window": 4},
+        {"flip": True, "scales": [1.0, 0.75]}, {"resolution": "feature", "spatial_window": 16},
+        {"encoding": "conv"}, {"spatial_window": 4},
         {"position": "interpolated", "train_size": [8, 8]}, {"self_training": "top_fraction"},
     ],
     ids=str,
