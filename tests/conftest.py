@@ -35,6 +35,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def no_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends draws one, which takes longer than a tiny run, and is tested with the program."""
+    monkeypatch.setattr("sign_zs3.callbacks.pictures.save_panel", lambda *_: None)
+
+
 def tiny_data(**options: Any) -> ShapesDataModule:
     defaults = {
         "train_size": 12,

@@ -23,6 +23,8 @@ from sign_zs3.released.importing import CAFFE
 from sign_zs3.reports import paper
 from sign_zs3.tasks import METHODS
 
+pytestmark = pytest.mark.usefixtures("no_panel")
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if path.parent.name not in ("parts", "sweeps"))
@@ -71,12 +73,6 @@ SPNET_ON_VOC = {"train_iterations": 20_000}
 @pytest.fixture(autouse=True)
 def as_main_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than a run here, and is tested with the program."""
-    monkeypatch.setattr("sign_zs3.callbacks.pictures.save_panel", lambda *_: None)
 
 
 def built(name: str, *options: str) -> ZeroShotCLI:

@@ -23,8 +23,7 @@ SHORT = ["--model.train_iterations", "1", "--model.transfer_iterations", "1", "-
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sign_zs3.callbacks.pictures.save_panel", lambda *_: None)
+def here(no_panel: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "has_gpu", lambda: False)
     monkeypatch.chdir(tmp_path)
 

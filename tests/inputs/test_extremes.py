@@ -60,6 +60,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 # -- small maps and images -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_panel")
 @pytest.mark.parametrize(
     "model",
     [
@@ -78,6 +79,7 @@ def test_a_map_of_one_cell_in_a_batch_of_one(model: dict[str, Any], fit: Any, fo
     assert set(results["phases"]) == {"train", "transfer", "self_training"}
 
 
+@pytest.mark.usefixtures("no_panel")
 @pytest.mark.parametrize("method", ["SPNet", "ZS3", "CaGNet"])
 def test_a_map_of_one_cell_for_other_methods(method: str, fit: Any, folder: Folder) -> None:
     lengths = {f"{kind}_iterations": 2 for kind in ("train", "self_training")}

@@ -25,6 +25,8 @@ from sign_zs3.errors import UserError
 from sign_zs3.tasks.trainer import check_processes
 from tests.conftest import TINY, quiet_trainer, tiny_data, tiny_model
 
+pytestmark = pytest.mark.usefixtures("no_panel")
+
 PAGE = Path(__file__).parents[2] / "docs" / "trainer.md"
 SMALL = {"train_size": 12, "val_size": 4, "test_size": 4, "scene_size": 32, "batch_size": 2, "eval_batch_size": 2}
 SCHEDULE = "the schedule decides what is read: set model.train_iterations"
