@@ -161,13 +161,13 @@ def test_gains_on_sets_of_unseen_classes(tables: ModuleType, tmp_path: Path, mon
     assert len({tuple(names) for names in drawn}) == 10
     assert all(len(set(names)) == 4 and set(names) < set(sets.CLASSES) for names in drawn)
     jobs = sets.jobs_of(drawn)
-    assert len(jobs) == 30
+    assert len(jobs) == 40
     assert all(job.base is None or jobs[job.base].options[:2] == job.options[:2] for job in jobs.values())
     with pytest.raises(FileNotFoundError, match="0_transfer is not there"):
         sets.table(drawn[:2], tmp_path)
     for name in jobs:
         number, kind = name.split("_")
-        score = {"transfer": 0.1, "annealed": 0.5, "probability": 0.6 if number == "0" else 0.4}[kind]
+        score = {"transfer": 0.1, "annealed": 0.5, "probability": 0.6 if number == "0" else 0.4, "larger": 0.55}[kind]
         run = tmp_path / name / "seed0" / "version_0"
         run.mkdir(parents=True)
         (run / "results.json").write_text(json.dumps({"test": dict.fromkeys(sets.SCORES, score)}))
@@ -176,8 +176,8 @@ def test_gains_on_sets_of_unseen_classes(tables: ModuleType, tmp_path: Path, mon
     assert (
         "10.0 / 10.0 / 10.0 | 50.0 / 50.0 / 50.0 | 60.0 / 60.0 / 60.0 | +10.0 | 70.0 / 60.0 / 65.0 | +15.0 |" in first
     )
-    assert second.endswith("| -10.0 | 70.0 / 60.0 / 35.0 | -15.0 |")
-    assert "| +0.0 (14.1) | | +0.0 (21.2) |" in mean
+    assert second.endswith("| -10.0 | 70.0 / 60.0 / 35.0 | -15.0 | 55.0 / 55.0 / 55.0 | +5.0 |")
+    assert "| +0.0 (14.1) | | +0.0 (21.2) | | +5.0 (0.0) |" in mean
 
 
 def test_what_made_features_cover(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
